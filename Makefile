@@ -11,6 +11,7 @@ TORCHVISION ?= torchvision==0.29.1
 PROFILE ?= ci#   dev, ci or nightly
 IMPLEMENTATIONS ?= ultralytics article#  what is tested
 INPUTS  ?= 10000#  for each reader in make fuzz
+MINUTES ?= 30#   of make soak
 ROUNDS  ?= 10#   of each benchmark in make bench
 WORKERS ?= auto# processes of make test: a number, auto (one a core), or 0
 RELEASES ?= each#  of make eras: cached, each era's first, or the edges and the newest
@@ -30,7 +31,7 @@ SHAPES  := --jaxtyping-packages=tal_reference,beartype.beartype
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup conformance eras test test-slow test-all test-quality fuzz bench power lint format docs wheel clean distclean
+.PHONY: help setup conformance eras test test-slow test-all test-quality fuzz soak bench power lint format docs wheel clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -83,6 +84,9 @@ test-quality: $(STAMP)  ## the tests that say how good the suite is, long ones t
 
 fuzz: $(STAMP)  ## damaged and hostile files for every reader: make fuzz INPUTS=1000000
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)
+
+soak: $(STAMP)  ## the suite again and again in one process, which may hold no more at the end: make soak MINUTES=30
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 bench: $(USER)  ## the benchmarks alone, of all sizes, with their report
 	$(BIN)/python -m pytest conformance/suite/test_benchmark.py --rounds $(ROUNDS) $(ARGS)

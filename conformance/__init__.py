@@ -24,12 +24,24 @@ if TYPE_CHECKING:
     )
     from tal_conformance.implementations.registry import find as load_implementation
     from tal_conformance.judgement.failure import Failure
+    from tal_conformance.testing.assertion import (
+        DoesNotConform,
+        assert_conforms,
+        conformance_test,
+        run_conformance,
+    )
+    from tal_conformance.testing.child import CannotFork
+    from tal_conformance.testing.result import Cause, ConformanceResult
     from tal_conformance.training.recorder import recording
 
 _HOMES = {
     "AssignerInputs": "core.outcome",
     "Assignment": "core.outcome",
     "Batch": "core.batch",
+    "CannotFork": "testing.child",
+    "Cause": "testing.result",
+    "ConformanceResult": "testing.result",
+    "DoesNotConform": "testing.assertion",
     "InvalidCase": "core.case_file",
     "Failure": "judgement.failure",
     "Judgement": "core.verdicts",
@@ -41,10 +53,13 @@ _HOMES = {
     "PackageUnavailable": "implementations.errors",
     "UnknownImplementation": "implementations.errors",
     "Verdict": "core.verdicts",
+    "assert_conforms": "testing.assertion",
     "check": "checks.everything",
+    "conformance_test": "testing.assertion",
     "load_implementation": "implementations.registry:find",
     "recipes": "batches.strategies",
     "recording": "training.recorder",
+    "run_conformance": "testing.assertion",
 }
 """Module of each public name, as `MODULE`, or as `MODULE:NAME` if the object has another name in that module."""
 
@@ -52,6 +67,10 @@ __all__ = [
     "AssignerInputs",
     "Assignment",
     "Batch",
+    "CannotFork",
+    "Cause",
+    "ConformanceResult",
+    "DoesNotConform",
     "Failure",
     "InvalidCase",
     "Judgement",
@@ -63,10 +82,13 @@ __all__ = [
     "Truth",
     "UnknownImplementation",
     "Verdict",
+    "assert_conforms",
     "check",
+    "conformance_test",
     "load_implementation",
     "recipes",
     "recording",
+    "run_conformance",
 ]
 
 

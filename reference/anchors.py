@@ -27,7 +27,7 @@ class Anchors:
 
     @property
     def pixels(self) -> Float[Tensor, "A 2"]:
-        """(A, 2) x and y of the centres in pixels (ANC-1)."""
+        """The centres in pixels: (A, 2) x and y (ANC-1)."""
         return self.centres * self.strides
 
 

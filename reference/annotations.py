@@ -26,7 +26,7 @@ class GroundTruths:
 
     @property
     def real(self) -> Bool[Tensor, "M"]:
-        """(M,) bool: True for real ground truths, whose corner coordinates add up to more than zero (ANN-3)."""
+        """Mask (M,) bool: True for real ground truths, whose corner coordinates add up to more than zero (ANN-3)."""
         return self.boxes.sum(-1) > 0
 
     def __len__(self) -> int:

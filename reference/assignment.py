@@ -182,7 +182,7 @@ def candidates_of(
 def distance_inside(
     boxes: Float[Tensor, "M 4"], centres: Float[Tensor, "A 2"], floor: tuple[int, int]
 ) -> Float[Tensor, "M A"]:
-    """Return (M, A): smallest distance in pixels from a centre to a side of a widened box; negative outside."""
+    """Return (M, A) the smallest distance in pixels from a centre to a side of a widened box; negative outside."""
     x, y = centres.unbind(1)  # (A,), (A,)
     left, top, right, bottom = widened(boxes, floor)[..., None].unbind(1)  # (M, 1) each
     across, down = torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y)  # (M, A), (M, A)
@@ -199,7 +199,7 @@ def widened(boxes: Float[Tensor, "M 4"], floor: tuple[int, int]) -> Float[Tensor
 
 
 def overlap_mask(candidates: Bool[Tensor, "M A"], dialect: Dialect) -> Bool[Tensor, "M A"]:
-    """Return (M, A) bool: pairs of which u and t are computed; before release 8.0.52, all pairs (TAL-CONF-1)."""
+    """Return (M, A) bool: True for pairs whose overlap u is computed: candidates; before 8.0.52, all (TAL-CONF-1)."""
     everywhere = dialect.overlaps_compared is OverlapsCompared.EVERYWHERE
     return torch.ones_like(candidates) if everywhere else candidates
 
@@ -207,7 +207,7 @@ def overlap_mask(candidates: Bool[Tensor, "M A"], dialect: Dialect) -> Bool[Tens
 def overlaps_of(
     truths: Float[Tensor, "M 4"], boxes: Float[Tensor, "A 4"], candidates: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "M A"]:
-    """Return (M, A) u: CIoU of ground truth and predicted box, at least 0; 0 for non-candidates (TAL-MET-1)."""
+    """Return (M, A) the overlap u: CIoU of ground truth and predicted box, at least 0; 0 off candidates (TAL-MET-1)."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
     return scatter_pairs(ciou(truths[truth], boxes[anchor]).clamp(min=0), pairs, candidates)  # (M, A)
 
@@ -222,12 +222,12 @@ def scatter_pairs(
 def alignment_metric(
     score: Float[Tensor, "*pairs"], overlap: Float[Tensor, "*pairs"], hyperparameters: Hyperparameters
 ) -> Float[Tensor, "*pairs"]:
-    """Return the alignment metric t = s^alpha u^beta, which is high if class and box are both good (TAL-MET-1)."""
+    """Return the alignment metric t = s^alpha u^beta of score s and overlap u, high if both are (TAL-MET-1)."""
     return score**hyperparameters.alpha * overlap**hyperparameters.beta
 
 
 def top_k(metric: Float[Tensor, "M A"], k: int) -> Bool[Tensor, "M A"]:
-    """Return (M, A) bool: the k largest t of each row over ALL anchors, also non-candidates (t = 0; TAL-TOPK-1).
+    """Return (M, A) bool: True at the k largest metrics t of each row, over ALL anchors, also at t = 0 (TAL-TOPK-1).
 
     The choice among equal values at the k-th place is not defined (ambiguity T1).
 
@@ -241,7 +241,7 @@ def top_k(metric: Float[Tensor, "M A"], k: int) -> Bool[Tensor, "M A"]:
 
 
 def settle_contested(selected: Bool[Tensor, "M A"], overlap: Float[Tensor, "M A"]) -> Bool[Tensor, "M A"]:
-    """Return (M, A) bool: the positives; a contested anchor goes to its largest overlap of ALL rows (TAL-CONF-1).
+    """Return (M, A) bool: the positives; of ALL ground truths the largest overlap wins a contested anchor (TAL-CONF-1).
 
     So a ground truth can win an anchor that it did not select. Equal largest overlaps leave a choice (T2). If all
     overlaps are zero, `argmax` returns the image's first ground truth at any distance: a positive with weight zero.
@@ -256,9 +256,10 @@ def settle_contested(selected: Bool[Tensor, "M A"], overlap: Float[Tensor, "M A"
 def normalised(
     metric: Float[Tensor, "M A"], overlap: Float[Tensor, "M A"], positives: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "A"]:
-    """Return (A,) w = t u* / t*, where t* and u* are the largest of a ground truth's positives (TAL-NORM-1).
+    """Return (A,) weights w = t u* / t* of the positives; zero on background (TAL-NORM-1).
 
-    So the target score of a ground truth's best positive is the ground truth's best overlap.
+    t is the metric of the positive; t* and u* are the largest metric and overlap among the positives of its ground
+    truth. So the weight of a ground truth's best positive is the ground truth's best overlap.
     """
     owner, anchor = pairs = positives.nonzero(as_tuple=True)  # (P,), (P,)
     best_metric, best_overlap = (

@@ -407,7 +407,7 @@ def parse(text: str) -> Dialect:
 
 
 def _read(choice: str) -> tuple[str, Any]:
-    """Return name and value of a choice written "overlap=iou", or "edge_counts" for "edge_counts=yes".
+    """Return name and value of a choice from its notation: "overlap=iou", or "edge_counts" for "edge_counts=yes".
 
     Raises:
         ValueError: the field or its value is unknown.

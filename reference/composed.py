@@ -1,6 +1,7 @@
 """Assigner and loss of any dialect: `assignment` and `loss` for official ones, `varied_*` for all others.
 
-Users of the reference call these functions. For an official dialect each is the function of the same name.
+Users of the reference call these functions. For an official dialect, a function here calls the function of the same
+name in `assignment`, `annotations` or `loss`.
 """
 
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ def assign(
 
 
 def reach_of(strides: Float[Tensor, "A 1"], reg_max: int) -> Float[Tensor, "A 1"] | None:
-    """Return (A, 1) the largest target distance in pixels (LOSS-DFL-1); None, no limit, for a single bin."""
+    """Return (A, 1) the largest distance in pixels that bins can represent (LOSS-DFL-1); None, no limit, if R = 1."""
     return strides * (reg_max - 1 - LAST_BIN_MARGIN) if reg_max > 1 else None
 
 
@@ -100,11 +101,10 @@ def loss_items(
     head: Head,
     hyperparameters: Hyperparameters,
     dialect: Dialect = NEWEST,
-    class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, "3"]:
     """Return the losses box, cls and dfl times their gains, with the dialect's choices; see `loss.loss_items`."""
     items = varied_loss.loss_items if dialect.is_varied else loss.loss_items
-    return items(predictions, targets, head, hyperparameters, dialect, class_weights)
+    return items(predictions, targets, head, hyperparameters, dialect)
 
 
 def total_factor(images: int, dialect: Dialect) -> int:
@@ -119,7 +119,6 @@ def detection_loss(
     hyperparameters: Hyperparameters = Hyperparameters(),
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
-    class_weights: Float[Tensor, "C"] | None = None,
 ) -> DetectionLoss:
     """Return the v8 detection loss with the dialect's choices; see `loss.detection_loss`.
 
@@ -129,12 +128,12 @@ def detection_loss(
     """
     if not dialect.is_varied:
         return loss.detection_loss(
-            feature_maps, annotations, head, hyperparameters, dialect, keep_trace, class_weights
+            feature_maps, annotations, head, hyperparameters, dialect, keep_trace
         )
     predictions = read_predictions(feature_maps, head)
     reject_unknown_classes(annotations, head)
     finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)
     truths = ground_truths(annotations.to(finest), len(predictions.logits), predictions.size, dialect)
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
-    items = loss_items(predictions, positives_of(targets), head, hyperparameters, dialect, class_weights)  # (3,)
+    items = loss_items(predictions, positives_of(targets), head, hyperparameters, dialect)  # (3,)
     return DetectionLoss(items * total_factor(len(targets), dialect), items.detach(), targets, predictions)

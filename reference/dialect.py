@@ -7,7 +7,7 @@ from tal_reference.variations import Variations
 
 
 class SmallBoxFloor(Enum):
-    """TAL-CAND-2: which sides of a ground truth are widened before candidates are chosen, and to what length."""
+    """TAL-CAND-2: the sides of ground truths that are widened before candidates are chosen, and their new length."""
 
     NONE = "none"
     """No side is widened."""
@@ -20,7 +20,7 @@ class SmallBoxFloor(Enum):
 
 
 class OverlapsCompared(Enum):
-    """TAL-CONF-1, TAL-NORM-1: the pairs (ground truth, anchor) of which u and t are computed; others have 0."""
+    """TAL-CONF-1, TAL-NORM-1: the (ground truth, anchor) pairs whose overlap and metric are computed; others have 0."""
 
     CANDIDATES = "candidates"
     """Candidates only: a ground truth cannot win an anchor whose centre lies outside it."""
@@ -29,7 +29,7 @@ class OverlapsCompared(Enum):
 
 
 class SingleBin(Enum):
-    """LOSS-DFL-1: what replaces the distribution focal loss if the head has a single bin (R = 1)."""
+    """LOSS-DFL-1: the replacement of the distribution focal loss if the head has a single bin (R = 1)."""
 
     L1 = "L1"
     """The absolute error of the distances, as shares of the input's size."""
@@ -38,7 +38,7 @@ class SingleBin(Enum):
 
 
 class WeightBroadcast(Enum):
-    """LOSS-BOX-1, LOSS-DFL-1: which positives' losses are multiplied by the weight of a positive."""
+    """LOSS-BOX-1, LOSS-DFL-1: the box and DFL losses that are multiplied by the weight of a positive."""
 
     PER_POSITIVE = "own"
     """The loss of the same positive."""
@@ -58,10 +58,10 @@ class Dialect(Variations):
         small_box_floor: TAL-CAND-2: how small boxes are widened. In a head with one level, its only stride counts as
             the second.
         one_level: TAL-CAND-2: True if heads with one level are supported; otherwise batches with ground truths raise.
-        overlaps_compared: TAL-CONF-1, TAL-NORM-1: pairs of which u and t are computed.
+        overlaps_compared: TAL-CONF-1, TAL-NORM-1: pairs whose overlap u and alignment metric t are computed.
         topk2: TAL-CONF-2: True if `Hyperparameters.topk2` is supported.
         score_sum_floor: LOSS-SUM-1: lower bound of N, the sum of target scores; 0: no bound, so that N may be 0.
-        weights_meet: LOSS-BOX-1, LOSS-DFL-1: the losses by which a weight is multiplied.
+        weights_meet: LOSS-BOX-1, LOSS-DFL-1: the losses that are multiplied by a positive's weight.
         single_bin: LOSS-DFL-1: replacement of the distribution focal loss where R = 1.
         rows_sorted: ANN-1: True if annotation rows must be sorted by image; results for other orders are undefined.
     """

@@ -1,8 +1,8 @@
 """End-to-end heads: two branches on one input, each with its own loss (E2E-*).
 
 In the branch "one2many" a ground truth selects ten anchors, as in the detection loss. In the branch "one2one", which
-is used for prediction after the training, it keeps one. Over the epochs, the weight of the first loss decreases and
-that of the second loss increases. The heads of YOLOv10, YOLO26 and YOLOE-26 have both branches.
+is used for prediction after the training, a ground truth keeps one anchor. Over the epochs, the weight of the first
+loss decreases and that of the second loss increases. The heads of YOLOv10, YOLO26 and YOLOE-26 have both branches.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,7 +64,6 @@ def end_to_end_loss(
     hyperparameters: Hyperparameters = Hyperparameters(),
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
-    class_weights: Float[Tensor, "C"] | None = None,
     *,
     updates: int = 0,
     epochs: int = 100,
@@ -79,11 +78,10 @@ def end_to_end_loss(
         one2many: feature maps of the branch one2many.
         one2one: feature maps of the branch one2one.
         annotations: rows of the data loader, for both branches.
-        head: strides, classes and bins, of both branches.
+        head: strides, classes, bins and class weights, of both branches.
         hyperparameters: hyperparameters of both branches; their topk and topk2 are replaced (E2E-2).
         dialect: the choices to follow where releases differ.
         keep_trace: store every stage of both assignments.
-        class_weights: (C,) factor of each class's cross-entropy (COR-7); None: 1.
         updates: number of updates of the branch weights so far, one per finished epoch (E2E-5).
         epochs: planned number of epochs of the training, at the time of the latest update.
         branch_loss: function for the loss of a branch: `detection_loss` or `tal_reference.rotated.rotated_loss`.
@@ -94,7 +92,7 @@ def end_to_end_loss(
 
     def of_branch(feature_maps: Sequence[Tensor], numbers: dict[str, Any]) -> DetectionLoss:
         return branch_loss(
-            feature_maps, annotations, head, replace(hyperparameters, **numbers), dialect, keep_trace, class_weights
+            feature_maps, annotations, head, replace(hyperparameters, **numbers), dialect, keep_trace
         )
 
     weights = branch_weights(updates, epochs)
@@ -104,7 +102,7 @@ def end_to_end_loss(
 def branch_weights(updates: int, epochs: int) -> tuple[float, float]:
     """Return the loss weights a of one2many and 1 - a of one2one after a number of updates (E2E-4).
 
-    The weights are updated after each epoch, so that epoch e, counted from 0, trains with a(e). It decreases linearly
+    The weights are updated after each epoch, so that epoch e, counted from 0, trains with a(e). a decreases linearly
     from 0.8 to 0.1 in the last epoch, and remains 0.1 (E2E-5). A training of one epoch has 0.8 throughout.
     """
     left = max(0.0, 1 - updates / max(epochs - 1, 1))  # share of the way that is still to go

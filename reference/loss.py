@@ -135,18 +135,16 @@ def detection_loss(
     hyperparameters: Hyperparameters = Hyperparameters(),
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
-    class_weights: Float[Tensor, "C"] | None = None,
 ) -> DetectionLoss:
     """Return the v8 detection loss of the head's feature maps and the data loader's rows (LOSS-*).
 
     Args:
         feature_maps: one map (B, 4R + C, H, W) per level, all of one dtype and device (PRE-1).
         annotations: (N, 6) rows (image index, class, cx, cy, w, h), boxes normalised to the input (ANN-1).
-        head: strides, classes and bins.
+        head: strides, classes, bins and class weights.
         hyperparameters: hyperparameters of assigner and loss.
         dialect: the choices to follow where releases differ.
         keep_trace: store every stage of the assignment in `targets[i].trace`.
-        class_weights: (C,) factor of each class's cross-entropy (COR-7); None: 1.
 
     Raises:
         ValueError: the maps do not fit the head, a row names an unknown image or class, or there are fewer anchors
@@ -157,7 +155,7 @@ def detection_loss(
     finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)  # half precision: as in the annotations
     truths = ground_truths(annotations.to(finest), len(predictions.logits), predictions.size)
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
-    items = loss_items(predictions, positives_of(targets), head, hyperparameters, dialect, class_weights)  # (3,)
+    items = loss_items(predictions, positives_of(targets), head, hyperparameters, dialect)  # (3,)
     return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
 
 
@@ -230,7 +228,6 @@ def loss_items(
     head: Head,
     hyperparameters: Hyperparameters,
     dialect: Dialect = NEWEST,
-    class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, "3"]:
     """Return (3,) the losses box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
 
@@ -246,7 +243,7 @@ def loss_items(
     box_sum, side_sum = weighted_sums((box, side), positives.weights, dialect)
     if has_no_distance_loss(head.reg_max, dialect):
         side_sum = torch.zeros_like(side_sum)  # not a term that is divided by N: also 0 where N is 0 or not finite
-    cls = cls_sum(predictions.logits, positives, dialect, class_weights)
+    cls = cls_sum(predictions.logits, positives, dialect, class_factors(head, predictions.logits))
     gains = hyperparameters.box_gain, hyperparameters.cls_gain, hyperparameters.dfl_gain
     return torch.stack([gain * term for gain, term in zip(gains, (box_sum, cls, side_sum), strict=True)])  # (3,)
 
@@ -254,7 +251,7 @@ def loss_items(
 def weighted_sums(
     losses: Sequence[Float[Tensor, "P"]], weights: Float[Tensor, "P"], dialect: Dialect
 ) -> list[Float[Tensor, ""]]:
-    """Return for each loss its sum over the positives, each times its weight w, divided by N (LOSS-SUM-1).
+    """Return each loss (P,) as the weighted sum over the positives, divided by the score sum N (LOSS-SUM-1).
 
     Without positives the sums are zero, even in dialects where N can be zero.
     """
@@ -264,13 +261,25 @@ def weighted_sums(
     return [(weights * loss).sum() / score_sum for loss in losses]
 
 
+def class_factors(head: Head, like: Float[Tensor, "..."]) -> Float[Tensor, "C"] | None:
+    """Return (C,) the factor of each class's cross-entropy (COR-7), on the device of `like`; None without factors.
+
+    They have the dtype of `like`, but at least float32.
+    """
+    if head.class_weights is None:
+        return None
+    return torch.tensor(
+        head.class_weights, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device
+    )
+
+
 def cls_sum(
     logits: Float[Tensor, "B A C"],
     positives: Positives,
     dialect: Dialect,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy summed over all anchors and classes, divided by N (LOSS-CLS-1, LOSS-SUM-1)."""
+    """Return the cross-entropy of all anchors and classes, divided by the score sum N (LOSS-CLS-1, LOSS-SUM-1)."""
     weighting = () if class_weights is None else (class_weights,)
     total = cls_loss(logits, (positives.image, positives.anchor, positives.labels), positives.weights, *weighting)
     return total / positives.weights.sum().clamp(min=dialect.score_sum_floor)
@@ -283,7 +292,7 @@ def side_loss(
     size: tuple[int, int],
     dialect: Dialect,
 ) -> Float[Tensor, "P"]:
-    """Return (P,) the loss of the four distances of each positive: DFL, or L1 if R = 1 (LOSS-DFL-1, COR-1)."""
+    """Return (P,) the mean loss of each positive's four distances: DFL, or L1 if R = 1 (LOSS-DFL-1, COR-1)."""
     reg_max = distances.shape[1] // 4
     if reg_max > 1:
         return dfl_loss(distances, target, reg_max)
@@ -305,7 +314,7 @@ def cls_loss(
 ) -> Float[Tensor, ""]:
     """Return the summed binary cross-entropy of every anchor and class, background included (LOSS-CLS-1).
 
-    For a logit x and a target score z it is log(1 + e^x) - z x: the first part needs no target, and the second part
+    With logit x and target score z the loss is log(1 + e^x) - z x: the first part needs no target, and the second part
     is zero except for P target scores.
 
     Args:

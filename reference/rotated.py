@@ -31,6 +31,7 @@ from tal_reference.loss import (
     Positives,
     Predictions,
     assign_images,
+    class_factors,
     cls_sum,
     positives_of,
     reject_unknown_classes,
@@ -99,18 +100,16 @@ def rotated_loss(
     hyperparameters: RotatedHyperparameters = RotatedHyperparameters(),
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
-    class_weights: Float[Tensor, "C"] | None = None,
 ) -> DetectionLoss:
     """Return the loss of rotated boxes: terms box, cls, dfl (L1 where R = 1) and angle (OBB-SUM-1).
 
     Args:
         feature_maps: one map (B, 4R + C + 1, H, W) per level, the angle last, all of one dtype and device (OBB-DEC-1).
         annotations: (N, 7) rows (image index, class, cx, cy, w, h, angle) (OBB-ANN-1).
-        head: strides, classes and bins.
+        head: strides, classes, bins and class weights.
         hyperparameters: hyperparameters of assigner and loss.
         dialect: the choices to follow where releases differ.
         keep_trace: store every stage of the assignment in `targets[i].trace`.
-        class_weights: (C,) factor of each class's cross-entropy (COR-7); None: 1.
 
     Raises:
         ValueError: the maps do not fit the head, a row names an unknown image or class, or there are fewer anchors
@@ -121,9 +120,8 @@ def rotated_loss(
     finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)
     truths = rotated_truths(annotations.to(finest), len(predictions.logits), predictions.size)
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace, assign_rotated)
-    items = rotated_items(
-        predictions, positives_of(targets), hyperparameters, dialect, class_weights
-    )  # (4,)
+    factors = class_factors(head, predictions.logits)  # (C,)
+    items = rotated_items(predictions, positives_of(targets), hyperparameters, dialect, factors)  # (4,)
     return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
 
 
@@ -189,12 +187,12 @@ def scaled(boxes: Float[Tensor, "*rows 5"], factor: Float[Tensor, "A 1"]) -> Flo
 
 
 def to_own_frame(offset: Float[Tensor, "*#rows 2"], angles: Float[Tensor, "*#rows 1"]) -> Float[Tensor, "*#rows 2"]:
-    """Return vectors of the image in the coordinates of rotated boxes' own axes: Rot(angle)^T offset."""
+    """Rotate vectors (.., 2) from image axes to the axes of rotated boxes: Rot(angle)^T offset."""
     return from_own_frame(offset, -angles)
 
 
 def from_own_frame(offset: Float[Tensor, "*#rows 2"], angles: Float[Tensor, "*#rows 1"]) -> Float[Tensor, "*#rows 2"]:
-    """Return vectors of rotated boxes' own axes in the coordinates of the image: Rot(angle) offset."""
+    """Rotate vectors (.., 2) from the axes of rotated boxes to image axes: Rot(angle) offset."""
     x, y = offset.chunk(2, dim=-1)  # (.., 1) each
     cos, sin = angles.cos(), angles.sin()  # (.., 1) each
     return torch.cat((x * cos - y * sin, x * sin + y * cos), dim=-1)  # (.., 2)
@@ -206,7 +204,7 @@ def from_own_frame(offset: Float[Tensor, "*#rows 2"], angles: Float[Tensor, "*#r
 def covariance(
     boxes: Float[Tensor, "*pairs 5"], variance: float
 ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
-    """Return S_xx, S_yy and S_xy of the Gaussian with a box's centre and axes (OBB-IOU-1).
+    """Return the covariance entries xx, yy and xy of the Gaussian with a box's centre and axes (OBB-IOU-1).
 
     Along each axis the variance is that of a uniform distribution over the side, side^2 / 12, so that the sign of a
     side has no effect (OBB-IOU-2); `variance` is added along both axes.
@@ -226,13 +224,13 @@ def probiou(
 ) -> Float[Tensor, "*#pairs"]:
     """Return the probabilistic IoU: 1 minus the Hellinger distance of two Gaussians (Llerena et al., 2021; OBB-IOU-1).
 
-    It runs from just below 0 (far apart) to 1 - sqrt(2e) (equal boxes). The Bhattacharyya distance is clamped, so the
+    Values lie between just below 0 (far apart) and 1 - sqrt(2e) (equal). The Bhattacharyya distance is clamped, so the
     gradient is zero at both ends (OBB-IOU-2).
 
     Args:
         one: (.., 5) boxes, which broadcast against `other`; exchanging the two does not change the result.
         other: (.., 5) boxes in the same units.
-        variance: F of the clause, added to the variances of both boxes along both axes.
+        variance: the number F in OBB-IOU-1, added to the variances of both boxes along both axes.
     """
     (xx1, yy1, xy1), (xx2, yy2, xy2) = covariance(one, variance), covariance(other, variance)
     xx, yy, xy = xx1 + xx2, yy1 + yy2, xy1 + xy2  # S
@@ -296,7 +294,7 @@ def widened(boxes: Float[Tensor, "M 5"], floor: tuple[int, int]) -> Float[Tensor
 def overlaps_of(
     truths: Float[Tensor, "M 5"], boxes: Float[Tensor, "A 5"], candidates: Bool[Tensor, "M A"]
 ) -> Float[Tensor, "M A"]:
-    """Return (M, A) u: probIoU of ground truth (not widened) and predicted box; 0 off candidates (OBB-MET-1)."""
+    """Return (M, A) overlap u: probIoU of ground truth (not widened) and prediction; 0 off candidates (OBB-MET-1)."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
     return scatter_pairs(probiou(truths[truth], boxes[anchor]).clamp(min=0), pairs, candidates)  # (M, A)
 

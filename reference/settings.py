@@ -1,5 +1,6 @@
 """The detection head, and the hyperparameters of assigner and loss."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -11,18 +12,28 @@ class Head:
         strides: pixels per grid cell of each level, in the order of the feature maps.
         classes: number of classes C.
         reg_max: number R of bins for each side's distance; with R = 1 the raw value is the distance (DEC-1).
+        class_weights: factor of each class's cross-entropy, C numbers (`model.class_weights`, COR-7); None: 1.
 
     Raises:
-        ValueError: the head has no level, or a number is not positive.
+        ValueError: the head has no level, a number is not positive, or the class weights are not C finite numbers of
+            at least 0.
     """
 
     strides: tuple[int, ...]
     classes: int
     reg_max: int = 16
+    class_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1 or self.classes < 1 or self.reg_max < 1:
             raise ValueError(f"a head needs at least one level and positive strides, classes and reg_max: {self}")
+        weights = self.class_weights
+        if weights is None:
+            return
+        if len(weights) != self.classes or not all(0 <= weight < math.inf for weight in weights):
+            raise ValueError(
+                f"class_weights are {weights!r:.200}, expected {self.classes} finite numbers of at least 0, one a class"
+            )
 
     @property
     def channels(self) -> int:

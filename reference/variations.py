@@ -44,7 +44,7 @@ class Contested(Enum):
 
 
 class DroppedPicks(Enum):
-    """TAL-TOPK-1: which anchors are not selected although they are among the k best."""
+    """TAL-TOPK-1: the anchors that are not selected although they are among the k best."""
 
     NONE = "none"
     ZERO = "zero"
@@ -130,23 +130,24 @@ class Variations:
     """The choices that no official release makes; the defaults are those of every release.
 
     Attributes:
-        overlap: TAL-MET-1: u, in the assignment.
+        overlap: TAL-MET-1: the overlap u in the assignment.
         signed_overlap: TAL-MET-1: True if negative overlaps are not set to zero.
         every_row_counts: ANN-3: True if all ground truths count as real, whatever the sum of their corners is.
         edge_counts: TAL-CAND-1: True if an anchor on the edge of a ground truth is a candidate.
-        reach_limits: TAL-CAND-1: True if an anchor with a side farther away than the bins reach is no candidate.
-        metric_masked: TAL-MET-1: True if t is zero for non-candidates even if their u is not.
+        reach_limits: TAL-CAND-1: True if an anchor with a side farther away than the bins reach is not a candidate.
+        metric_masked: TAL-MET-1: True if the metric t is zero for non-candidates even if their u is not.
         dropped_picks: TAL-TOPK-1: anchors among the k best that are not selected.
-        at_least_one: TAL-TOPK-1: True if a ground truth without a selected anchor takes the anchor with its largest t.
+        at_least_one: TAL-TOPK-1: True if a ground truth that selects no anchor takes the anchor with its largest t.
         built_in_k: TAL-TOPK-1: True if k is always 10, whatever the hyperparameters say.
         k_cut: TAL-TOPK-2: True if k is cut to the number of anchors; otherwise a larger k raises.
         exponents: TAL-MET-1: exponents of score and overlap.
         contested: TAL-CONF-1: ground truth that wins a contested anchor.
         topk2_ignored: TAL-CONF-2: True if topk2 is accepted and has no effect.
-        norm_before_conflict: TAL-NORM-1: True if t* and u* are the largest of the selected anchors, lost ones too.
-        norm_eps: TAL-NORM-1: the number that keeps the quotient finite.
+        norm_before_conflict: TAL-NORM-1: True if t* and u* are the largest t and u of the selected pairs; otherwise
+            of the positives.
+        norm_eps: TAL-NORM-1: the number that keeps the quotient t / t* finite.
         norm_clamped: TAL-NORM-1: True if t* is clamped at `norm_eps`; otherwise `norm_eps` is added to it.
-        norm_scaled: TAL-NORM-1: True if weights are scaled by u*.
+        norm_scaled: TAL-NORM-1: True if weights are multiplied by the largest overlap u*.
         widened_target: TAL-TGT-1: True if the target box is the widened ground truth.
         rows: ANN-1: meaning of the last four numbers of an annotation row.
         sides_exchanged: ANN-1: True if x is scaled by the input's height and y by its width.

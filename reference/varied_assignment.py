@@ -165,7 +165,7 @@ def rank(
     metric: Float[Tensor, "M A"],
     dialect: Dialect,
 ) -> Float[Tensor, "M A"]:
-    """Return (M, A) values, of which the largest decides who wins a contested anchor (TAL-CONF-1)."""
+    """Return (M, A) values: the ground truth with the largest value wins a contested anchor (TAL-CONF-1)."""
     order = torch.arange(len(selected), device=selected.device, dtype=overlap.dtype)[:, None].expand_as(overlap)
     match dialect.contested:
         case Contested.OVERLAP:

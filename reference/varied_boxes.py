@@ -20,7 +20,7 @@ def diou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> 
 
 
 def giou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
-    """Return IoU minus the unused share of the enclosing box (Rezatofighi et al., Generalized IoU, 2019)."""
+    """Return IoU minus the share of the enclosing box outside the union (Rezatofighi et al., Generalized IoU, 2019)."""
     (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
     shared = intersection(one, other)
     union = w1 * h1 + w2 * h2 - shared + EPS

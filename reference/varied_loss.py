@@ -15,6 +15,7 @@ from tal_reference.loss import (
     BatchTargets,
     Positives,
     Predictions,
+    class_factors,
     cls_loss,
     dfl_loss,
     distances_to,
@@ -32,7 +33,6 @@ def loss_items(
     head: Head,
     hyperparameters: Hyperparameters,
     dialect: Dialect,
-    class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, "3"]:
     """Return (3,) the losses box, cls and dfl times their gains, differentiable (LOSS-SUM-1, LOSS-GAIN-1).
 
@@ -50,7 +50,8 @@ def loss_items(
     if dialect.weights_meet is WeightBroadcast.ALL_PAIRS:
         weights = weights.sum().expand_as(weights)  # (P,)
     box_sum, side_sum = ((weights * loss).sum() / (score_sum if len(weights) else 1) for loss in (box, side))
-    cls = class_sum(predictions.logits, positives, dialect, class_weights) / score_sum
+    factors = class_factors(head, predictions.logits)  # (C,)
+    cls = class_sum(predictions.logits, positives, dialect, factors) / score_sum
     gains = numbers.box_gain, numbers.cls_gain, numbers.dfl_gain
     return torch.stack([gain * term for gain, term in zip(gains, (box_sum, cls, side_sum), strict=True)])  # (3,)
 
@@ -73,7 +74,7 @@ def class_sum(
     dialect: Dialect,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the class loss of the whole batch, before division by N (LOSS-CLS-1)."""
+    """Return the class loss of the whole batch, not yet divided by the score sum N (LOSS-CLS-1)."""
     weighting = () if class_weights is None else (class_weights,)
     at = positives.image, positives.anchor, positives.labels
     match dialect.class_loss:
@@ -112,7 +113,7 @@ def side_loss(
 def bins_around(
     target: Float[Tensor, "P 4"], reg_max: int, dialect: Dialect
 ) -> tuple[Float[Tensor, "P 4"], Tensor, Float[Tensor, "P 4"]]:
-    """Return clamped target distances, the bin below each (int64) and the share of the bin above (LOSS-DFL-1).
+    """Return clamped target distances, bins below (int64) and shares of the bins above, all (P, 4) (LOSS-DFL-1).
 
     The bin below is the distance rounded towards zero, so that the share is negative if the distance is.
     """

@@ -11,12 +11,15 @@
 The JSON Schemas in `reports/schema/` describe the lines of a log and the summary.
 """
 
+from tal_reports.analysis.causes import CLEAR, share_of_bound
+from tal_reports.analysis.headline import headline
 from tal_reports.analysis.summary import summarise
 from tal_reports.html.differences import Section
 from tal_reports.html.drawing import Sides
 from tal_reports.html.explanations import anchor_lines, truth_lines
 from tal_reports.html.render import render, write_differences, write_picture
-from tal_reports.log.reader import Log, LogError, read_log
+from tal_reports.html.result import result_page
+from tal_reports.log.reader import Log, LogError, batch_lines, read_log
 from tal_reports.log.writer import LATEST, RunLog, write_whole
 from tal_reports.terminal import terminal_table
 from tal_reports.text import visible
@@ -27,6 +30,7 @@ if __name__ != "tal_reports":  # imported by the name of its folder
     hand_over(__name__)
 
 __all__ = [
+    "CLEAR",
     "LATEST",
     "Log",
     "LogError",
@@ -34,8 +38,12 @@ __all__ = [
     "Section",
     "Sides",
     "anchor_lines",
+    "batch_lines",
+    "headline",
     "read_log",
     "render",
+    "result_page",
+    "share_of_bound",
     "summarise",
     "terminal_table",
     "truth_lines",

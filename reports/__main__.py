@@ -9,6 +9,7 @@ from tal_reports.analysis.compare import Change, compare, format_comparison
 from tal_reports.analysis.history import Entry, entry_of, history_of, previous, read_history
 from tal_reports.analysis.merge import merge
 from tal_reports.analysis.summary import summarise, write_summary
+from tal_reports.badge import write_badge
 from tal_reports.html.render import render
 from tal_reports.log.reader import LogError, read_log
 from tal_reports.markdown import issue, job_summary
@@ -19,6 +20,8 @@ PROGRAM = f"python -m {(__spec__ and __spec__.parent) or 'tal_reports'}"
 """The command that the user typed: `python -m reports` in a clone, `python -m tal_reports` if installed."""
 UNUSABLE = 2
 """Exit status if the command line is wrong, no run is found, or a file cannot be written."""
+STATUSES = "Exit status: 0; 1: `compare` found new causes; 2: no usable run, or a file cannot be written."
+"""Exit statuses, for `--help`."""
 RUN = "folder of a run, or its log.jsonl"
 
 
@@ -38,17 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="Reports on the runs of the suite.")
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Reports on the runs of the suite.", epilog=STATUSES
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=f"{capital(text)}.")
+        added = commands.add_parser(name, help=text, description=f"{capital(text)}.", epilog=STATUSES)
         added.set_defaults(run_command=run)
         return added
 
     for name, run, text in (
         ("render", _render, "write report.html and summary.json, and print the report's path"),
         ("summary", _summary, "write summary.json, and print its path"),
+        ("badge", _badge, "write badge.svg and badge.json (for shields.io), and print their paths"),
     ):
         writing = command(name, run, text)
         writing.add_argument("run", type=Path, metavar="RUN", help=RUN)
@@ -88,6 +94,12 @@ def _summary(options: argparse.Namespace) -> int:
     return 0
 
 
+def _badge(options: argparse.Namespace) -> int:
+    log = read_log(options.run)
+    say(*map(str, write_badge(summarise(log), options.into or log.folder)))
+    return 0
+
+
 def _compare(options: argparse.Namespace) -> int:
     change = compare(_entry(options.before), _entry(options.after))
     say("\n".join(format_comparison(change)))
@@ -113,7 +125,7 @@ def _issue(options: argparse.Namespace) -> int:
 
 
 def _change(run: Path, against: Path | None) -> Change | None:
-    """Compare a run with `against`, or else with the last comparable run in the history; None without one."""
+    """Compare a run with the run `against`, or else with the last comparable run in the history; None without one."""
     entry = _entry(run)
     before = _entry(against) if against else previous(read_history(history_of(read_log(run).folder)), entry)
     return compare(before, entry) if before else None

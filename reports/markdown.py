@@ -5,7 +5,7 @@ from typing import Any
 
 from tal_reports.analysis.compare import Change, change_sentence
 from tal_reports.analysis.headline import headline, predicate_of, with_worth
-from tal_reports.analysis.summary import summarise
+from tal_reports.analysis.summary import summarise, unsupported_sentence
 from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
 from tal_reports.text import clock, counted, shortened, visible
@@ -26,7 +26,7 @@ def job_summary(log: Log, change: Change | None = None) -> str:
     parts = [f"## {_text(title)}", _facts(summary), table, _power(power)]
     if change is not None:
         parts.append(f"**Since run {_code(change.before['run'])}**: {_text(change_sentence(change))}")
-    parts += [_causes(implementations), _untested(summary)]
+    parts += [_unsupported(implementations), _causes(implementations), _untested(summary)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -75,6 +75,15 @@ def _power(power: dict[str, dict[str, Any]]) -> str:
         f"Planted faults, profile {_text(profile)}: {counts['killed']:,} of {counts['mutants']:,} found, "
         f"{counts['equivalent']:,} argued to be equivalent, {counts['survived']:,} missed."
         for profile, counts in power.items()
+    )
+
+
+def _unsupported(implementations: list[dict[str, Any]]) -> str:
+    """Return a line for each implementation that declares not to support some of the batches."""
+    return "\n".join(
+        f"- **{_text(line['name'])}** does not support {_text(sentence, 300)}"
+        for line in implementations
+        if (sentence := unsupported_sentence(line))
     )
 
 
@@ -155,12 +164,14 @@ def _section(cause: dict[str, Any]) -> str:
 
 
 def _block(text: str) -> str:
-    """Return a command as an indented code block, which its text cannot end."""
+    """Return a command as an indented code block. Nothing in the text of the command can end the block."""
     return "\n".join(f"    {line}" for line in visible(text).splitlines())
 
 
 def _code(text: str) -> str:
-    return f"`{visible(text).replace('`', chr(0x2019))}`"
+    """Return text as inline code on one line. Nothing in the text can end the code."""
+    plain = " ".join(visible(text).split())
+    return f"`{plain.replace('`', chr(0x2019))}`"
 
 
 def _text(text: str, limit: int = 200) -> str:

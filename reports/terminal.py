@@ -3,13 +3,14 @@
 from typing import Any
 
 from tal_reports.analysis.compare import change_sentence, compare
+from tal_reports.analysis.folding import identified_in_words
 from tal_reports.analysis.headline import result_of
 from tal_reports.analysis.history import entry_of, history_of, previous, read_history
-from tal_reports.analysis.summary import NO_BATCH, PARTLY, summarise
+from tal_reports.analysis.summary import NO_BATCH, PARTLY, summarise, unsupported_sentence
 from tal_reports.html.render import NAME
 from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
-from tal_reports.text import counted, shortened, visible
+from tal_reports.text import counted, listed, shortened, visible
 
 ALWAYS = ("exact", "within_bound", "admissible", "inconclusive", "divergent", "error")
 """Verdicts that have a column in the table even if no batch has them."""
@@ -28,6 +29,7 @@ def terminal_table(log: Log) -> str:
     """
     summary = summarise(log)
     blocks = [
+        "\n".join(_identified(line) for line in summary["implementations"] if line["identification"]),
         _table(summary["implementations"], (summary["worth"] or {}).get("words", "")),
         *(_divergences(line) for line in summary["implementations"]),
     ]
@@ -39,8 +41,15 @@ def terminal_table(log: Log) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
+def _identified(implementation: dict[str, Any]) -> str:
+    """Return a text about the dialect that explains an implementation's failures, and equally good choices."""
+    sentence, details = identified_in_words(implementation["identification"])
+    lines = [f"{_word(implementation['name'])}: {sentence}", *(f"  {detail}" for detail in details)]
+    return "\n".join(visible(line.replace("\n", " ")) for line in lines)
+
+
 def _since(log: Log, summary: dict[str, Any]) -> str:
-    """Return a sentence about the change since the last comparable run; "" without such a run."""
+    """Return a sentence about the change since the last comparable run; "" without an earlier run."""
     entry = entry_of(log, summary)
     before = previous(read_history(history_of(log.folder)), entry)
     if before is None:
@@ -91,7 +100,13 @@ def _divergence(name: str, cause: dict[str, Any]) -> str:
     where += f" ({cause['clause']})" if cause["clause"] else ""
     case = f", case {cause['case']}" if cause["case"] else ""
     summary = " ".join(shortened(cause["summary"], 300).split())
-    return visible(f"{_word(name)}: {cause['verdict']}{where}{case}\n  ") + visible(summary)
+    choice = f"{cause['choice']}; " if cause["choice"] else ""
+    lines = [f"{_word(name)}: {cause['verdict']}{where}{case}", f"  {choice}{summary}"]
+    stages = list(dict.fromkeys(part["stage"] or "before any stage" for part in cause["follows"]))
+    others = [stage for stage in stages if stage != cause["stage"]]
+    if others:
+        lines.append(f"  from this follow failures at {listed(others)}")
+    return "\n".join(visible(line) for line in lines)
 
 
 def _scopes(scopes: list[dict[str, Any]]) -> list[str]:
@@ -118,6 +133,11 @@ def _not_tested(summary: dict[str, Any]) -> list[str]:
         or line["implementation"] is None
     ]
     lines += _not_supported(summary["not_tested"])
+    lines += [
+        f"not supported: {line['name']}: {sentence}"
+        for line in summary["implementations"]
+        if (sentence := unsupported_sentence(line))
+    ]
     return [visible(" ".join(shortened(line, 300).split())) for line in [*lines, *summary["problems"]]]
 
 

@@ -37,7 +37,7 @@ def listed(words: list[str]) -> str:
 
 
 def real(value: Any) -> float | None:
-    """Return a number of a log as a float, or None if it is not a number; logs write `inf` and `nan` as strings."""
+    """Return a log's number as a float, or None if the value is not a number; logs write `inf`, `nan` as strings."""
     if isinstance(value, bool) or (
         not isinstance(value, (int, float)) and value not in ("inf", "-inf", "nan")
     ):

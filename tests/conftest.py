@@ -12,6 +12,10 @@ torch.set_num_threads(1)  # batches are small: more threads wait for each other,
 for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
     os.environ.pop(name, None)  # with -n: the runs that tests start are no workers of this one
 
+os.environ.setdefault(
+    "TAL_CONFORMANCE_IDENTIFICATION_SECONDS", "0"
+)  # else each failing run would search 40 s
+
 make_draws_reproducible()  # or what a test draws would depend on the modules that the tests before it loaded
 
 

@@ -1,4 +1,4 @@
-"""The content of a batch in float32 on the CPU, as the detectors of hazards (`hazards.py`) read it."""
+"""The content of a batch, in float32 on the CPU, for the functions that find hazards in it (`hazards.py`)."""
 
 from functools import cached_property
 from typing import NamedTuple
@@ -36,11 +36,11 @@ class Shape(NamedTuple):
 
 
 class Content:
-    """A batch as the detectors of hazards read it.
+    """The properties of a batch that the detectors of hazards need, such as candidates, overlaps and selected anchors.
 
-    N is the number of annotation rows, n that of real ground truths (GTs), B of images, A of anchors.
+    N is the number of annotation rows, n of real ground truths (GTs), B of images, A of anchors.
 
-    Everything but the rows is computed on first use; overlaps only for GTs and their candidates. Most batches have
+    All properties but the rows are computed on first use; overlaps only for GTs and their candidates. Most batches have
     few GTs: loops over them in Python are faster than a dozen calls of torch.
     """
 
@@ -94,12 +94,12 @@ class Content:
 
     @property
     def first_stride(self) -> int:
-        """Stride of the first level in pixels. Releases that widen small boxes widen all shorter sides."""
+        """Stride of the first level in pixels. Releases that widen small boxes widen all sides shorter than it."""
         return self.head.strides[0]
 
     @property
     def floor(self) -> int:
-        """Stride in pixels to which TAL-CAND-2 widens: that of the second level, else of the first."""
+        """Length in pixels to which TAL-CAND-2 widens shorter sides: the second level's stride, else the first's."""
         return self.head.strides[min(1, len(self.head.strides) - 1)]
 
     @cached_property
@@ -117,7 +117,7 @@ class Content:
 
     @cached_property
     def depth(self) -> Tensor:
-        """Pixels (n, A) by which an anchor lies inside a GT widened by TAL-CAND-2; negative outside."""
+        """Depth (n, A) in pixels of each anchor inside each GT's box, widened by TAL-CAND-2; negative outside."""
         return depth(self.centres, widened(self.boxes, self.floor))
 
     @cached_property
@@ -168,7 +168,7 @@ class Content:
 
     @cached_property
     def selected(self) -> Tensor:
-        """Mask (n, A) bool: True where the GT selects the anchor, in one admissible way (TAL-TOPK-1)."""
+        """Mask (n, A) bool: True where the GT selects the anchor; one of the admissible selections (TAL-TOPK-1)."""
         best = self.ranked[1][:, : self.k]
         return torch.zeros_like(self.candidates).scatter(1, best, value=True) & self.candidates
 
@@ -185,7 +185,7 @@ class Content:
 
     @cached_property
     def claims(self) -> tuple[Tensor, Tensor]:
-        """Overlap u (n, Q) of all GTs with all contested anchors, and a mask (n, Q) bool of selected anchors.
+        """Overlap u (n, Q) of all GTs with the Q contested anchors, and a mask (n, Q) bool of selected anchors.
 
         The overlap is -1 if the GT is in another image; the mask is True if the GT selects the anchor.
         """

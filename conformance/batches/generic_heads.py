@@ -12,8 +12,8 @@ STRIDES = (
     *((8, 16, 32, 64, 128), (2, 4, 8, 16, 32, 64)),
 )
 """Strides that do not double, that do not ascend, up to 128 pixels, of one to six levels."""
-BINS = (16, 3, 5, 7, 17, 20, 33)
-"""Numbers of bins that are not powers of two, beside 16. Other tests draw one bin, whose boxes can be inside out."""
+BINS = (16, 3, 5, 7, 17, 20, 33, 1)
+"""Numbers of bins that are not powers of two, beside 16 and 1."""
 CLASSES = (1, 2, 7, 20, 127, 128, 129, 200, 256, 257, 300, 365)
 """Numbers of classes around 127 and 255, the largest that 8 bits hold, and that of Objects365."""
 LARGE_K = (10, 2, 3, 14, 17, 20, 31, 32, 33, 40, 40)

@@ -16,7 +16,7 @@ def hazard(needs: str = "", tasks: tuple[str, ...] = (DETECT.name,)) -> Callable
     """Return a decorator that registers a detector of a hazard under its function name.
 
     Args:
-        needs: what a batch must contain for the detector to run, an argument of `Content.has`.
+        needs: a precondition of the detector, such as "pair" for two GTs in one image; an argument of `Content.has`.
         tasks: names of the tasks whose batches may have the hazard.
     """
 

@@ -281,7 +281,7 @@ def tie_at_k(content: Content) -> Tensor:
 def zero_at_k(content: Content) -> Tensor:
     """A candidate with t = 0 competes with the other zeros of its row for the last places (ambiguity T1).
 
-    t is the alignment metric of a GT and an anchor.
+    The row is that of a GT in the matrix of alignment metrics t; fewer than k of its anchors have t > 0.
     """
     positive = (content.metric > 0).sum(1)  # (n,)
     competes = (positive < content.k) & (content.candidates.sum(1) > positive)  # (n,)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from tal_conformance.batches.one_line_repr import OneLineRepr
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.names import unknown_name
 
 NON_FINITE_VALUES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 """Non-finite values by name."""
@@ -13,7 +14,7 @@ NON_FINITE_VALUES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 @dataclass(frozen=True, repr=False)
 class NonFiniteBatch(OneLineRepr):
-    """A recipe with one non-finite prediction.
+    """A recipe of a batch in which one predicted logit is NaN or infinite.
 
     Attributes:
         recipe: the batch without the non-finite prediction.
@@ -36,7 +37,7 @@ class NonFiniteBatch(OneLineRepr):
             ValueError: `value` is not a key of `NON_FINITE_VALUES`.
         """
         if self.value not in NON_FINITE_VALUES:
-            raise ValueError(f"unknown value {self.value!r}: expected one of {', '.join(NON_FINITE_VALUES)}")
+            raise ValueError(unknown_name("value", str(self.value), NON_FINITE_VALUES))
         batch = self.recipe.build()
         first = batch.feature_maps[0].clone()  # (B, 4R + C, H, W)
         images, _, height, width = first.shape

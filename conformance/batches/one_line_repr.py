@@ -33,7 +33,7 @@ class OneLineRepr:
 
 
 def to_source(value: Any, unnamed: int = 0) -> str:
-    """Return a value as Python source; a dataclass as the shortest call that makes it.
+    """Return the Python source of a value; for a dataclass, the shortest call that makes an equal object.
 
     Args:
         value: any value; the fields of a dataclass may hold further dataclasses.

@@ -24,6 +24,7 @@ from tal_conformance.core.geometry import (
     sides_to,
     widened,
 )
+from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import DETECT
 from tal_reference import Head, Hyperparameters
 
@@ -32,7 +33,7 @@ POINT = 2**-10
 OFFSET = 120
 """Largest offset of distance logits: exponentials overflow in float32 beyond 88.7, and vanish below -104."""
 EXTREME = 1e4
-"""Largest class logit in size."""
+"""Largest absolute value of a class logit."""
 POWERS = torch.tensor([2.0**power for power in range(12)])
 """Exact powers of two: `torch.pow` may round."""
 LOWEST, HIGHEST = -5.0, 2.0
@@ -97,7 +98,7 @@ class DesiredPrediction(NamedTuple):
     Attributes:
         sides: (B, A, 4) distances left, top, right, bottom in grid units.
         logits: (B, A, C) class logits.
-        sharp: True if the logits decode to exactly `sides`; False if noise is added, as in a trained network.
+        sharp: True if the distance logits must decode to exactly `sides`; False if noise is added to the logits.
         offsets: (B, A, 4) numbers to add to all distance logits of a side, which changes no distance; None: none.
             With one bin (R = 1) the logit is the distance, and nothing is added.
     """
@@ -109,7 +110,7 @@ class DesiredPrediction(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A tie to plant: one candidate of a ground truth gets the prediction of another.
+    """A tie to plant in a batch: one candidate of a ground truth gets the prediction of another candidate.
 
     The candidates are ranked by the alignment metric t, the largest first.
 
@@ -140,7 +141,7 @@ def predictions(
     hyperparameters: Hyperparameters,
     kinds: Mapping[str, Callable[[Scene], DesiredPrediction]] = PREDICTION_KINDS,
 ) -> tuple[Tensor, Tensor]:
-    """Return the distance logits (B, A, 4, R) and class logits (B, A, C) of one kind of predictions.
+    """Return distance logits (B, A, 4, R) and class logits (B, A, C) of the given kind of predictions.
 
     Args:
         scene: anchors and ground truths.
@@ -154,7 +155,7 @@ def predictions(
         ValueError: the kind is unknown, `levels` is below 1, or a copy names a ground truth that does not exist.
     """
     if kind not in kinds:
-        raise ValueError(f"unknown kind of predictions {kind!r}: expected one of {', '.join(kinds)}")
+        raise ValueError(unknown_name("kind of predictions", str(kind), kinds, "kinds of predictions"))
     desired = kinds[kind](scene)
     if levels is not None:
         desired = quantised(desired, levels)
@@ -195,13 +196,13 @@ def predictable(scene: Scene, sides: Tensor) -> Tensor:
 
 @prediction_kind
 def random(scene: Scene) -> DesiredPrediction:
-    """Boxes around the anchor, from a quarter of the input's size to its whole size; scores from 0.02 to 0.88."""
+    """Return boxes around the anchors, from a quarter of the input's size to all of it, and scores of 0.02 to 0.88."""
     return DesiredPrediction(any_sides(scene), 3 * scene.wobble(scene.anchors, scene.head.classes) - 1)
 
 
 @prediction_kind
 def near(scene: Scene) -> DesiredPrediction:
-    """Predictions as after training: an anchor in or beside ground truths predicts one of their boxes, with errors."""
+    """Return predictions as after training: an anchor in or beside ground truths predicts one of them, with errors."""
     owner, covered = aims(scene, scene.uniform(scene.anchors))
     exact = exact_sides(scene, owner)
     error, offset = scene.wobble(scene.anchors, 4), scene.wobble(scene.anchors, 4)
@@ -212,7 +213,7 @@ def near(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def exact_hit(scene: Scene) -> DesiredPrediction:
-    """As `near`, but three in four anchors predict their ground truth's box as exactly as the bins allow."""
+    """Return predictions as `near` does; three of four anchors predict a ground truth as exactly as the bins allow."""
     owner, covered = aims(scene, scene.uniform(scene.anchors))
     desired, exact = near(scene), within_reach(scene, exact_sides(scene, owner))
     hits = covered & (scene.uniform(scene.anchors) < 0.75)  # (B, A)
@@ -223,9 +224,10 @@ def exact_hit(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def close(scene: Scene) -> DesiredPrediction:
-    """As `near`, but every edge is off by at most a quarter of the ground truth's side, also for small boxes.
+    """Return predictions as `near` does; every edge errs by less than a quarter of the ground truth's side.
 
-    If a side is zero, the error is at most `POINT`, for which the eps of IOU-1 is as large as its summands.
+    A quarter of `POINT` is added to this limit, so that boxes with a side of zero are predicted with errors too. In the
+    CIoU of such small boxes the constant eps is as large as the terms to which it is added (IOU-1).
     """
     owner, covered = aims(scene, scene.uniform(scene.anchors))
     desired, exact = near(scene), exact_sides(scene, owner)  # (B, A, 4)
@@ -238,7 +240,7 @@ def close(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def between(scene: Scene) -> DesiredPrediction:
-    """An anchor in several ground truths predicts the box half way between two of them."""
+    """Return predictions in which an anchor in several ground truths predicts the mean box of two of them."""
     lots = scene.uniform(scene.anchors)
     (one, covered), (other, _) = aims(scene, lots), aims(scene, lots, following=1)
     sides = (exact_sides(scene, one) + exact_sides(scene, other)) / 2  # (B, A, 4)
@@ -248,14 +250,14 @@ def between(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def saturated(scene: Scene) -> DesiredPrediction:
-    """As `near`, but saturated: all weight on one bin, class logits 100, -30 or -100 (scores 1, 1e-13 and 0)."""
+    """Return predictions as `near` does, saturated: one bin has probability 1; class logits are 100, -30 or -100."""
     sides, logits, *_ = near(scene)
     return DesiredPrediction(sides.round(), 130.0 * (logits > 0) - 70.0 * (logits < -4.5) - 30, sharp=True)
 
 
 @prediction_kind
 def constant(scene: Scene) -> DesiredPrediction:
-    """The same logits at every anchor of every image."""
+    """Return predictions with the same logits at every anchor of every image."""
     reach = (
         scene.reach.double().mean(0).float()
     )  # (4,) in float64, as the order of the sum depends on the machine
@@ -267,7 +269,7 @@ def constant(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def offset(scene: Scene) -> DesiredPrediction:
-    """As `near`, with a number from -120 to 120 added to all distance logits of a side."""
+    """Return predictions as `near` does, with a random number of -120 to 120 added to all distance logits of a side."""
     desired = near(scene)
     offsets = (OFFSET * (2 * scene.uniform(scene.anchors, 4) - 1)).round()  # (B, A, 4)
     return desired._replace(offsets=offsets)
@@ -275,7 +277,10 @@ def offset(scene: Scene) -> DesiredPrediction:
 
 @prediction_kind
 def extreme(scene: Scene) -> DesiredPrediction:
-    """As `offset`; a third of the anchors have class logits times a power of two, at most 10,000 in size."""
+    """Return predictions as `offset` does; class logits of a third of the anchors are multiplied by a power of two.
+
+    Their absolute values are at most 10,000.
+    """
     desired = offset(scene)
     power = (36 * scene.uniform(scene.anchors, 1) - 24).long().clamp(min=0)  # (B, A, 1) 0 to 11
     logits = (desired.logits * POWERS[power]).clamp(-EXTREME, EXTREME)  # (B, A, C)
@@ -318,7 +323,8 @@ def aims(scene: Scene, lots: Tensor, following: int = 0) -> tuple[Tensor, Tensor
     Args:
         scene: anchors and ground truths.
         lots: (B, A) random numbers from [0, 1), which choose among the close ground truths.
-        following: number of close ground truths to go on, in turn, from the chosen one.
+        following: 0 for the ground truth that `lots` choose, 1 for the next close ground truth in cyclic order, and so
+            on.
     """
     close = (depth(scene.centres, scene.boxes) > -scene.strides) & scene.present[..., None]  # (B, M, A)
     choices = close.sum(1)  # (B, A)
@@ -337,7 +343,7 @@ def exact_sides(scene: Scene, owner: Tensor) -> Tensor:
 
 
 def scores_for(scene: Scene, owner: Tensor, covered: Tensor) -> Tensor:
-    """Return class logits (B, A, C).
+    """Return class logits (B, A, C), high for the class of the ground truth that an anchor predicts.
 
     Where `covered` (B, A) is True, the class of the ground truth `owner` (B, A) has a score from
     0.05 to 0.95. All other scores are below 0.12.
@@ -401,12 +407,12 @@ def _overlap(box: Tensor, predicted: Tensor, scene: Scene, anchors: Tensor | Non
 
 
 def _shared_box(box: Tensor, scene: Scene, both: Tensor) -> Tensor:
-    """Return `box` (4,) with edges on half cells, around both anchors and no larger than they can predict.
+    """Return `box` (4,) moved to edges on half cells, so that it contains both anchors and both can predict it.
 
     Args:
         box: xyxy in pixels.
         scene: the anchors.
-        both: (2,) indices of the two anchors; the first determines the size of a cell.
+        both: (2,) indices of the two anchors; the stride of the first is the size of a cell.
     """
     half = scene.strides[both[0]] / 2
     centres = scene.centres[both]  # (2, 2)
@@ -423,4 +429,4 @@ def _logit_for(metric: float, overlap: float, hyperparameters: Hyperparameters) 
         return 0.0
     score = (metric / overlap**hyperparameters.beta) ** (1 / hyperparameters.alpha)
     score = min(max(score, 1e-4), 0.999)
-    return round(math.log(score / (1 - score)) * 1024) / 1024  # no last bit that depends on the machine
+    return round(math.log(score / (1 - score)) * 1024) / 1024  # rounded: the last bit differs by machine

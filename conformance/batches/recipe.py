@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from tal_conformance.batches.predictions import PREDICTION_KINDS_BY_TASK, Copy, 
 from tal_conformance.batches.truths import KINDS_BY_TASK, Box, Canvas, Truth, resolve
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import Grid, anchors, fold
+from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import DETECT
 from tal_reference import Head, Hyperparameters
 
@@ -38,6 +40,7 @@ class Recipe(OneLineRepr):
         streams: for each image the index of one of the seed's 256 streams of random numbers; by default image i has
             stream i, so that images differ.
         hyperparameters: hyperparameters of assigner and loss.
+        class_weights: factors of the classes' cross-entropies (COR-7), repeated for further classes; empty: none.
         task: name of the loss family, a key of `TASKS`.
     """
 
@@ -53,6 +56,7 @@ class Recipe(OneLineRepr):
     seed: int = 0
     streams: tuple[int, ...] = ()
     hyperparameters: Hyperparameters = Hyperparameters()
+    class_weights: tuple[float, ...] = ()
     task: str = DETECT.name
 
     @property
@@ -68,7 +72,7 @@ class Recipe(OneLineRepr):
                 class, copied ground truth or task does not exist.
         """
         if self.task not in KINDS_BY_TASK:
-            raise ValueError(f"unknown task {self.task!r}: expected one of {', '.join(KINDS_BY_TASK)}")
+            raise ValueError(unknown_name("task", str(self.task), KINDS_BY_TASK))
         if not self.images or min(self.cells) < 1:
             raise ValueError(f"a recipe needs at least one image and one cell: {self}")
         streams = self.streams or range(len(self.images))
@@ -78,7 +82,8 @@ class Recipe(OneLineRepr):
                 f"got {len(streams)} for {len(self.images)} images: {self}"
             )
         generators = tuple(torch.Generator().manual_seed(256 * self.seed + stream) for stream in streams)
-        head = Head(self.strides, self.classes, self.reg_max)
+        weights = tuple(islice(cycle(self.class_weights), self.classes)) or None
+        head = Head(self.strides, self.classes, self.reg_max, weights)
         height, width = (cells * self.strides[0] for cells in self.cells)
         canvas = Canvas(width, height, self.strides)
         resolved = [resolve(truths, canvas, self.classes, KINDS_BY_TASK[self.task]) for truths in self.images]
@@ -93,7 +98,10 @@ class Recipe(OneLineRepr):
 
 
 def grids(cells: tuple[int, int], strides: Sequence[int]) -> tuple[Grid, ...]:
-    """Return rows and columns of each level, ceil(size / stride), where the first level has `cells`."""
+    """Return the rows and columns of each level: ceil(input size / stride).
+
+    The input size is `cells`, rows and columns of the first level, times the first stride.
+    """
     rows, columns = (count * strides[0] for count in cells)
     return tuple((-(-rows // stride), -(-columns // stride)) for stride in strides)
 

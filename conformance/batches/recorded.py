@@ -1,4 +1,4 @@
-"""The seven recorded batches of this project, from a training of Ultralytics' trainer on images of rectangles.
+"""The seven recorded batches of this project: inputs of the loss while Ultralytics' trainer trained on rectangles.
 
 They are the first step, a step without ground truths, the steps with the most and with the smallest ground truths and
 with the largest loss, and two steps under automatic mixed precision. `python -m tal_conformance.training.rectangles

@@ -78,10 +78,10 @@ def recipes(
     max_truths: int = 8,
     hyperparameters: SearchStrategy[Hyperparameters] | None = None,
 ) -> Recipe:
-    """Strategy of recipes of all kinds of batches, with the requested emphasis; every hazard stays possible.
+    """Draw a recipe of any kind of batch; the arguments make some properties frequent and exclude none.
 
     Args:
-        draw: passed by Hypothesis.
+        draw: Hypothesis' function that draws from a strategy.
         ties: all predictions are quantised and have planted copies.
         small_boxes: half of the ground truths have a side that TAL-CAND-2 may widen.
         contested: half of the ground truths lie on the previous one; the first image has at least two.
@@ -167,7 +167,7 @@ def _one_of(choices: tuple[T, ...]) -> SearchStrategy[T]:
 
 @lru_cache(maxsize=256)
 def _cells(choices: tuple[Grid, ...], strides: tuple[int, ...], least: int) -> SearchStrategy[Grid]:
-    """Return a strategy of those `choices` for the first level's grid that give at least `least` anchors.
+    """Return a strategy of the first level's grid: the `choices` that give at least `least` anchors with `strides`.
 
     A ground truth cannot select more anchors than there are (TAL-TOPK-2).
     """
@@ -177,9 +177,9 @@ def _cells(choices: tuple[Grid, ...], strides: tuple[int, ...], least: int) -> S
 
 @lru_cache(maxsize=256)
 def _emphasis(emphasised: tuple[str, ...]) -> tuple[str, ...]:
-    """Return all kinds of ground truths, then about as many repetitions of the emphasised kinds.
+    """Return the names of all kinds of ground truths, then repetitions of the emphasised kinds, about as many.
 
-    The kind `ordinary` is the first.
+    Hypothesis draws from the result, and shrinks to the first kind, `ordinary`.
     """
     every = tuple(kind for kind in COMMON_KINDS for _ in range(REPEATS.get(kind, 1)))
     return every + emphasised * (len(every) // len(emphasised)) if emphasised else every
@@ -192,7 +192,7 @@ def _truths(kinds: tuple[str, ...], classes: int) -> SearchStrategy[Truth]:
 
 
 def _truth(drawn: tuple[str, int]) -> Truth:
-    """Return the ground truth of a drawn kind and a drawn number, which encodes the class and four digits.
+    """Return the ground truth for a kind and a number that Hypothesis drew; the number encodes class and four digits.
 
     Hypothesis draws one number instead of five, and shrinks it digit by digit.
     """
@@ -202,7 +202,7 @@ def _truth(drawn: tuple[str, int]) -> Truth:
 
 
 class Image(NamedTuple):
-    """Everything that is drawn for one image, so that Hypothesis can remove it without changing the others.
+    """All random choices for one image, kept together so that Hypothesis can remove an image without changing others.
 
     Attributes:
         truths: ground truths of the image.
@@ -218,7 +218,7 @@ class Image(NamedTuple):
 
 
 def _image(drawn: tuple[int, list[Truth]]) -> Image:
-    """Return the image of a drawn number and drawn ground truths.
+    """Return the image for a number and ground truths that Hypothesis drew.
 
     The number encodes the stream (8 bits), the ground truth of a planted copy (3 bits), and the copy's ranks.
     """
@@ -253,7 +253,10 @@ def _images(
 
 
 def _copies(images: Sequence[Image], topk: int) -> tuple[Copy, ...]:
-    """Return the ties to plant in the images, at and around the k-th place (k is `topk`)."""
+    """Return the ties to plant in the images, at and around the k-th place (k is `topk`).
+
+    The ranks of each image are given for k = 10 and adapted to `topk`.
+    """
     copies = []
     for index, image in enumerate(images):
         if image.copied and image.truths:

@@ -13,6 +13,7 @@ from random import Random
 from typing import ClassVar, overload
 
 from tal_conformance.batches.one_line_repr import OneLineRepr
+from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import DETECT
 
 Box = tuple[float, float, float, float]
@@ -23,7 +24,9 @@ GOLDEN = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True, repr=False)
 class Truth(OneLineRepr):
-    """One ground truth: its kind of box, and four digits. Larger digits place it further right or down, or enlarge it.
+    """One ground truth of a recipe: its kind of box, its class, and four digits for place and size.
+
+    Larger digits move the box to the right or down, or enlarge it.
 
     Attributes:
         kind: a key of `KINDS`.
@@ -45,7 +48,7 @@ class ManyTruths(OneLineRepr, Sequence[Truth]):
     """Many ground truths of one image, of all kinds, described by their number and a seed instead of a long list.
 
     Attributes:
-        number: number of ground truths; with the same seed, a smaller number gives the first ones of a larger number.
+        number: number of ground truths; with the same seed, a larger number gives the same ground truths and more.
         seed: decides kinds, classes, places and sizes.
         classes: number of classes to choose from.
         kinds: kinds to choose from; empty: `COMMON_KINDS`.
@@ -127,7 +130,7 @@ def resolve(
     for truth in truths:
         if truth.kind not in kinds:
             raise ValueError(
-                f"unknown kind of ground truth {truth.kind!r}: expected one of {', '.join(kinds)}"
+                unknown_name("kind of ground truth", str(truth.kind), kinds, "kinds of ground truths")
             )
         if truth.label not in range(classes):
             raise ValueError(f"{truth} has the label {truth.label}, expected 0 to {classes - 1}")
@@ -144,7 +147,7 @@ def kind(function: Kind) -> Kind:
 
 @kind
 def ordinary(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box with sides from a quarter of the input (and over the first stride) to 15/16, off the border."""
+    """Return a box off the border, with sides of 1/4 to 15/16 of the input, longer than the first stride."""
     width = _side(canvas.width, canvas.stride, truth.size[0])
     height = _side(canvas.height, canvas.stride, truth.size[1])
     return _placed(canvas, truth, width, height)
@@ -152,7 +155,10 @@ def ordinary(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def off_lattice(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """As `ordinary`, but off the lattice of 1/64 px: normalising its coordinates rounds, as in real data."""
+    """Return a box as `ordinary` does, but with edges that are not multiples of 1/64 px.
+
+    As in real data, the division of such edges by the input's size rounds.
+    """
     x, y, w, h = ((digit + 1) * GOLDEN % 1 for digit in (*truth.at, *truth.size))
     width, height = canvas.width * (0.2 + 0.7 * w), canvas.height * (0.2 + 0.7 * h)
     left, top = (canvas.width - width) * x, (canvas.height - height) * y
@@ -161,9 +167,9 @@ def off_lattice(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def aligned(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box whose edges lie on cell borders of the first level.
+    """Return a box whose edges lie on cell borders of the first level.
 
-    Its distances to the anchors of that level are multiples of half a stride.
+    The distances of its edges to the anchors of that level are multiples of half a stride.
     """
     left, right = _cells(canvas.width // canvas.stride, truth.at[0], truth.size[0])
     top, bottom = _cells(canvas.height // canvas.stride, truth.at[1], truth.size[1])
@@ -172,14 +178,14 @@ def aligned(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def tiny(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box with both sides below the first stride: TAL-CAND-2 widens it."""
+    """Return a box with both sides below the first stride: TAL-CAND-2 widens it."""
     width, height = (max(0.25, _down(canvas.stride * (digit + 1) / 17)) for digit in truth.size)
     return _placed(canvas, truth, width, height)
 
 
 @kind
 def small(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box with sides from the first stride (8 px) to the second (16 px), both included.
+    """Return a box with sides from the first stride (8 px) to the second (16 px), both included.
 
     Releases differ in whether they widen such sides (TAL-CAND-2).
     """
@@ -189,7 +195,10 @@ def small(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def thin(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box with one side of 1 to 4 px, the other of half to all of the input; upright for odd digits."""
+    """Return a box with one side of 1 to 4 px, and the other of half to all of the input.
+
+    The box is upright if the first digit of `size` is odd, and else lies flat.
+    """
     short, share = 1 + truth.size[0] // 4, truth.size[1]
     if truth.size[0] % 2:
         return _placed(canvas, truth, short, _between(canvas.height / 2, canvas.height, share))
@@ -198,7 +207,7 @@ def thin(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def huge(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box with sides from 15/16 of the input to 18/16, so that it may reach beyond every border."""
+    """Return a box with sides from 15/16 to 18/16 of the input, so that it may reach beyond every border."""
     width, height = (
         canvas.width * (15 + truth.size[0] % 4) / 16,
         canvas.height * (15 + truth.size[1] % 4) / 16,
@@ -208,7 +217,7 @@ def huge(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def nested(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box inside the previous box."""
+    """Return a box inside the previous box."""
     left, top, right, bottom = previous
     width, height = (right - left) * (truth.size[0] + 2) / 18, (bottom - top) * (truth.size[1] + 2) / 18
     x1 = left + (right - left - width) * (truth.at[0] + 1) / 17
@@ -218,7 +227,7 @@ def nested(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def overlapping(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """The previous box moved right and down by 1/32 to 16/32 of its sides."""
+    """Return the previous box moved right and down by 1/32 to 16/32 of its sides."""
     left, top, right, bottom = previous
     x, y = (right - left) * (truth.at[0] + 1) / 32, (bottom - top) * (truth.at[1] + 1) / 32
     return _lattice((left + x, top + y, right + x, bottom + y))
@@ -226,7 +235,7 @@ def overlapping(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def mirrored(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """The previous box mirrored at a column of anchors inside it.
+    """Return the previous box mirrored at a column of anchors inside it.
 
     A prediction that is symmetric about the column overlaps both boxes equally.
     """
@@ -238,19 +247,19 @@ def mirrored(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def identical(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """The previous ground truth again: same box, same class."""
+    """Return the previous box, for a ground truth of the same class as the previous one."""
     return previous
 
 
 @kind
 def other_class(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """The previous box with another class, or with the same if there is only one class."""
+    """Return the previous box, for a ground truth of another class (of the same if there is only one class)."""
     return previous
 
 
 @kind
 def touching(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box of ordinary size that touches the previous box: on its right, or below it for odd digits."""
+    """Return a box of ordinary size that touches the previous box: on its right, or below it for odd digits."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     if truth.at[0] % 2:
         return previous[0], previous[3], previous[0] + right - left, previous[3] + bottom - top
@@ -259,7 +268,7 @@ def touching(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def edge_on_centre(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """An ordinary box with one to four of its edges moved onto the nearest anchor centre of some level."""
+    """Return an ordinary box with one to four edges moved onto the nearest anchor centre of some level."""
     stride = canvas.strides[sum(truth.at) % len(canvas.strides)]
     chosen = sum(truth.size) % 15 + 1  # bits: left, top, right, bottom
     box = ordinary(canvas, truth, previous)
@@ -271,7 +280,7 @@ def edge_on_centre(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def on_border(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """An ordinary box with one to four of its edges moved to the input's border."""
+    """Return an ordinary box with one to four edges moved to the input's border."""
     chosen = truth.at[0] % 15 + 1  # bits: left, top, right, bottom
     border = (0.0, 0.0, float(canvas.width), float(canvas.height))
     box = ordinary(canvas, truth, previous)
@@ -281,7 +290,7 @@ def on_border(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def partly_outside(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """An ordinary box with 1/17 to 16/17 beyond a border; the first digit chooses left, top, right or bottom."""
+    """Return an ordinary box of which 1/17 to 16/17 lies beyond a border, which the first digit of `at` chooses."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     width, height, share = right - left, bottom - top, (truth.at[1] + 1) / 17
     match truth.at[0] % 4:
@@ -298,7 +307,7 @@ def partly_outside(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def beyond_bottom_right(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box outside of the input, to the right and below; if the digits are zero, it touches the corner."""
+    """Return a box outside of the input, to the right and below; if the digits are zero, it touches the corner."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     x, y = canvas.width + canvas.stride * truth.at[0] / 8, canvas.height + canvas.stride * truth.at[1] / 8
     return x, y, x + right - left, y + bottom - top
@@ -306,7 +315,7 @@ def beyond_bottom_right(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def beyond_top_left(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box centred on the top left corner (coordinates add up to 0) or further out: ANN-3 drops it."""
+    """Return a box centred on the top left corner (coordinates add up to 0) or further out: ANN-3 drops it."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     width, height = right - left, bottom - top
     x, y = width * (truth.at[0] + 8) / 16, height * (truth.at[1] + 8) / 16
@@ -315,7 +324,7 @@ def beyond_top_left(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def zero_area(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A line or a point: a side is zero if its digit is below 8; if neither digit is, the width is."""
+    """Return a line or a point: a side is 0 if its digit is below 8; if both digits are larger, the width is 0."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     no_width, no_height = truth.size[0] < 8 or truth.size[1] >= 8, truth.size[1] < 8
     return left, top, left if no_width else right, top if no_height else bottom
@@ -327,7 +336,10 @@ COMMON_KINDS = tuple(KINDS)
 
 @kind
 def few_cells(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """A box with sides of 2 to 17 first strides; the digits 0 and 15 place it in the corners of the input."""
+    """Return a box with sides of 2 to 17 cells of the first level, inside the input if it fits.
+
+    The digits 0 and 15 of `at` place it in a corner of the input.
+    """
     width, height = (
         min(float((digit + 2) * canvas.stride), extent)
         for digit, extent in zip(truth.size, (canvas.width, canvas.height), strict=True)
@@ -365,7 +377,10 @@ def _between(low: float, high: float, digit: int) -> float:
 
 
 def _cells(count: int, at: int, size: int) -> tuple[int, int]:
-    """Return the first cell, and the cell after the last, of a run of cells that two digits describe."""
+    """Return the first cell, and the cell after the last, of a run of cells among `count` cells.
+
+    The digits `at` and `size` (0 to 15) determine where the run begins and how long it is.
+    """
     length = 1 + count * size // 16
     first = (count - length + 1) * at // 16
     return first, first + length

@@ -11,10 +11,11 @@ from tal_conformance.benchmarks.memory import peak_bytes
 from tal_conformance.benchmarks.operations import LAPS, operation
 from tal_conformance.benchmarks.plans import Plan
 from tal_conformance.benchmarks.timing import Timings, clock_of, interleave
-from tal_conformance.benchmarks.workloads import CASES
+from tal_conformance.benchmarks.workloads import CASES, STRIDES
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
+from tal_reference import Head, Hyperparameters
 
 OFFICIAL = "ultralytics"
 BASELINES = (OFFICIAL, "reference")
@@ -51,7 +52,7 @@ class Cost:
 
     Attributes:
         seconds: time of the call in each round; empty if nothing was timed.
-        ratio: ratio of the times to those of the official release; None if that was not timed.
+        ratio: ratio of the times to the times of the official release; None if the official release was not timed.
     """
 
     seconds: list[float]
@@ -100,6 +101,7 @@ class Bench:
             for lap in laps
             for name, each in self.implementations.items()
             if capability in each.capabilities
+            and each.support.reason_against(Head(STRIDES, CASES[case].classes), Hyperparameters()) is None
         ]
 
     def cost(self, benchmark: Benchmark) -> Cost:
@@ -122,7 +124,7 @@ class Bench:
     def peak(self, benchmark: Benchmark) -> int | None:
         """Return the peak memory in bytes of the benchmarked call of an assigner or a loss.
 
-        It is None if the plan does not measure memory for this case, and for all laps but the last.
+        Return None if the benchmark plan does not measure memory for this case, and for all laps but the last.
 
         Raises:
             ImplementationFailed: the implementation raised, or its process died.

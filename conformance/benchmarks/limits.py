@@ -35,7 +35,7 @@ NAMES = ("ultralytics", "reference")
 
 
 def least_bytes(batch: Batch, lap: str) -> int:
-    """Return the minimum number of bytes that a call reads and writes until the end of a lap of `LAPS`."""
+    """Return the minimum number of bytes that a call of an assigner or loss reads and writes up to the end of `lap`."""
     maps = sum(_bytes(level) for level in batch.feature_maps)
     width = batch.feature_maps[0].element_size()
     outputs = batch.images * batch.anchors * (batch.head.classes + 4) * width
@@ -58,7 +58,10 @@ def copy_rate(size: int = 64 * 2**20) -> float:
 
 
 def distances(batch: Batch, rate: float, plan: Plan) -> list[str]:
-    """Return a line of text for each lap: the limit in ms, and the implementations' times divided by it."""
+    """Time the implementations on a batch, and return a line of text for each lap of assigner and loss.
+
+    A line contains the lower limit of the time in ms, and each implementation's time divided by the limit.
+    """
     lines = []
     for capability, laps in LAPS.items():
         operations = {name: operation(capability, find(name), batch) for name in NAMES}
@@ -72,7 +75,7 @@ def distances(batch: Batch, rate: float, plan: Plan) -> list[str]:
 
 
 def main() -> None:
-    """Measure the copy rate and the implementations, and print the results."""
+    """Measure the copy rate and the times of the implementations, and print the results."""
     rate = copy_rate()
     say(f"{rate / 1e9:.1f} GB/s copied, {torch.get_num_threads()} threads")
     for case in TRAINING:

@@ -1,4 +1,4 @@
-"""Peak memory of one forward and backward pass, above the memory in use before.
+"""Peak memory of one forward and backward pass, minus the memory in use before it.
 
 On the CPU a new process measures its resident set. In a process that has run other code, the pass could reuse memory
 that the allocator holds already, which the resident set does not show. On CUDA the allocator's statistics are read.
@@ -75,7 +75,7 @@ def _peak_in_fresh_process(name: str, batch: Batch, capability: str) -> int:
             what = f"did not end within {TIMEOUT} s while its memory was measured in a separate process"
             raise ImplementationFailed(what) from error
         if not answer.exists():
-            what = f"the process that measured its memory ended with status {done.returncode}"
+            what = f"the process that measures memory ended with status {done.returncode}, expected 0"
             raise ImplementationFailed(what, done.stderr)
         said: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     if "unknown" in said:

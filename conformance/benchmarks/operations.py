@@ -12,7 +12,13 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
-from tal_conformance.implementations.protocol import Implementation, check_assignment, check_loss
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.validation import (
+    Findings,
+    check_assignment,
+    check_loss,
+    raise_mistake,
+)
 
 LAPS = {"assign": ("assign forward",), "loss": ("loss forward", "loss forward+backward")}
 """Names of the laps by capability. A lap is the time from the start of an operation to the end of one of its steps."""
@@ -56,7 +62,7 @@ def operation(capability: str, implementation: Implementation, batch: Batch) -> 
 
 
 def assigning(adapter: Any, batch: Batch) -> Operation:
-    """Return the timed call of an assigner, on inputs that the reference decoded. One time is taken."""
+    """Return the timed call of an assigner, on inputs that the reference decoded; the time is taken at its end."""
     inputs = assigner_inputs(batch)
 
     def prepare() -> AssignerInputs:
@@ -71,7 +77,9 @@ def assigning(adapter: Any, batch: Batch) -> Operation:
             return returned
 
     def verify(assignment: Assignment) -> None:
-        check_assignment(assignment, inputs, exposes_stages=False)
+        findings = Findings()
+        check_assignment(assignment, inputs, exposes_stages=False, findings=findings)
+        raise_mistake(findings)
 
     return Operation(prepare, (assign,), verify)
 
@@ -92,6 +100,8 @@ def training(adapter: Any, batch: Batch) -> Operation:
         return torch.autograd.grad(loss.total.sum(), maps, allow_unused=True)
 
     def verify(state: tuple[Loss, tuple[Tensor, ...]]) -> None:
-        check_loss(*state)
+        findings = Findings()
+        check_loss(*state, findings=findings)
+        raise_mistake(findings)
 
     return Operation(prepare, (forward, backward), verify)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 
 class RecordedTimer:
-    """A timer for pytest-benchmark that replays recorded times.
+    """A timer for pytest-benchmark that reports times which were measured before.
 
     pytest-benchmark times one callable completely before the next. On a machine that does other work too, ratios of
-    such times are unreliable. Therefore implementations are timed in turns (`timing`), and each test replays one
-    implementation's times for pytest-benchmark's tables and JSON.
+    such times are unreliable. Therefore implementations are timed in turns (`timing`), and each test reports one
+    implementation's times to pytest-benchmark for its tables and JSON.
     """
 
     def __init__(self) -> None:

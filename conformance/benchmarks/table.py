@@ -7,7 +7,9 @@ HEADER = "times the official release's time (95 % interval)"
 
 
 def table(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a table of ratios to the official release: rows are benchmarks by device, columns implementations.
+    """Return a table of times relative to the official release: one row per benchmark and device.
+
+    Columns are implementations.
 
     Args:
         lines: the run log's lines of kind "benchmark".

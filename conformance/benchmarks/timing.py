@@ -23,10 +23,10 @@ class Clock(Protocol):
         """Wait until the device is idle."""
 
     def mark(self) -> Any:
-        """Return the present point in time of the device ("mark"), without waiting."""
+        """Return a mark: the device's current point in time, read without waiting for the device."""
 
     def seconds(self, since: Any, until: Any) -> float:
-        """Return the seconds between two marks, once the device has reached both."""
+        """Wait until the device has reached two marks, and return the seconds between them."""
 
 
 class WallClock:
@@ -91,7 +91,10 @@ class Timings:
         return paired_ratio(self.seconds(name, lap), self.seconds(baseline, lap))
 
     def all_narrow(self, baseline: str | None, width: float) -> bool:
-        """Return True if the interval of every ratio to the baseline is narrower than `width` of it."""
+        """Return True if every ratio to the baseline has an interval narrower than `width` times the ratio.
+
+        Return False if a ratio is missing because the baseline has no times.
+        """
         others = [
             (name, lap)
             for name, rounds in self.rounds.items()

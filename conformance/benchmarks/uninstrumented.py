@@ -39,8 +39,8 @@ def uninstrumented(adapter: Any) -> Any:
 def unpadded(inputs: AssignerInputs) -> list[GroundTruths]:
     """Return the ground truths of each image without padding rows, which the reference's loss does not use either.
 
-    A box (0, 0, 0, 0) at the end of an image counts as padding: it has no candidates. In dialects that compare
-    overlaps everywhere, weights may differ from those with padding in the last bit.
+    A box (0, 0, 0, 0) at the end of an image counts as padding: it has no candidates. If a dialect compares
+    overlaps of non-candidates too, the last bit of a weight may depend on the padding.
     """
     holds_box = inputs.truth_boxes.any(-1)  # (B, M)
     counts = (holds_box.flip(1).cumsum(1) > 0).sum(1)  # (B,) number of rows up to the last ground truth
@@ -80,7 +80,7 @@ class UninstrumentedReference(ReferenceAdapter):
 
 
 class UninstrumentedArticle(ArticleAdapter):
-    """Adapter of the TOOD article's algorithm that does not collect stages in tensors of the whole batch."""
+    """Adapter of the TOOD article's algorithm that returns only the assignment, without the assigner's stages."""
 
     exposes_stages = False
 

@@ -97,7 +97,7 @@ def _image(
 
 
 def _truths(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return centres and sides (M, 2) of boxes within the image, as shares of it; all sizes are equally likely."""
+    """Return centres (M, 2) and sides (M, 2) of random boxes within the image, as shares of its width and height."""
     longest = min(LONGEST, CROWD / count**0.5)
     size = SHORTEST * (longest / SHORTEST) ** torch.rand(count, 1, generator=generator)  # (M, 1)
     slim = _wobble((count, 1), generator)  # (M, 1)

@@ -1,7 +1,7 @@
 """The interface between a check and its caller: the pytest session, mutation testing, or a script.
 
-A check hands every batch to a `BatchChecker`. The checker of a session judges the batch and passes a `JudgedBatch` to a
-`Sink`, which is the run log there; other callers pass another sink.
+A check hands every batch to a `BatchChecker`. In a pytest session the checker judges the batch and passes a
+`JudgedBatch` to a `Sink` that writes the run log; other callers use another sink.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,9 @@ class JudgedBatch:
     Attributes:
         subject: the implementation and the device.
         test: name of the test function.
-        clause_group: clause group that the test is about.
+        clause_group: the group of clauses that the test covers, such as `TAL-TOPK`.
         batch: the batch.
-        verdict: the result.
+        verdict: the verdict on the batch.
         judgement: the result by stage; None if there was nothing to judge.
         phase: `generate`, or `shrink` while Hypothesis shrinks a failing batch.
         milliseconds: time of the judging, including the implementation's calls.
@@ -36,6 +36,7 @@ class JudgedBatch:
         call_milliseconds: time of the implementation's call; None if it was called more than once.
         drawing_milliseconds: time of drawing and building the batch; None if the implementation was called more than
             once.
+        parameter: value of the test's own parameter, such as a way of calling; "" if it has none.
     """
 
     subject: Subject
@@ -51,16 +52,17 @@ class JudgedBatch:
     excused_by: str | None = None
     call_milliseconds: float | None = None
     drawing_milliseconds: float | None = None
+    parameter: str = ""
 
 
 class Sink(Protocol):
     """Receiver of the results of a checker, such as the run log."""
 
     def batch(self, judged: JudgedBatch) -> None:
-        """Take one judged batch."""
+        """Receive the result of one batch."""
 
     def line(self, kind: str, **fields: Any) -> None:
-        """Take any other line of the run log."""
+        """Receive any other line of the run log."""
 
 
 class NoSink:
@@ -80,7 +82,7 @@ class BatchChecker(Protocol):
         subject: the implementation, and the device to run it on.
         sink: receives the results.
         test: name of the test function.
-        clause_group: clause group that the test is about.
+        clause_group: the group of clauses that the test covers, such as `TAL-TOPK`.
         excused: number of batches whose failure is a known issue.
     """
 
@@ -95,7 +97,7 @@ class BatchChecker(Protocol):
 
         Args:
             batch: the batch, or the recipe to build it from.
-            by: judges the batch.
+            by: function that judges the implementation on the batch.
             relates: True if `by` compares two runs of the implementation, on other batches or devices. If the dialect
                 does not allow such a comparison, the batch is judged against the reference instead.
 

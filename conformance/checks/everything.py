@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable,
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.calling.ways import WAYS
-from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.errors import NotSupported
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.judgement.non_finite import is_finite, judge_any
@@ -38,35 +39,41 @@ def run_every_check(subject: Subject, batch: Batch, judge: Judge = judge_any) ->
     Args:
         subject: the implementation, and the device to run it on.
         batch: any batch.
-        judge: judges the outcome of the first run.
+        judge: function that judges the outcome of the first run.
 
     Returns:
-        The judgement of the first run: that of the whole implementation against its dialect. It is not a failure.
+        The judgement of the whole implementation against its dialect. It is not a failure; its verdict is NOT_SUPPORTED
+        if the implementation raised on a batch that its adapter does not support.
 
     Raises:
-        Failure: a check failed; the failure is that of the first such check.
+        Failure: a check failed; further checks are not run.
     """
     generated = is_generated_size(batch)
-    judgement = judge_against_reference(subject, batch, each_term=generated, judge=judge)
+    try:
+        judgement = judge_against_reference(subject, batch, each_term=generated, judge=judge)
+    except NotSupported as unsupported:
+        return Judgement(batch.family, unsupported=unsupported.reason)
     for further in _further_checks(subject, batch, generated):
-        with suppress(NotApplicable, NotObservable):
+        with suppress(NotApplicable, NotObservable, NotSupported):
             further(subject, batch)
     return judgement
 
 
 def is_generated_size(batch: Batch) -> bool:
-    """Return True if the generated tests could have produced the batch: finite, float32, and within their limits.
+    """Return True if the generated tests could have produced the batch: finite, float32, not too many anchors.
 
-    Only such batches get the about 80 extra runs (relations, devices, single terms, ways), because the suite never runs
-    these checks on other batches. In 16 bits the result of zero times an overflow is not prescribed, and autocast
-    chooses operations by device.
+    Only such batches are checked in about 80 further runs (relations, devices, single terms, ways of calling), because
+    the suite never runs these checks on other batches. In 16 bits the result of zero times an overflow is not
+    prescribed, and autocast chooses operations by device.
     """
     plain = batch.dtype == torch.float32 and not batch.autocast
     return plain and is_finite(batch) and batch.images * batch.anchors <= LARGEST_GENERATED
 
 
 def _further_checks(subject: Subject, batch: Batch, generated: bool) -> Iterator[CheckFunction]:
-    """Yield the checks after the first: assigner alone, repeated runs, devices, relations, ways of calling.
+    """Yield all checks but the comparison with the reference, which `run_every_check` runs first.
+
+    They are: assigner alone, repeated runs, devices, relations, ways of calling.
 
     Tracing for `torch.compile` takes seconds, and is left out.
     """
@@ -87,7 +94,7 @@ def _further_checks(subject: Subject, batch: Batch, generated: bool) -> Iterator
 
 
 def check(
-    implementation: str | Implementation,
+    implementation: Any,
     batch: Batch | Recipe | str | Path,
     device: str = "cpu",
     isolate: bool = False,
@@ -95,7 +102,7 @@ def check(
     """Run every check of the suite on one batch, from Python.
 
     Args:
-        implementation: an implementation, or a value of the option `--implementation`.
+        implementation: an adapter, a class or function that makes one, or a value of the option `--implementation`.
         batch: a batch, a recipe, or the path of a case file.
         device: device to run it on, such as `cpu` or `cuda`.
         isolate: run your own implementation in a worker process.
@@ -109,10 +116,8 @@ def check(
         UnknownImplementation: the implementation was not found.
         ProtocolViolation: the adapter does not follow the protocol.
     """
-    if isinstance(implementation, str):
-        implementation = find(implementation, isolate)
     if isinstance(batch, Recipe):
         batch = batch.build()
     if not isinstance(batch, Batch):
         batch = Batch.load(Path(batch))
-    return run_every_check(Subject(implementation, device), batch)
+    return run_every_check(Subject(find(implementation, isolate), device), batch)

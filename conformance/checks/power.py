@@ -1,4 +1,4 @@
-"""Figures of the last whole run of `power`: the number of planted faults that each profile finds."""
+"""The number of planted faults that each profile finds, measured by the last full run of the command `power`."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def code_lines(source: str) -> str:
 
 
 def read_figures() -> dict[str, dict[str, Any]]:
-    """Return the figures by profile; none if the file is missing."""
+    """Return the measured numbers by profile; {} if the file is missing."""
     if not FILE.is_file():
         return {}
     figures: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
@@ -51,15 +51,15 @@ def read_figures() -> dict[str, dict[str, Any]]:
 
 
 def write_figures(profile: str, found: list[str], missed: list[str], equivalent: list[str]) -> None:
-    """Store the figures of a whole run of `power` for a profile.
+    """Store the results of a full run of `power` for a profile.
 
-    Until the next one, faults that are planted since are entered into `unmeasured` by hand.
+    Faults that are added to the index later are entered into `unmeasured` by hand, until the next full run.
 
     Args:
-        profile: the profile whose batches the checks drew.
-        found: names of the faults that were found, each with its mode.
+        profile: the profile that sets the checks' number of batches.
+        found: names of the faults that were found, with their modes.
         missed: names of the faults that were not found.
-        equivalent: names of the faults that show nothing to find, which do not count.
+        equivalent: names of the faults that change no visible result, which are not counted.
 
     Raises:
         OSError: the file cannot be written.
@@ -80,7 +80,7 @@ def write_figures(profile: str, found: list[str], missed: list[str], equivalent:
 
 
 def worth_of(profile: str, whole: bool) -> dict[str, Any]:
-    """Return the figures of planted faults that a run of a profile logs.
+    """Return the number of planted faults that a profile finds, as the fields of the run log's first line.
 
     Args:
         profile: name of the profile.

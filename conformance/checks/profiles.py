@@ -1,4 +1,4 @@
-"""Profiles: the number of generated batches, and the choice between the same and new batches in every run."""
+"""Profiles of generation: how many batches are generated, and whether every run repeats the same batches."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ class Profile:
 
     Attributes:
         examples: number of batches of each test and implementation.
-        repeats: True if every run draws the same batches.
+        repeats: True if every run generates the same batches.
         remembers: True if failing batches are stored in a folder and tried first in the next run.
-        compares_training: True if the weights after a training are compared too. They follow from the gradients.
+        compares_training: True if the weights of a small model after a few training steps are compared too.
     """
 
     examples: int

@@ -1,11 +1,14 @@
-"""Checks that an implementation raises on a batch that its dialect does not support, with a refusal of the batch."""
+"""Checks that an implementation raises on a batch that its dialect does not support.
+
+The exception must be a refusal, such as a ValueError, and not the accident of a bug, such as an AttributeError.
+"""
 
 from collections.abc import Collection
 from dataclasses import replace
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement, Verdict
-from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import execute
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.rejection import RejectionRule, rejection_for
@@ -23,7 +26,7 @@ ALWAYS_A_REFUSAL = {"RuntimeError", "ValueError", "AssertionError", "NotImplemen
 
 
 def is_refusal(types: Collection[str]) -> bool | None:
-    """Return True if an exception is a refusal of the input, False if it is not, and None if its class is ambiguous.
+    """Return True if an exception deliberately refuses the input, False if not, and None if its class can mean both.
 
     An exception that does not derive from `Exception` (`SystemExit`, `KeyboardInterrupt`) is never a refusal.
 
@@ -49,6 +52,7 @@ def check_rejects(subject: Subject, batch: Batch, rule: RejectionRule, alone: bo
 
     Raises:
         Failure: the implementation returned a result (DIVERGENT), or its exception is not a refusal (ERROR).
+        NotSupported: it raised, and its adapter declares not to support the batch.
     """
     who = "its assigner " if alone and "loss" in subject.implementation.capabilities else ""
     try:
@@ -68,13 +72,13 @@ def check_rejects(subject: Subject, batch: Batch, rule: RejectionRule, alone: bo
 
 
 def _refuses(subject: Subject, batch: Batch, error: ImplementationFailed, alone: bool) -> bool:
-    """Return True if an exception that was raised on the batch is a refusal of it."""
+    """Return True if the exception `error`, which was raised on the batch, is a refusal of the batch."""
     verdict = is_refusal(error.types)
     return not _raises_without_reason(subject, batch, error.types[0], alone) if verdict is None else verdict
 
 
 def _raises_without_reason(subject: Subject, batch: Batch, kind: str, alone: bool) -> bool:
-    """Return True if the implementation raises `kind` even with hyperparameters that it must accept."""
+    """Return True if the implementation raises class `kind` even with hyperparameters that it must accept."""
     numbers = batch.hyperparameters
     topk2 = None if numbers.effective_topk2 is None else min(numbers.effective_topk2, batch.anchors)
     for choice in dict.fromkeys((topk2, None)):
@@ -89,6 +93,8 @@ def _raises_without_reason(subject: Subject, batch: Batch, kind: str, alone: boo
         execute(subject.implementation, accepted, alone=alone)
     except ImplementationFailed as error:
         return kind in error.types
+    except NotSupported:
+        return False  # nothing is known about hyperparameters that it supports
     return False
 
 

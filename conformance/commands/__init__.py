@@ -15,6 +15,9 @@ from tal_conformance.core.names import unknown_name
 from tal_conformance.core.supervision import Marks, supervise, supervised
 from tal_text import warn
 
+TRACEBACK_LINES = 30
+"""Maximum number of lines of an adapter's traceback that are printed."""
+
 
 class Command(NamedTuple):
     """One command of the program `tal-conformance`.
@@ -22,34 +25,112 @@ class Command(NamedTuple):
     Attributes:
         module: name of the module in this package; it has `add_arguments(parser)` and `run(options) -> int`.
         summary: description of the command for `--help`, in one line.
+        statuses: meaning of each exit status, for `--help`.
     """
 
     module: str
     summary: str
+    statuses: dict[int, str]
 
 
 COMMANDS = {
-    "replay": Command("replay", "judge case files again: verdict, stages, divergence and a picture"),
-    "explain": Command(
-        "explain", "explain in words why an anchor of a case was assigned to its ground truth, or to none"
+    "init": Command(
+        "init",
+        "write an adapter for your assigner or loss, try it, and say what is missing",
+        {
+            0: "the adapter conforms on all tried batches",
+            1: "it is incomplete or differs",
+            2: "nothing was written",
+        },
     ),
-    "diff": Command("diff", "list the changes for training from one implementation to another"),
-    "bisect": Command("bisect", "find the release at which the assigner or the loss changed"),
-    "identify": Command("identify", "find the dialects that explain everything an implementation does"),
-    "clause": Command("clause", "print the sentences of clauses, and the choices that dialects have in them"),
-    "eras": Command("eras", "check that releases of Ultralytics follow the table of eras"),
-    "record": Command("record", "run a training and store selected inputs of its loss as case files"),
-    "overhead": Command("overhead", "measure how much longer a training step takes under `record`"),
-    "measure": Command("measure", "measure how many rounding units each compared quantity needs"),
-    "power": Command("mutation", "plant faults or make mutants, and check that the suite finds them"),
+    "replay": Command(
+        "replay",
+        "judge case files again: verdict, stages, divergence and a picture",
+        {0: "all cases conform", 1: "one does not", 2: "something could not be judged, or is inconclusive"},
+    ),
+    "explain": Command(
+        "explain",
+        "explain in words why an anchor of a case was assigned to its ground truth, or to none",
+        {0: "explained", 2: "there is nothing to explain"},
+    ),
+    "diff": Command(
+        "diff",
+        "list the changes for training from one implementation to another",
+        {
+            0: "nothing changed",
+            1: "something changed",
+            2: "an implementation is not available, or the page cannot be written",
+        },
+    ),
+    "bisect": Command(
+        "bisect",
+        "find the release at which the assigner or the loss changed",
+        {0: "nothing changed", 1: "something changed", 2: "a release is not available"},
+    ),
+    "identify": Command(
+        "identify",
+        "find the dialects that explain everything an implementation does",
+        {
+            0: "every batch is explained",
+            1: "not every batch is explained",
+            2: "the implementation is not available",
+        },
+    ),
+    "clause": Command(
+        "clause",
+        "print the sentences of clauses, and the choices that dialects have in them",
+        {0: "printed", 2: "the clause is unknown"},
+    ),
+    "eras": Command(
+        "eras",
+        "check that releases of Ultralytics follow the table of eras",
+        {
+            0: "every release conforms to the dialect of its era",
+            1: "one does not",
+            2: "a release is not available",
+        },
+    ),
+    "record": Command(
+        "record",
+        "run a training and store selected inputs of its loss as case files",
+        {
+            0: "the training ended with status 0; else its status",
+            2: "nothing can be recorded, or the training's status",
+        },
+    ),
+    "overhead": Command(
+        "overhead",
+        "measure how much longer a training step takes under `record`",
+        {0: "at most 5 %", 1: "more than 5 %", 2: "it could not be measured"},
+    ),
+    "measure": Command(
+        "measure",
+        "measure how many rounding units each compared quantity needs",
+        {0: "measured", 2: "an implementation is not available"},
+    ),
+    "power": Command(
+        "mutation",
+        "plant faults or make mutants, and check that the suite finds them",
+        {
+            0: "every fault was found at its stage, or is argued to be equivalent",
+            1: "one was not",
+            2: "unknown name, or missing extra",
+        },
+    ),
 }
 
 
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended, as shells give it."""
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command that the arguments name, and return its exit status: 2 if it could not do its work."""
+    """Run the command that the arguments name, and return its exit status; 2 if the command failed with an error."""
     words = sys.argv[1:] if arguments is None else arguments
     program = program_name()
-    parser = argparse.ArgumentParser(prog=program, description="Everything beside `pytest conformance`.")
+    parser = argparse.ArgumentParser(
+        prog=program, description="All commands except the test run, which is `pytest conformance`."
+    )
     parser.add_argument("--version", action="version", version=f"tal-conformance {_version()}")
     command_name = words[0] if words and not words[0].startswith("-") else ""
     if command_name and command_name not in COMMANDS:
@@ -68,15 +149,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _status(command: ModuleType, options: argparse.Namespace, program: str) -> int:
-    """Run a command and return its exit status; print an expected error in one line and return its status."""
+    """Run a command and return its exit status; print an expected error and return its status."""
     try:
         status: int = command.run(options)
+    except KeyboardInterrupt:
+        warn(f"\n{program}: interrupted")
+        return INTERRUPTED
     except Exception as error:
         if not isinstance(error, _expected_errors()):
             raise
         from tal_reports import visible
 
         warn(f"{program}: {visible(str(error))}")
+        for line in str(getattr(error, "details", "")).splitlines()[-TRACEBACK_LINES:]:
+            warn(f"  {visible(line)}")
         return getattr(error, "status", 2)
     return status
 
@@ -90,15 +176,22 @@ def _conclude(program: str, marks: Marks, how: str) -> None:
 
 
 def _add_commands(parser: argparse.ArgumentParser, command_name: str) -> ModuleType | None:
-    """Add all commands to the parser, add the arguments of the command named, and return its module."""
+    """Add all commands to the parser, and the arguments of the command `command_name`; return its module."""
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     module = None
     for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=command.summary, description=_sentence(command.summary))
+        subparser = subparsers.add_parser(
+            name, help=command.summary, description=_sentence(command.summary), epilog=_epilog(command)
+        )
         if name == command_name:
             module = importlib.import_module(f"{__name__}.{command.module}")
             module.add_arguments(subparser)
     return module
+
+
+def _epilog(command: Command) -> str:
+    """Return the exit statuses as the last sentence of a command's help."""
+    return f"Exit status: {'; '.join(f'{status}: {text}' for status, text in command.statuses.items())}."
 
 
 def _sentence(summary: str) -> str:

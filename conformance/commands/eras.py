@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Sequence
 
 from tal_conformance.commands.program import prepare_judging
+from tal_conformance.core.arguments import name_among
 from tal_conformance.core.progress import progress
 from tal_conformance.dialects.releases import SELECTIONS, select_releases, version_text
 from tal_conformance.dialects.sources import (
@@ -31,9 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command to its parser."""
     parser.add_argument(
         "--releases",
-        choices=SELECTIONS,
+        type=name_among("selection of releases", SELECTIONS, "selections of releases"),
+        metavar="{" + ",".join(SELECTIONS) + "}",
         default="cached",
-        help="those in the cache (default), the first of each era, or both sides of every edge and the newest on PyPI",
+        help="releases to check: those in the cache (default), the first of each era, or both sides "
+        "of every edge between eras and the newest on PyPI",
     )
 
 
@@ -45,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         release does not, or if no release was found to check.
 
     Raises:
-        UnknownImplementation: the releases could not be listed, or one of them could not be installed.
+        UnknownImplementation: the releases could not be listed, or a release could not be installed.
     """
     prepare_judging()
     sources = distinct_sources(select_releases(options.releases))
@@ -60,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def ends_of_eras(sources: Sequence[CheckedSource]) -> list[CheckedSource]:
-    """Return the sources of the first and of the last checked release of each era."""
+    """Return the source codes of the first and of the last checked release of each era."""
     ends = []
     for era in ERAS:
         of_era = [source for source in sources if source.era is era]
@@ -72,7 +75,7 @@ def ends_of_eras(sources: Sequence[CheckedSource]) -> list[CheckedSource]:
 
 
 def check_with_suite(source: CheckedSource) -> None:
-    """Judge the last release of a source by all checks of the suite; store the first failure in `problem`."""
+    """Judge the newest release with this source by all checks of the suite; store the first failure in `problem`."""
     name = f"ultralytics=={version_text(source.releases[-1])}"
     try:
         implementation = find(name)
@@ -90,7 +93,7 @@ def check_with_suite(source: CheckedSource) -> None:
 
 
 def format_source(source: CheckedSource) -> str:
-    """Return one line of text about a source: its releases, their dialect, and batches or the problem."""
+    """Return one line about a source code: its releases, their dialect, and the number of batches or the problem."""
     releases, dialect = format_releases(source.releases), source.era.dialect.name
     if source.problem:
         return f"{releases}: not {dialect}: {source.problem}"

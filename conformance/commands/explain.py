@@ -1,14 +1,13 @@
 """`tal-conformance explain CASE`: explain why an anchor was assigned to its ground truth, or is background."""
 
 import argparse
-from pathlib import Path
 
+from tal_conformance.commands.cases import case_file
 from tal_conformance.commands.program import CommandError, dialect_named
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
-from tal_conformance.core.files import REPOSITORY
 from tal_conformance.core.outcome import Assignment
-from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
@@ -16,9 +15,6 @@ from tal_conformance.pictures.trace import ImageTrace, trace_as_text
 from tal_reference import NEWEST
 from tal_reports import visible
 from tal_text import say
-
-RUN_FOLDERS = ("reports/runs", "tal-conformance-reports")
-"""Folders with runs in which a case is searched by its name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         implementation.dialect if implementation else NEWEST
     )
     if not 0 <= options.image < batch.images:
-        raise CommandError(f"--image {options.image}: expected 0 to {batch.images - 1}")
+        raise CommandError(f"--image {options.image}: expected an index from 0 to {batch.images - 1}")
     try:
         trace = ImageTrace.of(batch, options.image, dialect)
     except ValueError as error:
@@ -87,28 +83,13 @@ def assignment_by(implementation: Implementation, batch: Batch) -> Assignment:
         assignment = execute(implementation, batch).assignment
     except ImplementationFailed as error:
         raise CommandError(f"{implementation.name} failed on this batch: {error.what}") from error
+    except NotSupported as unsupported:
+        raise CommandError(
+            f"{implementation.name} does not support this batch: {unsupported.reason}"
+        ) from unsupported
     if assignment is None:
-        raise CommandError(f"{implementation.name} does not expose its assignment")
+        raise CommandError(
+            f"{implementation.name} does not expose its assignment, so that it cannot be explained: leave out "
+            "--implementation to explain the reference's assignment"
+        )
     return assignment
-
-
-def case_file(case: str) -> Path:
-    """Return the path of a case file.
-
-    Args:
-        case: path of the file, or the name of a case in a run; if several runs have it, the newest is used.
-
-    Raises:
-        CommandError: the file or case does not exist.
-    """
-    path = Path(case)
-    if path.suffix or path.is_file():
-        return path
-    parents = [REPOSITORY / RUN_FOLDERS[0], *(Path(folder) for folder in RUN_FOLDERS)]
-    for parent in parents:
-        files = sorted(parent.glob(f"*/cases/{path.name}.safetensors"), reverse=True)
-        if files:
-            return files[0]
-    raise CommandError(
-        f"{case!r} is not a file, and no run in {', '.join(RUN_FOLDERS)} has a case of this name"
-    )

@@ -59,8 +59,10 @@ def format_identification(identification: Identification) -> list[str]:
         if choice.smallest is not None:
             lines.append(f"    needed on {choice.smallest}")
     for tie in identification.ties:
-        decision = f"decided by {tie.deciding}" if tie.deciding else "no drawn batch tells the two apart"
-        lines += [f"  {tie.words} explains as much", f"    {decision}"]
+        decision = (
+            f"decided by {tie.deciding}" if tie.deciding else "no generated batch distinguishes the two"
+        )
+        lines += [f"  {tie.words} explains as many batches", f"    {decision}"]
     lines += format_left(identification)
     for fit in identification.fits:
         if fit.refuting is None and fit.dialect != identification.dialect:

@@ -1,7 +1,7 @@
 """`tal-conformance measure`: measure the rounding errors of correct implementations, to derive their bounds.
 
-The bound of a quantity is a number of rounding units, `bounds.UNITS`, plus a multiple of the naive error: the
-error of the reference computed in the dtype of the implementation.
+The error bound of a quantity is a number of rounding units, `bounds.UNITS`, plus a multiple of the naive error: the
+error of the reference when it computes in the dtype of the implementation.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print, for each compared quantity, the measured rounding units from which `bounds.UNITS` is set.
+    """Print the measured rounding errors of each compared quantity in rounding units, from which `bounds.UNITS` is set.
 
     Raises:
         UnknownImplementation, ProtocolViolation: an implementation could not be loaded.
@@ -64,11 +64,11 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Needed:
-    """Rounding units that the errors of one quantity, such as the overlap, needed.
+    """Number of rounding units that cover the measured errors of one quantity, such as the overlap.
 
     Attributes:
         numbers: number of compared values.
-        p999: 99.9th percentile of the units by which an error exceeded `NAIVE_FACTOR` naive errors.
+        p999: 99.9th percentile of the units by which an error exceeded `NAIVE_FACTOR` times the naive error.
         largest: maximum of these units.
         whole: largest error in units, without subtracting the naive error.
         looseness: 1 / p, where p is the 99.9th percentile of the errors divided by their present bounds.
@@ -82,7 +82,7 @@ class Needed:
 
     @property
     def units(self) -> float:
-        """Recommended value for `UNITS`; it suffices even where the naive error happens to be zero."""
+        """Recommended value for `UNITS`; it suffices even if the naive error is zero by chance."""
         return max(SAFETY * self.largest, self.whole)
 
 

@@ -11,10 +11,10 @@ import torch
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.commands.program import CommandError
-from tal_conformance.core.arguments import positive
+from tal_conformance.core.arguments import name_among, positive
 from tal_conformance.core.environment import command_line
 from tal_conformance.core.files import default_report_dir
-from tal_conformance.core.names import suggestion
+from tal_conformance.core.names import unknown_name
 from tal_conformance.mutation.kill_matrix import KINDS, NoSuchMutant, try_mutants
 from tal_conformance.mutation.plant import Found, missed_by_gate, plant, store_figures, summary
 from tal_conformance.mutation.planted_faults import FAULTS, FAULTS_OF_USE
@@ -28,14 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("fault", nargs="*", metavar="FAULT", help="planted faults to use (default: all)")
     parser.add_argument(
         "--mutants",
-        choices=("faults", "official", "reference", "history", "all"),
+        type=name_among(
+            "kind of mutants", ("faults", "official", "reference", "history", "all"), "kinds of mutants"
+        ),
+        metavar="{faults,official,reference,history,all}",
         default="faults",
         help="faults: the planted faults (default); official, reference: the source of each with one change; "
         "history: the reference in every dialect, judged by the neighbouring ones",
     )
     parser.add_argument(
         "--profile",
-        choices=("dev", "ci", "nightly"),
+        type=name_among("profile", ("dev", "ci", "nightly")),
+        metavar="{dev,ci,nightly}",
         default="ci",
         help="profile whose batches are used (default: ci)",
     )
@@ -110,17 +114,15 @@ def run_mutation_tests(
         processes: number of mutants judged at once; 0 for the number of cores.
 
     Returns:
-        0 if every fault was found at its own stage and every mutant was killed, apart from those that are listed as
-        equivalent or known to survive; else 1.
+        0 if every fault was found at the stage that it violates and every mutant was killed, apart from faults and
+        mutants that are listed as equivalent or as known to survive; else 1.
 
     Raises:
         CommandError: a name is unknown, cosmic-ray is missing, or the report folder cannot be written.
     """
     known = FAULTS | FAULTS_OF_USE
     if unknown := [name for name in faults if name not in known]:
-        raise CommandError(
-            f"unknown fault {unknown[0]!r}{suggestion(unknown[0], known) or '.'} Known faults: {', '.join(known)}"
-        )
+        raise CommandError(unknown_name("fault", unknown[0], known))
     if kinds and find_spec("cosmic_ray") is None:
         raise CommandError(
             "mutants need cosmic-ray, which is not installed: pip install 'tal-conformance[power]'"
@@ -161,7 +163,7 @@ def run_mutation_tests(
 
 
 def store(results: Sequence[Found], profile: str) -> None:
-    """Store the figures of all planted faults, or say why they could not be."""
+    """Store the number of planted faults that the profile finds, or print the reason why it cannot be stored."""
     try:
         store_figures(results, profile)
     except OSError as error:

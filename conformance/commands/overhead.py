@@ -74,7 +74,10 @@ def compared(step: Callable[[], object], rounds: int, advance: Advance = no_prog
                 times[listens].append(_seconds(step, listening(recorded.hear) if listens else nullcontext()))
             advance()
         if recorded.calls != rounds + 1 or len(recorded.shelf.kept) != kept or recorded.over:
-            raise RuntimeError(f"expected no stored batch between two captures, got {recorded}")
+            raise RuntimeError(
+                f"{recorded.calls} captured calls, {len(recorded.shelf.kept) - kept} batches stored in timed steps, "
+                f"recorder error {recorded.over!r}; expected {rounds + 1} calls, 0 batches and None"
+            )
     return paired_ratio(times[True], times[False]), median(times[False])
 
 

@@ -49,7 +49,7 @@ def dialect_named(option: str, name: str | None) -> "Dialect | None":
 
 
 def prepare_judging() -> None:
-    """Make Hypothesis' draws reproducible and limit torch to one thread, as runs of the profile `ci` do."""
+    """Make Hypothesis generate the same batches in every run, and limit torch to one thread, as in the profile `ci`."""
     import torch
 
     from tal_conformance.batches.seeding import make_draws_reproducible

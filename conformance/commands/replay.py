@@ -15,7 +15,9 @@ import torch
 
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.everything import run_every_check
+from tal_conformance.commands.cases import case_file
 from tal_conformance.commands.program import CommandError, dialect_named, program_name
+from tal_conformance.core.arguments import name_among
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.files import default_report_dir
@@ -53,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "case",
         nargs="+",
         metavar="CASE",
-        help="case file, or a folder of case files (of a run or a recording)",
+        help="case file, id of a case of a run, or a folder of case files (of a run or a recording)",
     )
     parser.add_argument(
         "--implementation", action="append", metavar="NAME", help="implementation to judge; may be repeated"
@@ -61,7 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", metavar="DIALECT", help="judge every implementation by this dialect instead of its own"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device to run on")
+    parser.add_argument(
+        "--device",
+        type=name_among("device", ("cpu", "cuda")),
+        default="cpu",
+        metavar="{cpu,cuda}",
+        help="device to run on",
+    )
     parser.add_argument(
         "--offline",
         action="store_true",
@@ -110,7 +118,7 @@ class CannotReplay(Exception):
 
 @dataclass(frozen=True)
 class Replayed:
-    """Result of judging one outcome again: what an implementation returned for a case, or raised.
+    """Result of judging one outcome (the results or exception of an implementation on a case) again.
 
     Attributes:
         who: name, version, device and dialect of the implementation, as the beginning of a sentence.
@@ -136,12 +144,12 @@ class Replay:
     """Options of the command, and the results so far.
 
     Attributes:
-        names: values of `--implementation`. With `offline`, they select the outcomes to judge; empty selects all.
+        names: values of `--implementation`. With `offline`, they select the stored outcomes to judge; empty: all.
         offline: judge the outcomes stored beside the case files, without running an implementation.
         device: device to run on, unless `offline` is set.
-        against: dialect by which every implementation is judged; None for its own dialect.
+        against: dialect by which every implementation is judged; None for the dialect that it declares.
         pictures: folder of the pictures.
-        found: implementations that could be loaded.
+        found: the loaded implementations.
         fails: True if an outcome does not conform.
         missing: True if a case could not be judged, or only in part.
     """
@@ -172,6 +180,8 @@ class Replay:
                 implementation = find(name)
             except (UnknownImplementation, ProtocolViolation) as error:
                 self.report_missing(error)
+                for line in error.details.splitlines()[-TRACEBACK_LINES:]:
+                    warn(printable(f"  {line}"))
             else:
                 held_to = self.against or implementation.dialect
                 self.found.append(replace(implementation, dialect=held_to))
@@ -191,7 +201,10 @@ class Replay:
             say(printable(f"  remark: {remark}"))
         for replayed in self._stored(path, batch) if self.offline else self._live(batch):
             self.fails = self.fails or replayed.verdict.fails
-            self.missing = self.missing or replayed.verdict is Verdict.INCONCLUSIVE
+            self.missing = self.missing or replayed.verdict in (
+                Verdict.INCONCLUSIVE,
+                Verdict.NOT_SUPPORTED,
+            )
             say("\n".join(printable(line) for line in format_replay(replayed)))
             self._draw(batch, replayed)
         return None
@@ -239,7 +252,9 @@ class Replay:
                 yield judge_stored(batch, stored, dialect)
         if not judged:
             of_names = f" of {', '.join(self.names)}" if self.names else ""
-            self.report_missing(f"no outcome{of_names} is stored beside {case}")
+            self.report_missing(
+                f"no outcome{of_names} is stored beside {case}: leave out --offline to compute one"
+            )
 
     def _draw(self, batch: Batch, replayed: Replayed) -> None:
         """Write the picture of a result, if it has one, and print the path."""
@@ -258,13 +273,19 @@ class Replay:
 
 
 def case_files(path: Path) -> list[Path]:
-    """Return the case files of a path, which is a file, a folder, or the folder of a run, sorted by name.
+    """Return the case files of a path, sorted by name.
+
+    Args:
+        path: a file, a folder, the folder of a run, or the id of a case of a run.
 
     Raises:
-        CannotReplay: the folder contains no case file, or cannot be read.
+        CannotReplay: no run has a case of this name, or the folder contains no case file or cannot be read.
     """
     if not path.is_dir():
-        return [path]
+        try:
+            return [case_file(str(path))]
+        except CommandError as error:
+            raise CannotReplay(str(error)) from error
     try:
         files = [file for file in (path / "cases", path) if file.is_dir() for file in sorted(file.iterdir())]
     except OSError as error:
@@ -313,7 +334,7 @@ def judge_stored(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Repla
 
 
 def _summary(failure: Failure) -> str:
-    """Return one sentence about a failure. The command prints the traceback below it, since it writes no report."""
+    """Return one sentence about a failure, without its reference to a report, which this command does not write."""
     stage = f"at stage {failure.stage} ({failure.clause}): " if failure.stage else ""
     return stage + failure.summary.replace(TRACEBACK_ELSEWHERE, "")
 
@@ -326,7 +347,9 @@ def format_replay(replayed: Replayed) -> list[str]:
     """Return the lines of text about one result."""
     judgement = replayed.judgement
     unique = (
-        f" ({judgement.uniqueness.value.replace('_', ' ')})" if judgement and not judgement.rejected else ""
+        f" ({judgement.uniqueness.value.replace('_', ' ')})"
+        if judgement and not (judgement.rejected or judgement.unsupported)
+        else ""
     )
     lines = [f"{replayed.who}: {_word(replayed.verdict).upper()}{unique}"]
     if replayed.summary:
@@ -343,6 +366,8 @@ def format_replay(replayed: Replayed) -> list[str]:
         if stage.state is not State.NOT_SHOWN:
             lines.append(f"  {stage.stage:14}{stage.state.value}{margin}")
     notes = judgement.notes if judgement else []
+    if judgement and judgement.unsupported:
+        notes = [f"raises, as declared: {judgement.unsupported}", *notes]
     return lines + [f"  {note.replace(TRACEBACK_ELSEWHERE, '')}" for note in notes]
 
 

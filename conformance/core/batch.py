@@ -14,6 +14,7 @@ from torch import Tensor
 from tal_conformance.core import case_file
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.geometry import pixel_boxes
+from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import DETECT, TASKS, Task
 from tal_reference import Head, Hyperparameters
 
@@ -29,14 +30,14 @@ LISTED = 6
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Batch:
-    """One input of an assigner and of a detection loss.
+    """The inputs of a detection loss, from which those of its assigner are decoded.
 
     Attributes:
-        feature_maps: level l is (B, 4R + C, H_l, W_l); all of one dtype, on one device (PRE-1).
+        feature_maps: one tensor (B, 4R + C, H_l, W_l) for each level l; all of one dtype, on one device (PRE-1).
         annotations: (N, 6) float32 rows (image, class, cx, cy, w, h), the last four normalised by the input's
             width and height; they may lie outside [0, 1] (ANN-1). On the feature maps' device. Other tasks may
             have more columns.
-        head: strides in pixels, classes C, bins R.
+        head: strides in pixels, classes C, bins R, class weights.
         hyperparameters: hyperparameters of assigner and loss.
         origin: the recipe that built the batch, as one line of Python, or the place where it was recorded.
         hazards: names of the hazards that the batch contains; `HAZARDS` lists all names.
@@ -62,8 +63,9 @@ class Batch:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise ValueError(f"unknown task {self.task!r}: expected one of {', '.join(TASKS)}")
+            raise ValueError(unknown_name("task", str(self.task), TASKS))
         _check_hyperparameters(self.hyperparameters)
+        _check_class_weights(self.head)
         _check_maps(self.feature_maps, self.head, self.family)
         _check_annotations(self.annotations, self.images, self.head.classes, self.device, self.family)
         _check_extras(self.extras, self.device, self.family)
@@ -79,7 +81,11 @@ class Batch:
         Hyperparameters, task and extras with default values are left out of the hash, so that one added in a later
         version does not change existing ids.
         """
-        head = {"strides": self.head.strides, "classes": self.head.classes, "reg_max": self.head.reg_max}
+        head: dict[str, object] = {
+            "strides": self.head.strides, "classes": self.head.classes, "reg_max": self.head.reg_max,
+        }  # fmt: skip
+        if self.head.class_weights is not None:
+            head["class_weights"] = self.head.class_weights
         settings: dict[str, object] = {"head": head, "hyperparameters": _changed(self.hyperparameters)}
         if self.autocast:
             settings["autocast"] = True
@@ -90,7 +96,7 @@ class Batch:
 
     @property
     def family(self) -> Task:
-        """The stages, terms and head fields of the batch's loss family."""
+        """The batch's loss family: its stages, loss terms and head fields."""
         return TASKS[self.task]
 
     @property
@@ -125,7 +131,7 @@ class Batch:
         return self.feature_maps[0].device
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Return the batch on another device, with its predictions in another dtype; annotations stay float32.
+        """Return a copy of the batch on another device, with predictions in another dtype; annotations stay float32.
 
         A batch of another dtype has another id and no hazards; `batches.hazards.with_hazards` finds its hazards.
         """
@@ -172,6 +178,8 @@ class Batch:
             settings.append(f"{precision} under autocast" if self.autocast else precision)
         if self.task != DETECT.name:
             settings.append(f"task {self.task}")
+        if (weights := self.head.class_weights) is not None:
+            settings.append(f"class weights {min(weights):.6g} to {max(weights):.6g}")
         settings += [f"{name} {tuple(tensor.shape)}" for name, tensor in self.extras.items()]
         return "; ".join([f"{', '.join(sizes + settings)}: {parts[0]}", *parts[1:], self._predictions()])
 
@@ -215,7 +223,7 @@ def _join(truths: list[str]) -> str:
 
 
 def _changed(settings: Head | Hyperparameters, *names: str) -> list[str]:
-    """Return "name value" for each field that differs from its default (6 equals 6.0); only for `names`, if given."""
+    """Return "name value" for each field of `settings` that differs from its default; if given, only of `names`."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     chosen = [name for name in values if (not names or name in names) and values[name] != defaults[name]]
@@ -244,15 +252,31 @@ def _check_hyperparameters(numbers: Hyperparameters) -> None:
             )
 
 
+def _check_class_weights(head: Head) -> None:
+    """Raise ValueError unless every class weight is a number of float32, the dtype of `model.class_weights` (COR-7)."""
+    if head.class_weights is None:
+        return
+    rounded = torch.tensor(head.class_weights, dtype=torch.float32).tolist()
+    for label, (weight, stored) in enumerate(zip(head.class_weights, rounded, strict=True)):
+        if weight != stored:
+            raise ValueError(
+                f"class weight {label} is {weight!r}, expected a float32 number such as {stored!r}"
+            )
+
+
 def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> None:
     """Raise ValueError unless the maps fit the head and agree in images, dtype and device (PRE-1)."""
     channels = task.channels(head)
     if len(feature_maps) != len(head.strides):
-        raise ValueError(f"got {len(feature_maps)} feature maps for {len(head.strides)} strides")
+        raise ValueError(
+            f"got {len(feature_maps)} feature maps for {len(head.strides)} strides, expected one per stride"
+        )
     first = feature_maps[0]
     for number, level in enumerate(feature_maps):
         if level.dim() != 4 or level.shape[1] != channels or 0 in level.shape:
-            raise ValueError(f"feature map {number} is {tuple(level.shape)}, not (B, {channels}, H, W)")
+            raise ValueError(
+                f"feature map {number} is {tuple(level.shape)}, expected (B, {channels}, H, W) without sizes of 0"
+            )
         if level.shape[0] != first.shape[0]:
             raise ValueError(
                 f"feature map {number} has {level.shape[0]} images, expected {first.shape[0]} as in the first map"
@@ -271,10 +295,12 @@ def _check_annotations(
     columns = task.annotation_columns
     if annotations.dim() != 2 or annotations.shape[1] != columns or annotations.dtype != torch.float32:
         raise ValueError(
-            f"annotations are {tuple(annotations.shape)} {annotations.dtype}, not (N, {columns}) torch.float32"
+            f"annotations are {tuple(annotations.shape)} {annotations.dtype}, expected (N, {columns}) torch.float32"
         )
     if annotations.device != device:
-        raise ValueError(f"annotations are on {annotations.device}, the feature maps on {device}")
+        raise ValueError(
+            f"annotations are on {annotations.device}, the feature maps on {device}; expected one device for both"
+        )
     if device.type != "cpu":
         return
     if len(annotations) > FEW_ROWS and _all_annotations(annotations, images, classes):
@@ -282,13 +308,13 @@ def _check_annotations(
     for number, row in enumerate(annotations.tolist()):
         image, label, _, _, width, height, *_ = row
         if not all(map(math.isfinite, row)):
-            raise ValueError(f"annotation row {number} is not finite: {row}")
+            raise ValueError(f"annotation row {number} is not finite: {row}; remove the row or correct it")
         if image not in range(images):
             raise ValueError(f"annotation row {number} names image {image:g}, expected 0 to {images - 1}")
         if label not in range(classes):
             raise ValueError(f"annotation row {number} names class {label:g}, expected 0 to {classes - 1}")
         if width < 0 or height < 0:
-            raise ValueError(f"annotation row {number} has a negative width or height: {row}")
+            raise ValueError(f"annotation row {number} has a negative width or height: {row}; expected >= 0")
 
 
 def _check_extras(extras: Mapping[str, Tensor], device: torch.device, task: Task) -> None:
@@ -300,11 +326,13 @@ def _check_extras(extras: Mapping[str, Tensor], device: torch.device, task: Task
         )
     for name, tensor in extras.items():
         if tensor.device != device:
-            raise ValueError(f"extra {name!r} is on {tensor.device}, the feature maps on {device}")
+            raise ValueError(
+                f"extra {name!r} is on {tensor.device}, the feature maps on {device}; expected one device for both"
+            )
 
 
 def _all_annotations(annotations: Tensor, images: int, classes: int) -> bool:
-    """Return True if every row (N, 6) is a valid annotation."""
+    """Return True if all annotation rows (N, 6) are valid for these numbers of images and classes."""
     image, label, _, _, width, height, *_ = annotations.unbind(1)  # (N,) each
     indices = (image == image.round()) & (image >= 0) & (image < images)
     indices &= (label == label.round()) & (label >= 0) & (label < classes)

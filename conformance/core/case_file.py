@@ -64,7 +64,7 @@ def write(path: Path, content: Content) -> None:
     tensors = batch_tensors(content.feature_maps, content.annotations, content.extras)
     case = {
         "schema": SCHEMA,
-        "head": dataclasses.asdict(content.head),
+        "head": head_as_dict(content.head),
         "hyperparameters": dataclasses.asdict(content.hyperparameters),
         "origin": content.origin,
         "hazards": sorted(content.hazards),
@@ -100,7 +100,7 @@ def read(path: Path) -> Content:
     check_schema(case, SCHEMA)
     checksum = case.pop(CHECKSUM, None)
     if checksum != digest(case, tensors):
-        raise ValueError("the checksum does not match the content")
+        raise ValueError("the checksum does not match the content: the file is damaged or was edited")
     head = _head(case.get("head"))
     extras = {
         name.removeprefix(EXTRA): tensors.pop(name) for name in sorted(tensors) if name.startswith(EXTRA)
@@ -156,12 +156,12 @@ def _parts(tensor: Tensor) -> Iterator[memoryview]:
 
 
 def as_json(value: object) -> str:
-    """Return a value as JSON; equal values give equal texts."""
+    """Return a value as a JSON text; equal values give equal texts."""
     return json.dumps(value, sort_keys=True)
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text.
+    """Return the Python value of a JSON text.
 
     Raises:
         ValueError: the text is not JSON, or an object has a key twice.
@@ -213,13 +213,38 @@ def _text_and_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
     return metadata[METADATA], tensors
 
 
+def head_as_dict(head: Head) -> dict[str, Any]:
+    """Return the fields of a head as JSON values; class weights only if there are any, for older readers."""
+    fields = dataclasses.asdict(head)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def head_from_dict(fields: Mapping[str, Any]) -> Head:
+    """Return the head with the fields of `head_as_dict`, whose sequences JSON has turned into lists.
+
+    Raises:
+        ValueError: a field has no meaning.
+        TypeError: a field is unknown.
+    """
+    values: dict[str, Any] = dict(fields)
+    for name in ("strides", "class_weights"):
+        if values.get(name) is not None:
+            values[name] = tuple(values[name])
+    return Head(**values)
+
+
 def _head(value: Any) -> Head:
     match value:
         case {"strides": [*strides], "classes": int(), "reg_max": int()} if all(
             type(number) is int and number <= LARGEST
             for number in [*strides, value["classes"], value["reg_max"]]
         ):
-            return Head(**(value | {"strides": tuple(strides)}))
+            weights = value.get("class_weights")
+            if weights is not None and not (
+                isinstance(weights, list) and all(type(weight) in (int, float) for weight in weights)
+            ):
+                raise ValueError(f"invalid class_weights {weights!r:.200}: expected a list of numbers")
+            return head_from_dict(value)
     raise ValueError(
         f"invalid head {value!r:.200}: expected strides (list of int), classes (int) and reg_max (int), each at most"
         f" {LARGEST}"

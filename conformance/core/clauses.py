@@ -20,12 +20,12 @@ _DEFINITION = re.compile(
 
 
 def definitions(page: str) -> dict[str, str]:
-    """Return by id the text, on one line, of every clause that a page of the specification defines."""
+    """Return a dictionary from id to text (on one line) of every clause that a page of the specification defines."""
     return {match["id"]: " ".join(match["text"].split()) for match in _DEFINITION.finditer(page)}
 
 
 def read_pages(folder: Path) -> dict[str, dict[str, str]]:
-    """Return by id the page and the text of every clause that the specification in a folder defines."""
+    """Return a dictionary from id to page and text of every clause that the specification in a folder defines."""
     pages = {page: (folder / page).read_text(encoding="utf-8") for page in PAGES}
     return {
         clause: {"page": page, "text": text}
@@ -36,13 +36,13 @@ def read_pages(folder: Path) -> dict[str, dict[str, str]]:
 
 @cache
 def clauses() -> dict[str, dict[str, str]]:
-    """Return by id the page and the text of every clause, in the order of the specification."""
+    """Return a dictionary from id to page and text of every clause, in the order of the specification."""
     found: dict[str, dict[str, str]] = json.loads(FILE.read_text(encoding="utf-8"))
     return found
 
 
 def written(entries: dict[str, dict[str, str]]) -> str:
-    """Return the JSON text of the data file for the clauses that `read_pages` returned."""
+    """Return the JSON text of the package's data file, for the clauses that `read_pages` returned."""
     return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
 
 

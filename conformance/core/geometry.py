@@ -85,9 +85,9 @@ def encode(sides: Tensor, reg_max: int, noise: Tensor | None = None) -> Tensor:
     Args:
         sides: desired distances; clamped to [0, R - 1] if R > 1.
         reg_max: bins R. With one bin the logit is the distance.
-        noise: None to give weight only to the two bins around the distance, which is exact for whole and half
-            distances. A tensor (.., R) is added to bell-shaped logits around the distance, as in the distributions of
-            a trained network; the decoded distance is then off by some tenths.
+        noise: None to give probability only to the two bins around the distance, which is exact for multiples of 0.5.
+            A tensor (.., R) is added to bell-shaped logits around the distance, as in the distributions of a trained
+            network; the decoded distance is then wrong by some tenths.
     """
     if reg_max == 1:
         return sides.unsqueeze(-1)  # (.., 1)
@@ -108,7 +108,7 @@ def pixel_boxes(annotations: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def widened(boxes: Tensor, floor: int) -> Tensor:
-    """Return `boxes` (N, 4) with sides below `floor` pixels widened to `floor` about their centre (TAL-CAND-2)."""
+    """Return `boxes` (N, 4) with sides shorter than `floor` pixels widened to `floor` about the centre (TAL-CAND-2)."""
     left_top, right_bottom = boxes.chunk(2, dim=1)  # (N, 2), (N, 2)
     centre, sides = (left_top + right_bottom) / 2, right_bottom - left_top  # (N, 2), (N, 2)
     grown = torch.cat((centre - floor / 2, centre + floor / 2), dim=1)  # (N, 4)
@@ -116,7 +116,7 @@ def widened(boxes: Tensor, floor: int) -> Tensor:
 
 
 def depth(centres: Tensor, boxes: Tensor) -> Tensor:
-    """Return the depth (.., A) in pixels of `centres` (A, 2) inside `boxes` (.., 4); negative outside."""
+    """Return the distance (.., A) in pixels of `centres` (A, 2) to the nearest edge of `boxes`; negative outside."""
     x, y = centres.unbind(1)  # (A,), (A,)
     left, top, right, bottom = boxes.unsqueeze(-1).unbind(-2)  # (.., 1) each
     across, down = torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y)  # (.., A), (.., A)

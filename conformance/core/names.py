@@ -11,16 +11,18 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown_name(kind: str, name: str, known: Iterable[str], plural: str = "") -> str:
     """Return the message about an unknown name: the name, the nearest known names and all known names.
 
     Args:
         kind: kind of the name in the singular, such as "dialect".
         name: the unknown name.
         known: all valid names.
+        plural: plural of `kind`; "" if it only adds an s.
     """
     names = list(known)
-    return f"unknown {kind} {name!r}{suggestion(name, names) or '.'} Known {kind}s: {', '.join(names)}"
+    listed = f"Known {plural or f'{kind}s'}: {', '.join(names)}"
+    return f"unknown {kind} {name!r}{suggestion(name, names) or '.'} {listed}"
 
 
 LONGEST_MESSAGE, LONGEST_TRACEBACK = 2_000, 20_000

@@ -69,11 +69,11 @@ class Assignment:
     """Targets of every anchor (TAL-TGT-1). On background anchors only `foreground` and `scores` are defined.
 
     Attributes:
-        labels: (B, A) integral, target class.
+        labels: (B, A) integral, target class; an adapter may return None if it has none.
         boxes: (B, A, 4) target box, xyxy in pixels.
         scores: (B, A, C) target scores.
         foreground: (B, A) bool, True for positives.
-        truth_index: (B, A) integral, index of the ground truth in its image.
+        truth_index: (B, A) integral, index of the ground truth in its image; an adapter may return None.
         stages: intermediate values, if the implementation declares `exposes_stages = True`.
     """
 
@@ -92,7 +92,7 @@ class Loss:
     Attributes:
         total: the value to differentiate (LOSS-GAIN-1): a scalar, or one value for each term, to be summed: (3,).
         items: (3,) box, cls and dfl as logged: times their gains, without the batch size, detached. Other tasks have
-            one item for each of their terms.
+            one item for each of their terms. None if the implementation has only the total.
         assignment: the assignment that the loss's own assigner returned, if the adapter can expose it. Without it, the
             assignment of ambiguous batches is inferred from gradients, and stages before the loss are not judged.
         inputs: the inputs that the loss passed to its assigner, if the adapter can expose them (stage "decode").
@@ -114,12 +114,14 @@ class LossOutcome:
         gradients: gradient of the total on each feature map, (B, 4R + C, H, W).
         term_gradients: gradients of each term on each feature map; empty unless they were requested and `Loss.total`
             has one value for each term.
+        shows_items: False if only the sum of the items is known: `items[0]` is the sum, and the others are 0.
     """
 
     items: Tensor
     total: Tensor
     gradients: tuple[Tensor, ...]
     term_gradients: tuple[tuple[Tensor, ...], ...] = ()
+    shows_items: bool = True
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,12 @@ class Outcome:
 
     Attributes:
         inputs: inputs of the assigner, as the implementation or the reference decoded them.
-        exposes_inputs: True if `inputs` are the implementation's own (its stage "decode"), False if the reference's.
+        exposes_inputs: True if `inputs` come from the implementation (its stage "decode"), False if the reference's.
         assignment: the assigner's result; None if the implementation does not expose it.
         loss: values and gradients of the loss; None if the implementation has none.
         from_loss: True if the loss used this assignment; False if `assign` computed it from `inputs`.
+        formal: formal mistakes in the results, which were converted, as sentences.
+        absent: names of the results that the implementation does not have, and which were derived from the others.
     """
 
     inputs: AssignerInputs
@@ -139,3 +143,5 @@ class Outcome:
     assignment: Assignment | None
     loss: LossOutcome | None
     from_loss: bool = False
+    formal: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()

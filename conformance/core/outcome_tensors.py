@@ -51,7 +51,7 @@ def part_from(tensors: Mapping[str, Tensor], kind: type, prefix: str, **others: 
         tensors: tensors by name; names with another prefix are ignored.
         kind: AssignerInputs, Stages, Assignment or LossOutcome.
         prefix: the prefix of the names.
-        others: the fields that are not tensors.
+        others: values of the fields that are not tensors.
 
     Returns:
         The instance, or None if all of its tensors are missing.
@@ -67,6 +67,31 @@ def part_from(tensors: Mapping[str, Tensor], kind: type, prefix: str, **others: 
     if missing:
         raise ValueError(f"missing tensors: {', '.join(missing)}")
     return kind(**found, **others)
+
+
+OPTIONAL = ("labels", "truth_index")
+"""Fields of an assignment that an implementation need not have."""
+
+
+def assignment_from(tensors: Mapping[str, Tensor], stages: Stages | None) -> Assignment | None:
+    """Return the assignment in the tensors of a call's results, with None for optional fields that it does not have.
+
+    Args:
+        tensors: tensors by name, with the prefix "Assignment".
+        stages: stages of the assignment.
+
+    Returns:
+        The assignment, or None if all of its tensors are missing.
+
+    Raises:
+        ValueError: a required tensor is missing, but not all tensors are.
+    """
+    prefix = Assignment.__name__
+    if not any(name.startswith(f"{prefix}.") for name in tensors):
+        return None
+    absent = {name: None for name in OPTIONAL if f"{prefix}.{name}" not in tensors}
+    assignment: Assignment = part_from(tensors, Assignment, prefix, stages=stages, **absent)
+    return assignment
 
 
 def named_tensors(outcome: Outcome) -> dict[str, Tensor]:
@@ -95,6 +120,7 @@ def outcome_from(
     exposes_inputs: bool,
     from_loss: bool,
     task: Task = DETECT,
+    shows_items: bool = True,
 ) -> Outcome:
     """Rebuild an outcome from tensors with the names that `named_tensors` gives.
 
@@ -102,9 +128,10 @@ def outcome_from(
         tensors: tensors by name.
         head: head of the batch.
         hyperparameters: hyperparameters of the batch.
-        exposes_inputs: the field of `Outcome`.
-        from_loss: the field of `Outcome`.
+        exposes_inputs: True if the implementation exposed the assigner's inputs; a field of `Outcome`.
+        from_loss: True if the loss used the assignment; a field of `Outcome`.
         task: the loss family, which decides the number of terms.
+        shows_items: True if each loss item is known; a field of `LossOutcome`.
 
     Raises:
         ValueError: a tensor is missing, or its name is not a name of an outcome's tensors.
@@ -124,6 +151,7 @@ def outcome_from(
         LossOutcome,
         "loss",
         gradients=gradients(GRADIENTS),
+        shows_items=shows_items,
         term_gradients=tuple(gradients(f"{TERM_GRADIENTS}.{term}") for term in range(terms)),
     )
     if inputs is None or (assignment is None and (stages is not None or loss is None)):
@@ -152,4 +180,4 @@ def map_tensors(outcome: Outcome, change: Callable[[Tensor], Tensor]) -> Outcome
             gradients=tuple(map(change, loss.gradients)),
             term_gradients=tuple(tuple(map(change, gradients)) for gradients in loss.term_gradients),
         )
-    return Outcome(changed(outcome.inputs), outcome.exposes_inputs, assignment, loss, outcome.from_loss)
+    return replace(outcome, inputs=changed(outcome.inputs), assignment=assignment, loss=loss)

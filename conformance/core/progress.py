@@ -50,7 +50,7 @@ def progress(title: str, total: int | None = None) -> Iterator[Advance]:
 
 
 def _plain_lines(title: str, total: int | None) -> Advance:
-    """Print the title, and return a callback that prints its text at once, or only a count every few seconds."""
+    """Print the title, and return a callback that prints given texts at once, and counts of steps every few seconds."""
     done, next_line = 0, time.monotonic() + SECONDS_BETWEEN_LINES
     of_total = "" if total is None else f" of {total}"
     _print_to_stderr(f"{title} ..." if total is None else f"{title}: {total} to do")
@@ -76,7 +76,7 @@ _open_bars: "list[Progress]" = []
 
 @contextmanager
 def _bar(title: str, total: int | None) -> Iterator[Advance]:
-    """Show a progress bar, below the bars that are shown already, and remove it when the block ends."""
+    """Show a progress bar on the terminal, below existing bars, and remove it when the block ends."""
     if not _open_bars:
         with _display() as display:
             _open_bars.append(display)

@@ -24,7 +24,7 @@ def truths_of(
 ) -> list[GroundTruths]:
     """Return the ground truths of each image, made from the annotations by the rules of a dialect (ANN-*).
 
-    They have the dtype `dtype`, or that of the annotations if it is None.
+    The ground truths have the dtype `dtype` or, if it is None, the dtype of the annotations.
     """
     annotations = batch.annotations if dtype is None else batch.annotations.to(dtype)
     return ground_truths(annotations, batch.images, batch.size, dialect)
@@ -41,7 +41,7 @@ def assigner_inputs(
     Args:
         batch: any batch.
         predictions: the batch's decoded predictions in its own dtype; None to decode them.
-        truths: its ground truths in the dtype of the annotations; None to convert the annotations.
+        truths: the batch's ground truths in the annotations' dtype; None to convert the annotations.
     """
     predictions = predictions_of(batch) if predictions is None else predictions
     truths = truths_of(batch) if truths is None else truths

@@ -1,7 +1,7 @@
 """Supervise this process, so that code under test cannot end it unnoticed (Linux only).
 
 The process forks before it imports any implementation. The copy does the work; the original only waits for
-it, and shares with it only one page of memory. The copy writes into the page which implementation it is
+the copy to end. The two share one page of memory. The copy writes into the page which implementation it is
 calling and, at its very end, the exit status of the work. If the copy ends without that mark, for example by
 `os._exit(0)`, its exit status is meaningless: the original names the implementation and exits with another
 status. The original also kills the copy if it does not end after its work (because of threads), and kills
@@ -82,7 +82,7 @@ class Page:
 
 
 def _decoded(path: bytes) -> str:
-    """Return the path that the page contains as bytes; "" if it was too long for the page."""
+    """Return a path of the page as text; "" if the path was too long for the page."""
     try:
         return path.decode("utf-8", "surrogatepass") if len(path) < LONGEST else ""
     except UnicodeDecodeError:
@@ -90,7 +90,7 @@ def _decoded(path: bytes) -> str:
 
 
 class Supervised:
-    """Messages (`Marks`) of this process to its supervisor. Without a supervisor nobody reads them."""
+    """Writes messages (`Marks`) of this process to its supervisor; without a supervisor nobody reads them."""
 
     def __init__(self) -> None:
         self._page: Page | None = None
@@ -140,8 +140,8 @@ def supervise(conclude: Callable[[Marks, str], None]) -> bool:
     """Fork, and return in the copy. The original waits for the end of the copy, and exits with its exit status.
 
     Args:
-        conclude: called in the original if the work did not end, with the last marks and a sentence that describes how
-            the process ended.
+        conclude: called in the original process if the copy ended before the end of its work, with the copy's last
+            marks and a sentence that describes how the copy ended.
 
     Returns:
         False if this process cannot be supervised: not on Linux, with other threads, or with CUDA in use.
@@ -177,7 +177,10 @@ def _set_for_process(option: int, value: int) -> None:
 
 
 def watch(pid: int, page: Page, conclude: Callable[[Marks, str], None]) -> int:
-    """Wait for a child process to end, and return the exit status for this process; negative: a signal."""
+    """Wait for a child process to end, and return the exit status with which this process must end.
+
+    A negative status is the number of a signal. `page` holds the child's marks; `supervise` describes `conclude`.
+    """
     exit_code, overdue, received = _wait(pid, page)
     left = [child for child in children() if child != pid]
     marks = page.read()

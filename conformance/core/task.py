@@ -17,7 +17,7 @@ StageKind = Literal["inputs", "assignment", "term", "total", "gradients"]
 
 
 class StageName:
-    """Names of the stages, as run logs, summaries and the ledger of known issues spell them."""
+    """Names of the stages in run logs, summaries and the ledger of known issues."""
 
     DECODE: Final = "decode"
     CANDIDATES: Final = "candidates"
@@ -33,9 +33,9 @@ class StageName:
     TOTAL: Final = "total"
     GRADIENTS: Final = "gradients"
     CALLING: Final = "calling"
-    """Not a stage of the computation: the answer depends on the way of calling (CALL-*)."""
+    """Not a stage of the computation: the result depends on the way of calling (CALL-*)."""
     STATE: Final = "state"
-    """Not a stage of the computation: the answer depends on earlier calls (STATE-*)."""
+    """Not a stage of the computation: the result depends on earlier calls (STATE-*)."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Task:
 
     @cached_property
     def clauses(self) -> dict[str, str]:
-        """Map each stage's full name (`branch/stage`) to its clause, one head branch after another."""
+        """Map each stage's full name (`branch/stage`) to its clause, in the order of judging: branch after branch."""
         return {
             stage_name(stage.name, branch): stage.clause for branch in self.branches for stage in self.stages
         }
@@ -169,7 +169,7 @@ class Task:
         return {stage: names.index(stage) for stage in self.stages_of("term")}
 
     def as_log_line(self) -> dict[str, Any]:
-        """Return the fields by which a run log's first line describes the task: stages and terms, in order."""
+        """Return the stages and terms, in order, as the fields that describe the task in a run log's first line."""
         return {
             "stages": [{"name": name, "clause": clause} for name, clause in self.clauses.items()],
             "terms": [term.name for term in self.terms],

@@ -23,6 +23,8 @@ class Verdict(StrEnum):
     """The implementation raised on a batch that it must reject according to a clause; no values were compared."""
     INCONCLUSIVE = "inconclusive"
     """A part of the result could not be judged, and no judged part differs."""
+    NOT_SUPPORTED = "not_supported"
+    """The implementation raised on a batch that its adapter declares not to support; no values were compared."""
     KNOWN = "known"
     """The divergence is an entry of the ledger of known issues."""
     DIVERGENT = "divergent"
@@ -39,7 +41,7 @@ class Verdict(StrEnum):
 
 
 class Uniqueness(StrEnum):
-    """The number of assignments that a batch admits (specification section 6): one, or several for a reason."""
+    """The number of assignments that a batch admits, one or several, and the reason (specification section 6)."""
 
     UNIQUE = "unique"
     TIE = "tie"
@@ -104,6 +106,18 @@ class Mismatch(AssertionError):
     ) -> None:
         super().__init__(summary)
         self.summary, self.clause, self.values, self.verdict = summary, clause, list(values), verdict
+
+
+class Undecided(Exception):
+    """A comparison that could not be decided: neither an agreement nor a mismatch.
+
+    Attributes:
+        reason: the reason, as a sentence without a full stop. Batches are counted by it, so it names no place.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -174,14 +188,17 @@ class Judgement:
         task: the loss family whose stages are judged.
         stages: every stage of the task, in order.
         uniqueness: the number of assignments that the batch admits.
-        chose_differently: the implementation resolved a tie differently from the reference, which is allowed.
-        inconclusive: something could not be judged, and everything that does not depend on it was. Either the
-            assignment is not visible and could not be inferred (more assignments are admissible than were tried, and
-            none of those tried explains the loss), or rounding decides the effect of a non-finite prediction, so that
-            only the other images were judged, or IOU-1 divides zero by zero: then the box loss and the gradients on
-            the distances, or the whole assignment, are undefined, or the bound of a term is too wide to judge it by.
+        chose_differently: True if the implementation resolved a tie differently from the reference, which is allowed.
+        inconclusive: True if a part of the result could not be judged. Reasons: the loss does not expose its
+            assignment and none of the assignments that were tried explains it; rounding decides the effect of a
+            non-finite prediction, so that only the other images were judged; IOU-1 divides zero by zero, so that the
+            box loss and the gradients on the distances, or the assignment of an image and the loss, are undefined; the
+            bound of a term is too wide to judge the term by; or the search for an admissible selection reached its time
+            limit.
         undefined: True if the specification leaves a part of the result undefined.
         rejected: True if the implementation raised, as the specification requires for this batch.
+        unsupported: the adapter's reason for not supporting the batch, on which it raised; "" if it supports it.
+        absent: names of results that the implementation does not have, and which were derived from the others.
         notes: remarks for the reader of the report, as sentences.
     """
 
@@ -192,6 +209,8 @@ class Judgement:
     inconclusive: bool = False
     undefined: bool = False
     rejected: bool = False
+    unsupported: str = ""
+    absent: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -210,10 +229,17 @@ class Judgement:
             agreement = check(*arguments, **named)
             self.stages[stage].add(agreement)
             if agreement.too_wide:
-                self.inconclusive = True
-                self.notes.append(agreement.too_wide)
+                self.leave_open(agreement.too_wide)
         except Mismatch as mismatch:
             self.stages[stage].fail(mismatch)
+        except Undecided as undecided:
+            self.leave_open(undecided.reason)
+
+    def leave_open(self, reason: str) -> None:
+        """Record that a part of the outcome could not be judged, and the reason."""
+        self.inconclusive = True
+        if reason not in self.notes:
+            self.notes.append(reason)
 
     @property
     def first(self) -> StageJudgement | None:
@@ -227,6 +253,8 @@ class Judgement:
         if mismatches:
             errors = any(mismatch.verdict is Verdict.ERROR for mismatch in mismatches)
             return Verdict.ERROR if errors else Verdict.DIVERGENT
+        if self.unsupported:
+            return Verdict.NOT_SUPPORTED
         if self.rejected:
             return Verdict.REJECTED
         if self.inconclusive:

@@ -48,16 +48,19 @@ def close_worker(implementation: Implementation) -> None:
 def first_changed_release(
     releases: Sequence[Version], is_as_before: Callable[[Version], bool]
 ) -> tuple[Version, Version] | None:
-    """Return the neighbouring releases between which a behaviour changed; None if the last has the old one.
+    """Return the neighbouring releases between which a behaviour changed; None if the last release is as before.
 
     If the behaviour changed several times, one of the changes is returned.
 
     Raises:
-        UnknownImplementation: the first release does not have the old behaviour, that of its own dialect.
+        UnknownImplementation: the first release does not behave as its own dialect prescribes.
     """
     low, high = 0, len(releases) - 1
     if not is_as_before(releases[low]):
-        raise UnknownImplementation(f"{version_text(releases[low])} does not follow its own dialect")
+        raise UnknownImplementation(
+            f"ultralytics {version_text(releases[low])} does not follow the dialect of its era, so that the release "
+            "that changed it cannot be found"
+        )
     if is_as_before(releases[high]):
         return None
     while high - low > 1:

@@ -1,4 +1,4 @@
-"""The choices in which two dialects differ, in words, by clause, and with the smallest distinguishing batch."""
+"""The choices in which two dialects differ: meaning, clause, and the smallest batch with different results."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -18,6 +18,7 @@ from tal_conformance.batches.strategies import recipes
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
+from tal_conformance.implementations.errors import NotSupported
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.rejection import rejection_for
@@ -41,10 +42,10 @@ SEARCH = settings(derandomize=True, database=None, deadline=None, phases=[Phase.
 
 
 def small_recipes(**options: Any) -> SearchStrategy[Recipe]:
-    """Return a strategy of one image with few ground truths, so that Hypothesis finds small examples soon.
+    """Return a strategy of batches of one image with few ground truths: Hypothesis finds small examples sooner.
 
     Args:
-        options: further or other arguments of `recipes`.
+        options: arguments of `recipes`, in addition to or in place of the arguments set here.
     """
     sizes: dict[str, Any] = {"strides": LEVELS, "classes": (1, 2), "max_images": 1, "max_truths": 3}
     return recipes(**sizes | options)
@@ -141,7 +142,7 @@ class Choice:
         before, after: meaning of the value in the first and in the second dialect.
         recipe: the smallest batch that distinguishes the two values; None if the result is undefined for one
             value.
-        changed: the first dialect with the second dialect's value of this choice.
+        changed: the first dialect, but with the second dialect's value of this choice.
     """
 
     name: str
@@ -181,17 +182,18 @@ def smallest(before: Dialect, changed: Dialect, name: str) -> Recipe:
     Args:
         before: the first dialect.
         changed: the same dialect with another value of one choice.
-        name: name of that choice.
+        name: name of the choice.
 
     Raises:
-        LookupError: no generated batch distinguishes the two.
+        LookupError: no generated batch distinguishes the two dialects.
     """
     search = settings(SEARCH, max_examples=MAX_EXAMPLES)
     try:
         return find(DISTINGUISHING[name], lambda recipe: differ(before, changed, recipe), settings=search)
     except NoSuchExample as error:
         raise LookupError(
-            f"none of {MAX_EXAMPLES} batches distinguishes {name} of {before.name} from {changed.name}"
+            f"none of {MAX_EXAMPLES} batches has different results in the dialects {before.name} and {changed.name}, "
+            f"which differ in {name}"
         ) from error
 
 
@@ -228,8 +230,8 @@ def conforms_to(subject: Subject, recipe: Recipe) -> bool:
 def strategies_for(implementation: Implementation) -> list[SearchStrategy[Recipe]]:
     """Return every named strategy on which an implementation can be tested.
 
-    A loss fixes alpha and beta (TAL-MET-1), so that only assigners are tested on batches with other
-    exponents.
+    A loss has alpha and beta built in (TAL-MET-1). Batches with other exponents are therefore generated only for
+    implementations that have an assigner.
     """
     strategies = STRATEGIES if "assign" in implementation.capabilities else LOSS_STRATEGIES
     return list(strategies.values())
@@ -238,7 +240,7 @@ def strategies_for(implementation: Implementation) -> list[SearchStrategy[Recipe
 def failure_on(subject: Subject, recipe: Recipe) -> Failure | None:
     """Return the failure of an implementation against its dialect on the recipe's batch, or None if it conforms.
 
-    If alpha and beta differ from the detection loss's, the assigner is judged without the loss (TAL-MET-1).
+    If the batch has other alpha and beta than the detection loss, the assigner is judged without the loss (TAL-MET-1).
     """
     hyperparameters = recipe.hyperparameters
     default_exponents = (hyperparameters.alpha, hyperparameters.beta) == (DEFAULTS.alpha, DEFAULTS.beta)
@@ -247,4 +249,6 @@ def failure_on(subject: Subject, recipe: Recipe) -> Failure | None:
         judge_against_reference(subject, recipe.build(), alone=alone)
     except Failure as failure:
         return failure
+    except NotSupported:
+        return None
     return None

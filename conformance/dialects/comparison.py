@@ -38,9 +38,9 @@ class Difference:
 
     Attributes:
         choice: the choice in which their dialects differ.
-        failure: failure of the second implementation on the smallest batch, judged with the first's value of the
-            choice; None if it does not fail, or if the result is undefined.
-        share: share of ordinary batches on which the choice makes a difference; None if the result is undefined.
+        failure: failure of the second implementation on the choice's smallest batch, if it is judged by the first
+            dialect's value of the choice; None if it does not fail, or if the choice has no such batch.
+        share: share of ordinary batches on which the choice makes a difference; None if `choice.recipe` is None.
         recorded: number of recorded batches on which the choice makes a difference.
     """
 
@@ -67,7 +67,7 @@ class Comparison:
     Attributes:
         first, second: the compared implementations.
         differences: choices in which their dialects differ.
-        unexpected: failures of either implementation against its own dialect.
+        unexpected: failures of an implementation to conform to its own dialect.
         batches: number of batches on which each implementation was judged by its own dialect.
     """
 
@@ -107,10 +107,9 @@ def compare(first: Implementation, second: Implementation, advance: Advance = no
 
 
 def failure_with_old_choice(second: Implementation, before: Dialect, choice: Choice) -> Failure | None:
-    """Return the failure of the second implementation on the choice's batch, judged by the old value.
+    """Judge the second implementation on the choice's smallest batch by the choice's old value, and return the failure.
 
-    If other choices hide the difference on that batch, the second implementation is judged by the whole dialect of the
-    first.
+    If other choices hide the difference on that batch, the second implementation is judged by the whole first dialect.
     """
     assert choice.recipe is not None
     old_choice = replace(second.dialect, **{choice.name: getattr(before, choice.name)})
@@ -123,7 +122,7 @@ def failure_with_old_choice(second: Implementation, before: Dialect, choice: Cho
 
 
 def violations(implementation: Implementation, advance: Advance = no_progress) -> Iterator[Failure]:
-    """Yield for each strategy the first failure of an implementation judged by its own dialect."""
+    """Yield, for each strategy of batches, the first failure of an implementation judged by its own dialect."""
     subject = Subject(implementation, "cpu")
     for strategy in strategies_for(implementation):
         for recipe in sample_recipes(strategy, BATCHES_PER_STRATEGY):
@@ -135,7 +134,7 @@ def violations(implementation: Implementation, advance: Advance = no_progress) -
 
 
 def share_of(first: Dialect, second: Dialect) -> float:
-    """Return the share of ordinary batches on which two dialects differ."""
+    """Return the share of ordinary generated batches on which the results of two dialects differ, 0 to 1."""
     batches = sample_recipes(ORDINARY, ORDINARY_BATCHES)
     return sum(differ(first, second, recipe) for recipe in batches) / len(batches)
 

@@ -1,6 +1,7 @@
-"""The smallest batch on which the results of each era of releases differ from those of the previous era.
+"""The smallest batch on which the results of each era differ from those of the previous era.
 
-The eras are defined in `tal_reference.eras`, which does not know recipes.
+An era is a range of releases with the same dialect. The eras are defined in `tal_reference.eras`, which does not import
+recipes.
 """
 
 from tal_conformance.batches.recipe import Recipe

@@ -1,5 +1,6 @@
 """Outcomes of an implementation, observed once and judged by many dialects."""
 
+from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cache
 from math import prod
@@ -7,9 +8,9 @@ from math import prod
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
-from tal_conformance.core.verdicts import Divergence, Uniqueness
+from tal_conformance.core.verdicts import Divergence, Uniqueness, Verdict
 from tal_conformance.dialects.choices import DEFAULTS
-from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.expectation import Expectation
@@ -20,6 +21,13 @@ READING = ("rows", "sides_exchanged", "image_index_ignored")
 """Choices that change the ground truths, and so the inputs with which a separate assigner is called."""
 RAISED, RETURNED = "raises", "returns"
 """Names of two divergences: the implementation raises on a supported batch, or returns where it must raise."""
+UNDECIDED = "undecided"
+"""Name of the divergence of a dialect that leaves more batches inconclusive than `MAX_UNDECIDED` allows."""
+MAX_UNDECIDED = 2
+"""Number of batches that a dialect may leave inconclusive, although the declared dialect decides them.
+
+A dialect that prescribes NaN would otherwise seem to explain every outcome. Official ones prescribe it for boxes turned
+inside out alone: in less than one of a thousand batches."""
 Key = tuple[object, ...]
 
 
@@ -28,12 +36,14 @@ class Observation:
     """The result of running an implementation on one batch.
 
     Attributes:
-        outcome: what the implementation returned; None if it failed.
+        outcome: the results of the implementation; None if it failed.
         error: the failure; None if there is an outcome.
+        unsupported: True if the implementation raised on a batch that its adapter declares not to support.
     """
 
     outcome: Outcome | None
     error: ImplementationFailed | None = None
+    unsupported: bool = False
 
     @property
     def raised(self) -> bool:
@@ -63,6 +73,7 @@ class Observations:
         self._batches: dict[Recipe, Batch] = {}
         self._expected: dict[Recipe, Expectation] = {}
         self._diverging: dict[tuple[Recipe, Key], frozenset[str]] = {}
+        self._undecided: Counter[Key] = Counter()
 
     def diverging(self, recipe: Recipe, dialect: Dialect) -> frozenset[str]:
         """Return the names of the stages that diverge from a dialect on a recipe's batch; empty if it conforms."""
@@ -71,6 +82,10 @@ class Observations:
             self._diverging[key] = stages = self._judged(recipe, dialect)
             self.refutations[recipe] = self.refutations.get(recipe, 0) + bool(stages)
         return self._diverging[key]
+
+    def is_judged(self, recipe: Recipe, dialect: Dialect) -> bool:
+        """Return True if the outcome on a recipe's batch has been judged by a dialect before."""
+        return (recipe, key_of(dialect)) in self._diverging
 
     def conforms(self, recipe: Recipe, dialect: Dialect) -> bool:
         """Return True if the implementation conforms to a dialect on a recipe's batch."""
@@ -82,11 +97,16 @@ class Observations:
             self._batches[recipe] = recipe.build()
         return self._batches[recipe]
 
+    def supported(self, recipe: Recipe) -> bool:
+        """Return True if the adapter does not declare that it does not support a recipe's batch."""
+        return self.implementation.support.reason(self.batch(recipe)) is None
+
     def observed(self, recipe: Recipe, dialect: Dialect) -> Observation:
         """Return the result of running the implementation on a recipe's batch.
 
-        A separate assigner gets inputs that the reference made from the annotations by the dialect's rules.
-        Where alpha and beta differ from the detection loss's, its assigner runs without the loss (TAL-MET-1).
+        If the batch has other alpha and beta than the detection loss, an implementation that has an assigner is tested
+        without its loss (TAL-MET-1). An assigner that is called without a loss gets inputs that the reference computes
+        from the annotations by the dialect's rules.
         """
         key = recipe, tuple(getattr(dialect, name) for name in READING)
         if key not in self._outcomes:
@@ -100,11 +120,15 @@ class Observations:
                 self._outcomes[key] = Observation(outcome)
             except ImplementationFailed as error:
                 self._outcomes[key] = Observation(None, error)
+            except NotSupported:
+                self._outcomes[key] = Observation(None, unsupported=True)
         return self._outcomes[key]
 
     def _judged(self, recipe: Recipe, dialect: Dialect) -> frozenset[str]:
         expected = self._expectation(recipe, dialect)
         rejected, observation = expected.rejection is not None, self.observed(recipe, dialect)
+        if observation.unsupported:
+            return frozenset()
         if rejected:
             return frozenset() if observation.raised else frozenset({RETURNED})
         if observation.outcome is None:
@@ -115,10 +139,26 @@ class Observations:
             judgement = divergence.judgement
         if judgement.uniqueness is not Uniqueness.UNIQUE:
             self.ambiguous.add(recipe)
+        if judgement.verdict is Verdict.INCONCLUSIVE and self._is_decided_as_declared(recipe, dialect):
+            self._undecided[key_of(dialect)] += 1
+            if self._undecided[key_of(dialect)] > MAX_UNDECIDED:
+                return frozenset({UNDECIDED})
         return frozenset(name for name, stage in judgement.stages.items() if stage.mismatch)
 
+    def _is_decided_as_declared(self, recipe: Recipe, dialect: Dialect) -> bool:
+        """Return True if the batch is not inconclusive in the declared dialect, which is another one than `dialect`."""
+        declared = self.implementation.dialect
+        observation = self.observed(recipe, declared)
+        if key_of(dialect) == key_of(declared) or observation.outcome is None:
+            return False
+        try:
+            judgement = judge_any(observation.outcome, self._expectation(recipe, declared))
+        except Divergence:
+            return True
+        return judgement.verdict is not Verdict.INCONCLUSIVE
+
     def _expectation(self, recipe: Recipe, dialect: Dialect) -> Expectation:
-        """Return what a dialect expects on a batch; all dialects share the decoded predictions."""
+        """Return the expectation of a dialect for a batch; all dialects share the decoded predictions."""
         batch = self.batch(recipe)
         if recipe not in self._expected:
             self._expected[recipe] = Expectation(batch, dialect)

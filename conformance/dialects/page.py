@@ -49,7 +49,7 @@ def write_page(comparison: Comparison, path: Path) -> None:
 
 
 def _introduction(comparison: Comparison) -> list[str]:
-    """Return the first line that the command prints, and the last unless it is about a failure."""
+    """Return the first line that the command prints, and also the last line unless it is about a failure."""
     first, *_, last = format_comparison(comparison)
     return [first] if comparison.unexpected else [first, last.strip()]
 
@@ -89,11 +89,12 @@ def _difference_section(difference: Difference, comparison: Comparison) -> Secti
 def _picture_and_sides(
     batch: Batch, failure: Failure | None, comparison: Comparison
 ) -> tuple[dict[str, Any] | None, Sides]:
-    """Return the picture of a difference's smallest batch, and the names of the two compared sides.
+    """Return the picture of a difference's smallest batch, and the names of the two sides of the picture.
 
-    The picture compares the first dialect's assignment with the second implementation's. If the first dialect rejects
-    the batch, it shows only the second dialect's assignment; if the second implementation behaves as the first dialect,
-    only that dialect's.
+    The sides are the assignment by the first implementation's dialect ("before") and the assignment that the second
+    implementation returned ("now"). If the second implementation failed on the batch in a way that cannot be drawn,
+    the only side is the assignment by the second dialect. If it did not fail, the only side is the assignment by the
+    first dialect. A dialect that rejects the batch is replaced by the other dialect; None if both reject it.
     """
     first, second = comparison.first, comparison.second
     drawing = None if failure is None else failure_picture(failure)

@@ -24,7 +24,7 @@ def version_text(release: Version) -> str:
 
 
 def range_of(releases: str) -> tuple[Version, Version]:
-    """Return both ends of a range `A..B`; each end may begin with "ultralytics==".
+    """Parse a range of releases `A..B`, and return both ends; each end may begin with "ultralytics==".
 
     Raises:
         UnknownImplementation: the text is not a range of two releases, the older one first.

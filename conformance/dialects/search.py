@@ -2,11 +2,12 @@
 
 A dialect explains a batch if the implementation conforms to it on the batch; otherwise the batch is
 unexplained. The search starts from the official dialect that explains the most batches of a sample. It makes
-one choice differently at a time, the one that leaves the fewest batches unexplained; where no choice helps,
-pairs and then triples. Then all batches of the run are judged by the composed dialect, and those that it does
-not explain join the sample. Choices without which everything is explained as well are dropped again.
+changes one choice at a time, the one that leaves the fewest batches unexplained; where no single choice helps, it
+tries pairs and then triples. Then all batches are judged by the resulting dialect, and batches that it does not
+explain are added to the sample. Finally, changes that are not needed to explain the batches are undone.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
@@ -17,7 +18,14 @@ from typing import Any
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.task import DETECT, StageName
 from tal_conformance.dialects.choices import differ
-from tal_conformance.dialects.observations import RAISED, READING, RETURNED, Observations, size_of
+from tal_conformance.dialects.observations import (
+    RAISED,
+    READING,
+    RETURNED,
+    UNDECIDED,
+    Observations,
+    size_of,
+)
 from tal_reference import ARTICLE, CHOICES, DIALECTS, NEWEST, Dialect
 from tal_reference.choices import differences
 
@@ -35,6 +43,9 @@ MISSING = 8
 """Number of unexplained batches that are added to the sample at a time."""
 PROMISING = 3
 """Number of the best changes that are compared on many batches."""
+WAITING = 10
+"""Largest number of seconds of waiting per second of the budget: an implementation in another process, which may
+hang, uses no processor time of this one."""
 ASSIGNMENT_STAGES = (*DETECT.stages_of("assignment"), StageName.DECODE)
 Move = dict[str, Any]
 """New values of some choices of a dialect, by name of the choice."""
@@ -55,7 +66,7 @@ def values_of(name: str) -> list[Any]:
 
 
 def moves_from(dialect: Dialect) -> list[Move]:
-    """Return every change of one choice of a dialect to another value, in the order of the stages."""
+    """Return every possible change of one choice of a dialect to another value, in the order of the stages."""
     return [
         {name: value}
         for name in CHOICES
@@ -78,9 +89,11 @@ class Search:
         seconds: budget of processor time.
     """
 
+    deadline = latest = math.inf
+
     def __init__(self, observations: Observations, recipes: Sequence[Recipe], seconds: float) -> None:
         self.observations, self.recipes = observations, recipes
-        self.deadline = time.process_time() + seconds
+        self.extended(seconds)
         self.best = NEWEST
         self.reads_rows = "loss" in observations.implementation.capabilities
         outcomes = (observations.observed(recipe, NEWEST).outcome for recipe in self.spread(FEW))
@@ -94,17 +107,23 @@ class Search:
         Raises:
             OutOfTimeError: the budget is used up.
         """
-        if time.process_time() > self.deadline:
+        if self.out_of_time:
             raise OutOfTimeError
+
+    @property
+    def out_of_time(self) -> bool:
+        """True if the budget of processor time is used up, or `WAITING` times as many seconds have passed."""
+        return time.process_time() > self.deadline or time.monotonic() > self.latest
 
     def extended(self, seconds: float) -> bool:
         """Set a new budget of processor time in seconds; return True if the previous one was not used up."""
-        in_time = time.process_time() <= self.deadline
+        in_time = not self.out_of_time
         self.deadline = time.process_time() + seconds
+        self.latest = time.monotonic() + WAITING * seconds
         return in_time
 
     def misfit(self, dialect: Dialect, recipes: Iterable[Recipe]) -> float:
-        """Return the number of batches that do not conform to a dialect, plus 0.02 per diverging stage."""
+        """Return the number of batches that the dialect does not explain, plus 0.02 for each diverging stage."""
         total = 0.0
         for recipe in recipes:
             self.check_time()
@@ -116,11 +135,16 @@ class Search:
         """Return the recipes on whose batches the implementation does not conform to a dialect."""
         return [recipe for recipe in recipes if self.observations.diverging(recipe, dialect)]
 
-    def run(self, bases: Sequence[Dialect]) -> Dialect:
-        """Return the dialect that leaves the fewest batches unexplained, without needless choices."""
+    def run(self, bases: Sequence[Dialect], probes: int = PROBES // 2) -> Dialect:
+        """Return the dialect that leaves the fewest batches unexplained, without needless choices.
+
+        Args:
+            bases: official dialects; the search starts from the most similar ones.
+            probes: number of batches on which they are ranked.
+        """
         self.best = bases[0]
         try:
-            for number, base in enumerate(self.ranked(bases)[:STARTS]):
+            for number, base in enumerate(self.ranked(bases, probes)[:STARTS]):
                 dialect, explained = self.explained_from(base, first=number == 0)
                 if explained or self.misfit(dialect, self.spread(PROBES)) < self.misfit(
                     self.best, self.spread(PROBES)
@@ -138,7 +162,7 @@ class Search:
 
         Args:
             dialect: the official dialect.
-            first: True if the best dialect so far is kept in `best`, for the case that the budget is used up.
+            first: True to store the best dialect so far in `best`, where it remains if the budget is used up.
         """
         sample, stuck = self.spread(PROBES), 0
         while stuck < STUCK:
@@ -151,9 +175,9 @@ class Search:
         return dialect, not self.first_missing(dialect, known=set())
 
     def first_missing(self, dialect: Dialect, known: set[Recipe]) -> list[Recipe]:
-        """Return up to `MISSING` recipes of the run, not in `known`, that a dialect does not explain.
+        """Return up to `MISSING` recipes of the search, not in `known`, that a dialect does not explain.
 
-        Recipes that no dialect can explain are left out. Those that refute the most dialects come first.
+        Recipes that no dialect can explain are left out. Recipes that refute the most dialects come first.
         """
         missing: list[Recipe] = []
         for recipe in self.telling_first(self.recipes):
@@ -172,13 +196,13 @@ class Search:
         refutations = self.observations.refutations
         return sorted(recipes, key=lambda recipe: -refutations.get(recipe, 0))
 
-    def ranked(self, bases: Sequence[Dialect]) -> list[Dialect]:
-        """Return official dialects, the one that leaves the fewest batches of a sample unexplained first."""
-        sample = self.spread(PROBES // 2)
+    def ranked(self, bases: Sequence[Dialect], probes: int) -> list[Dialect]:
+        """Return official dialects, the one that leaves the fewest of `probes` batches unexplained first."""
+        sample = self.spread(probes)
         return sorted(bases, key=lambda dialect: self.misfit(dialect, sample))
 
     def spread(self, count: int) -> list[Recipe]:
-        """Return about `count` recipes of the smaller half of the run's, whose batches are judged fastest.
+        """Return about `count` recipes from the smaller half of all recipes, whose batches are judged fastest.
 
         Recipes on which the implementation raises are left out.
         """
@@ -189,7 +213,7 @@ class Search:
     def explain(self, dialect: Dialect, sample: Sequence[Recipe], first: bool = True) -> Dialect:
         """Change choices of a dialect as long as it explains more of the sample, and return the dialect.
 
-        `first` is explained in `explained_from`.
+        The argument `first` is that of `explained_from`.
         """
         while unexplained := self.unexplained(dialect, sample):
             better = self.improved(dialect, unexplained)
@@ -201,7 +225,7 @@ class Search:
         return dialect
 
     def improved(self, dialect: Dialect, unexplained: Sequence[Recipe]) -> Dialect | None:
-        """Return the best dialect with one to three changed choices; None if none explains more."""
+        """Return the best dialect with one to three changed choices; None if no change explains more."""
         unexplained = [recipe for recipe in unexplained if self.can_be_explained(recipe, dialect)]
         if not unexplained:
             return None
@@ -220,19 +244,18 @@ class Search:
     def likely(self, dialect: Dialect, moves: Sequence[Move], unexplained: Sequence[Recipe]) -> list[Move]:
         """Return the `moves` (changes of choices) that concern the assignment if it diverges, else the loss.
 
-        If a loss does not expose its assignment, its terms diverge whatever the cause: then all moves are
-        returned.
+        All moves are returned if a loss does not expose its assignment: a wrong assignment then diverges in its terms.
         """
         if not self.shows_assignment:
             return list(moves)
         stages = {stage for recipe in unexplained for stage in self.observations.diverging(recipe, dialect)}
-        of_loss = not stages & {*ASSIGNMENT_STAGES, RAISED, RETURNED}
+        of_loss = not stages & {*ASSIGNMENT_STAGES, RAISED, RETURNED, UNDECIDED}
         return [move for move in moves if CHOICES[next(iter(move))].clause.startswith("LOSS-") == of_loss]
 
     def can_be_explained(self, recipe: Recipe, dialect: Dialect) -> bool:
-        """Return True unless the implementation raises on a batch that every dialect supports.
+        """Return False if the implementation raises on a batch that every dialect supports, else True.
 
-        Such an exception shows a limit or an error of the implementation, and no choice explains it.
+        No choice explains such an exception: it shows a limit or an error of the implementation.
         """
         stages = self.observations.diverging(recipe, dialect)
         supported = len(recipe.strides) > 1 and recipe.hyperparameters.effective_topk2 is None
@@ -315,7 +338,10 @@ class Search:
         return shortest
 
     def pruned(self, dialect: Dialect, base: Dialect, explained: Sequence[Recipe]) -> Dialect:
-        """Return the dialect with the values of `base` for choices that `explained` recipes do not need."""
+        """Return the dialect, with the values of `base` for all choices that are not needed to explain the recipes.
+
+        `explained` are the recipes that the dialect explains.
+        """
         for name in judged_differences(dialect, base):
             simpler = replace(dialect, **{name: getattr(base, name)})
             if all(self.conforming(recipe, simpler) for recipe in explained):
@@ -333,12 +359,12 @@ class Search:
 
 
 def base_of(dialect: Dialect) -> Dialect:
-    """Return the official dialect with the fewest differing choices, a release's before the article's."""
+    """Return the official dialect with the fewest differing choices; if several have as few, a release's dialect."""
     return min(DIALECTS.values(), key=lambda base: (len(judged_differences(dialect, base)), base is ARTICLE))
 
 
 def named(dialect: Dialect) -> tuple[int, bool]:
-    """Return a sort key: the number of unofficial choices, and True if the base is the article's dialect."""
+    """Return a dialect's sort key: the number of unofficial choices, and True if its base is the article's."""
     base = base_of(dialect)
     return len(judged_differences(dialect, base)), base is ARTICLE
 

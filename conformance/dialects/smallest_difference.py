@@ -15,19 +15,19 @@ from tal_reference import NEWEST, Dialect
 
 
 def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None:
-    """Return the smallest batch on which the reference in one dialect differs from the newest.
+    """Return the smallest batch on which the reference's results in `declared` and in the newest dialect differ.
 
-    The search takes one differing choice after another, on batches on which the choice makes a difference.
+    The differing choices are tried one after the other, on batches on which the choice affects the results.
 
     Args:
         declared: the dialect to compare with the newest.
         alone: True to compare assigners without losses.
 
     Returns:
-        The recipe; None if the assigners agree on every drawn batch: the dialects may differ in the loss.
+        The recipe; None if the assigners agree on every generated batch, and only losses may differ.
 
     Raises:
-        LookupError: the losses agree on every drawn batch too, so that the dialect has no effect.
+        LookupError: assigners and losses agree on every generated batch, so that the dialect has no effect.
     """
     reference = implementation_from(ReferenceAdapter(declared), "reference")
     subject = Subject(replace(reference, dialect=NEWEST), "cpu")

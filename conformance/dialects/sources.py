@@ -47,7 +47,7 @@ class CheckedSource:
 
 
 def distinct_sources(releases: Sequence[Version]) -> list[CheckedSource]:
-    """Return the releases grouped by era and source code; those that are not in the cache are installed.
+    """Return the releases grouped by era and source code. Releases that are not in the cache are installed.
 
     Raises:
         UnknownImplementation: a release could not be installed.
@@ -84,9 +84,9 @@ def source_hash(folder: Path) -> str:
 
 
 def check_source(source: CheckedSource) -> None:
-    """Judge the first release with a source: it must follow its era's dialect, not the previous era's.
+    """Judge the first release that has a source code: it must follow its era's dialect, not the previous era's.
 
-    The result is stored in the source.
+    The result is stored in `source`.
     """
     try:
         implementation = find(f"ultralytics=={version_text(source.releases[0])}")
@@ -107,7 +107,7 @@ def check_source(source: CheckedSource) -> None:
 
 
 def recipes_for(implementation: Implementation) -> Iterator[Recipe]:
-    """Yield recipes on which to judge a release: those that distinguish eras, then some of each strategy.
+    """Yield recipes on which to judge a release: recipes that distinguish eras, then some of each strategy.
 
     Recipes with unsorted annotation rows are left out if the dialect requires sorted rows (ANN-1).
     """

@@ -1,4 +1,4 @@
-"""Run an implementation on a batch and return its outcome, which is not judged here."""
+"""Run an implementation on a batch and return its outcome, the results that the suite judges later."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, LossOutcome, Outcome
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.supervision import supervised
 from tal_conformance.implementations.calling.call import Answer, Call
 from tal_conformance.implementations.calling.run import run_calls
-from tal_conformance.implementations.errors import ProtocolViolation
+from tal_conformance.implementations.errors import (
+    AnsweredUnsupported,
+    ImplementationFailed,
+    NotSupported,
+    ProtocolViolation,
+)
 from tal_conformance.implementations.guards.code_state import baseline
 from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
 from tal_conformance.implementations.guards.plain_copies import PlainCopies
@@ -26,12 +31,10 @@ from tal_conformance.implementations.guards.side_effects import (
 )
 from tal_conformance.implementations.guards.torch_state import unchanged_torch_state
 from tal_conformance.implementations.kept import fresh_adapter
-from tal_conformance.implementations.protocol import (
-    Implementation,
-    check_assignment,
-    check_inputs,
-    check_loss,
-)
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.validation import Findings, check_assignment, check_inputs, check_loss
+from tal_reference import Dialect
+from tal_reference.composed import total_factor
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Add the time until the block ends, also if it raises."""
+        """Add the time that the `with` block takes, even if it raises."""
         began = time.perf_counter()
         try:
             yield
@@ -71,12 +74,44 @@ def execute(
         implementation: the implementation to run.
         batch: any batch.
         each_term: differentiate box, cls and dfl separately too, if `Loss.total` has three elements.
-        alone: run only its assigner, on `inputs`, even if it has a loss.
-        inputs: the inputs of its assigner as the reference decodes them; None: decode the batch.
+        alone: run only the assigner, on `inputs`, even if the implementation has a loss.
+        inputs: the inputs of the assigner as the reference decodes them; None to decode the batch here.
 
     Raises:
         ImplementationFailed: the implementation raised, or returned a result that the protocol does not allow.
+        AnsweredUnsupported: it returned a result for a batch that its adapter declares not to support.
+        NotSupported: it raised on a batch that its adapter declares not to support, which is correct; or it was not
+            called, because the batch has class weights and the adapter does not declare `class_weights = True`.
     """
+    reason = implementation.support.reason_not_to_call(batch)
+    if reason is not None:
+        raise NotSupported(reason)
+    unsupported: list[str] = []
+    try:
+        outcome = _guarded(implementation, batch, each_term, alone, inputs, unsupported)
+    except ImplementationFailed as error:
+        raised = error.details is not None and "Exception" in error.types
+        if raised and unsupported:
+            raise NotSupported(unsupported[0]) from None
+        if raised and not len(batch.annotations):
+            error.formal = (
+                f"{error.what} on a batch without ground truths, which has zero targets (TAL-EMPTY-1)"
+            )
+        raise
+    if unsupported and len(batch.annotations):  # without ground truths, an answer is judged as any other
+        raise AnsweredUnsupported(unsupported[0])
+    return outcome
+
+
+def _guarded(
+    implementation: Implementation,
+    batch: Batch,
+    each_term: bool,
+    alone: bool,
+    inputs: AssignerInputs | None,
+    unsupported: list[str],
+) -> Outcome:
+    """Run the implementation as `execute` does, and append to `unsupported` why the adapter excludes the batch."""
     own = assigner_inputs(batch) if inputs is None else replace(inputs, hyperparameters=batch.hyperparameters)
     with (
         supervised.calling(implementation.name),
@@ -85,6 +120,9 @@ def execute(
         nullcontext() if implementation.in_subprocess else forbid_side_effects(),
         torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast),
     ):
+        reason = implementation.support.reason(batch)
+        if reason is not None:
+            unsupported.append(reason)
         memory = returned_tensors(implementation.identity)
         memory.begin()
         outcome = _observe(implementation, batch, own, each_term, alone, PlainCopies(memory))
@@ -94,18 +132,18 @@ def execute(
 
 
 def execute_calls(implementation: Implementation, way: str, calls: Sequence[Call]) -> list[Answer]:
-    """Make calls of the implementation, as it is before its first call, in one way.
+    """Call the implementation in the given way, starting from its state before the first call.
 
     Args:
         implementation: the implementation.
-        way: a key of `WAYS`, or `IN_TURN`.
-        calls: the calls.
+        way: a key of `WAYS`, or `IN_TURN` for all calls one after the other.
+        calls: the arguments of the calls.
 
     Returns:
-        The answers; the last one has a failure if the implementation raised or broke the protocol.
+        The results of the calls; the last result has a failure if the implementation raised or violated the protocol.
 
     Raises:
-        ImplementationFailed: it left something behind, or its worker died.
+        ImplementationFailed: the implementation left files, processes or output behind, or its worker process died.
     """
     with supervised.calling(implementation.name), exceptions_as_failures():
         if implementation.in_subprocess:
@@ -125,13 +163,16 @@ def _observe(
     alone: bool,
     copies: PlainCopies,
 ) -> Outcome:
+    findings = Findings()
     if "loss" in implementation.capabilities and not alone:
-        return _observe_loss(implementation, batch, own, each_term, copies)
-    return Outcome(own, False, _observe_assigner(implementation, own, copies), None)
+        outcome = _observe_loss(implementation, batch, own, each_term, copies, findings)
+    else:
+        outcome = Outcome(own, False, _observe_assigner(implementation, own, copies, findings), None)
+    return replace(outcome, formal=tuple(findings.mistakes), absent=tuple(findings.absent))
 
 
 def _observe_assigner(
-    implementation: Implementation, inputs: AssignerInputs, copies: PlainCopies
+    implementation: Implementation, inputs: AssignerInputs, copies: PlainCopies, findings: Findings
 ) -> Assignment:
     originals = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
     given: dict[str, Any] = {name: value.clone() for name, value in originals.items()}
@@ -140,11 +181,16 @@ def _observe_assigner(
         returned = implementation.adapter.assign(private)
     returned = copies.assignment(returned)
     check_inputs_unchanged(given, originals)
-    return check_assignment(returned, inputs, implementation.exposes_stages)
+    return check_assignment(returned, inputs, implementation.exposes_stages, findings)
 
 
 def _observe_loss(
-    implementation: Implementation, batch: Batch, own: AssignerInputs, each_term: bool, copies: PlainCopies
+    implementation: Implementation,
+    batch: Batch,
+    own: AssignerInputs,
+    each_term: bool,
+    copies: PlainCopies,
+    findings: Findings,
 ) -> Outcome:
     feature_maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)
     annotations = batch.annotations.clone()
@@ -156,19 +202,20 @@ def _observe_loss(
     check_inputs_unchanged(
         after | {"annotations": annotations}, originals | {"annotations": batch.annotations}
     )
-    loss = check_loss(returned, feature_maps, batch.family)
+    loss = check_loss(returned, feature_maps, batch.family, findings=findings)
     total = loss.total.sum()
     terms = loss.total.unbind() if each_term and loss.total.ndim else ()
-    term_gradients = tuple(_gradients(term, feature_maps, copies, retain=True) for term in terms)
+    term_gradients = tuple(_gradients(term, feature_maps, copies, findings, retain=True) for term in terms)
     with calls.running():
-        gradients = _gradients(total, feature_maps, copies)
-    outcome = LossOutcome(loss.items, total.detach().clone(), gradients, term_gradients)
-    inputs = own if loss.inputs is None else check_inputs(loss.inputs, own)
+        gradients = _gradients(total, feature_maps, copies, findings)
+    items, shows_items = items_of(loss, batch, implementation.dialect)
+    outcome = LossOutcome(items, total.detach().clone(), gradients, term_gradients, shows_items)
+    inputs = own if loss.inputs is None else check_inputs(loss.inputs, own, findings)
     if loss.assignment is not None:
-        assignment = check_assignment(loss.assignment, inputs, implementation.exposes_stages)
+        assignment = check_assignment(loss.assignment, inputs, implementation.exposes_stages, findings)
         return Outcome(inputs, loss.inputs is not None, assignment, outcome, True)
     if "assign" in implementation.capabilities:
-        return Outcome(own, False, _observe_assigner(implementation, own, copies), outcome)
+        return Outcome(own, False, _observe_assigner(implementation, own, copies, findings), outcome)
     if implementation.exposes_stages:
         raise ProtocolViolation(
             "the adapter declares exposes_stages, but Loss.assignment is None: "
@@ -177,17 +224,39 @@ def _observe_loss(
     return Outcome(own, False, None, outcome)
 
 
+def items_of(loss: Loss, batch: Batch, dialect: Dialect) -> tuple[Tensor, bool]:
+    """Return the items (3,) of a loss, and True if each of them is known.
+
+    A loss without items may have a total with one value for each term, from which the items follow (LOSS-GAIN-1). Of a
+    total in one number only the sum is known, which is returned as the first item; the others are 0.
+    """
+    known: Tensor | None = loss.items
+    if known is not None:
+        return known, True
+    whole = loss.total.detach() / total_factor(batch.images, dialect)
+    if whole.ndim:
+        return whole.clone(), True
+    items = whole.new_zeros(len(batch.family.terms))
+    items[0] = whole
+    return items, False
+
+
 def _gradients(
-    total: Tensor, feature_maps: tuple[Tensor, ...], copies: PlainCopies, retain: bool = False
+    total: Tensor,
+    feature_maps: tuple[Tensor, ...],
+    copies: PlainCopies,
+    findings: Findings,
+    retain: bool = False,
 ) -> tuple[Tensor, ...]:
     gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
         total, feature_maps, retain_graph=retain, allow_unused=True
     )
     missing = [level for level, gradient in enumerate(gradients) if gradient is None]
     if missing:
-        raise ProtocolViolation(
+        findings.mistakes.append(
             f"Loss.total has no gradient on feature map {missing[0]} (LOSS-GRAD-1: zero, not None)"
         )
     return tuple(
-        copies.gradient(level, gradient) for level, gradient in enumerate(gradients) if gradient is not None
+        copies.gradient(level, torch.zeros_like(feature_maps[level]) if gradient is None else gradient)
+        for level, gradient in enumerate(gradients)
     )

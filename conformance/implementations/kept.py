@@ -1,4 +1,4 @@
-"""Adapters that reuse a criterion from call to call, as trainers do, and fresh implementations."""
+"""Adapters that reuse a criterion (loss object) between calls, as trainers do, and adapters without state."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +13,9 @@ from tal_reference import Head, Hyperparameters
 
 
 class KeptAdapter:
-    """An adapter that makes one criterion for each head and hyperparameters, and reuses it.
+    """An adapter that makes one criterion (loss object) for each head and hyperparameters, and reuses it.
 
-    For an adapter without `make`, its `loss` is called, which may store anything itself.
+    If the given adapter has no `make`, its `loss` is called, which may store state itself.
 
     Args:
         adapter: an adapter with `assign`, `loss` or `make`.
@@ -53,17 +53,17 @@ class KeptAdapter:
 
 
 def fresh_adapter(implementation: Implementation) -> KeptAdapter:
-    """Return the adapter in its state before the first call, as far as possible.
+    """Return an adapter in its state before the first call, if it can be made again.
 
-    A class or function that makes the adapter is called again. An adapter with `make` makes new criteria. An object
-    with neither is returned unchanged.
+    If a class or function made the adapter, this class or function is called again. An adapter with `make` makes new
+    criteria. Any other object is returned unchanged.
     """
     factory = implementation.factory
     return KeptAdapter(implementation.adapter if factory is None else factory())
 
 
 def renewed(implementation: Implementation) -> Implementation:
-    """Return the implementation in its state before the first call, as far as possible (`fresh_adapter`)."""
+    """Return the implementation in its state before the first call, if it can be made again (`fresh_adapter`)."""
     if implementation.in_subprocess:
         return replace(implementation, adapter=implementation.adapter.renewed())
     return replace(implementation, adapter=fresh_adapter(implementation))

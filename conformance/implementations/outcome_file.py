@@ -27,7 +27,7 @@ from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.outcome_tensors import named_tensors, outcome_from
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.implementations.errors import ProtocolViolation
-from tal_conformance.implementations.protocol import check_assignment, check_inputs
+from tal_conformance.implementations.validation import check_assignment, check_inputs
 
 SCHEMA = 1
 """Version of the files that `store` writes. `tal_conformance.core.case_file` states when it is increased."""
@@ -45,7 +45,7 @@ class CorruptOutcome(ValueError):
 
 @dataclass(frozen=True)
 class StoredOutcome:
-    """An outcome with its origin.
+    """An outcome (the results of an implementation on a batch) with its origin.
 
     Attributes:
         case: id of the batch.
@@ -86,6 +86,7 @@ def store(path: Path, stored: StoredOutcome) -> None:
         "schema": SCHEMA,
         "own_inputs": stored.outcome.exposes_inputs,
         "of_loss": stored.outcome.from_loss,
+        "shows_items": stored.outcome.loss is None or stored.outcome.loss.shows_items,
     }
     save_atomically(path, tensors, {METADATA: as_json(facts | {CHECKSUM: digest(facts, tensors)})})
 
@@ -109,6 +110,7 @@ def load(path: Path, batch: Batch) -> StoredOutcome:
             exposes_inputs=facts["own_inputs"],
             from_loss=facts.get("of_loss", both),
             task=batch.family,
+            shows_items=facts.get("shows_items", True),
         )
         _check(outcome, batch)
     except (ValueError, TypeError, ProtocolViolation, OverflowError, RecursionError) as error:
@@ -117,7 +119,7 @@ def load(path: Path, batch: Batch) -> StoredOutcome:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the header's fields, and copies of the tensors, so that the file may change afterwards.
+    """Return the header's fields and the tensors, copied so that a later change of the file does not affect them.
 
     Raises:
         ValueError: the file is not an outcome file.
@@ -142,7 +144,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     wrong = [name for name in FACTS if not isinstance(facts.get(name), str)]
     wrong += [name for name in ("own_inputs",) if not isinstance(facts.get(name), bool)]
     wrong += [
-        name for name in ("of_loss",) if not isinstance(facts.get(name, False), bool)
+        name for name in ("of_loss", "shows_items") if not isinstance(facts.get(name, False), bool)
     ]  # older files lack it
     if wrong:
         raise ValueError(f"missing or invalid values in the header: {', '.join(wrong)}")

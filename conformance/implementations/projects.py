@@ -19,11 +19,11 @@ class Project:
 
     Attributes:
         version: the version that the adapter was written for, which is the default.
-        adapter: `module:object`, called in the worker.
-        dialect: name of the project's dialect.
+        adapter: the adapter as `module:object`, which the worker process imports and calls.
+        dialect: name of the dialect that the project is judged by.
         needs: packages that the project imports and that current environments lack.
         stand_ins: modules that the project imports but its assigner and loss never use; stubs replace missing ones.
-        inside: subfolder of the package that must be on the import path; "" if it imports its modules by full names.
+        inside: subfolder of the package that must be on the import path; "" if no subfolder must be.
     """
 
     version: str
@@ -66,7 +66,7 @@ PROJECTS = {
 
 
 def project(name: str, version: str = "") -> RemoteAdapter:
-    """Return another project's implementation, in a worker.
+    """Return the implementation of another project, in a worker process.
 
     Args:
         name: key of `PROJECTS`.

@@ -1,37 +1,43 @@
-"""The protocol of adapters, and the validation of their answers.
+"""The protocol of adapters, and the validation of their results.
 
 An adapter is an object (or class, or function without arguments that returns one) with a `name` and at least one of
 
 - `assign(inputs: AssignerInputs) -> Assignment`: the label assigner alone;
 - `loss(feature_maps, annotations, head, hyperparameters) -> Loss`: the whole detection loss;
-- `make(head, hyperparameters) -> criterion`, with `criterion(feature_maps, annotations) -> Loss`: the same, as an
-  object that a trainer makes once and keeps.
+- `make(head, hyperparameters) -> criterion`, with `criterion(feature_maps, annotations) -> Loss`: the detection loss as
+  an object that a trainer makes once and reuses.
 
 Optional attributes: `version`; `dialect` (default: the newest official one); `exposes_stages`; `precisions` (precisions
 besides float32; default: those of mixed-precision training); `tasks` (names of loss families; default: `("detect",)`);
 `unsupported_ways` (ways of calling and sequences of calls that the code is not meant for; default: none);
-`reduces_over_ranks` (how N is reduced over the processes of a distributed training: "mean", "sum" or None).
-An adapter needs this module and torch, and nothing of the reference's internals.
+`supports(head, hyperparameters)` (True, or the reason why the code does not support them, as a text; default: True);
+`supports_no_truths` (False if the code does not support a batch without ground truths; default: True);
+`reduces_over_ranks` (how N is reduced over the processes of a distributed training: "mean", "sum" or None);
+`class_weights` (True if the loss multiplies each class's cross-entropy by its number in `head.class_weights`).
+An adapter needs only this module and torch.
 """
 
 import dataclasses
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from tal_conformance.core.names import unknown_name
-from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.core.task import DETECT, TASKS, Task
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.core.task import DETECT, TASKS
 from tal_conformance.core.ways import SEQUENCE_NAMES, WAY_NAMES
 from tal_conformance.implementations.errors import ProtocolViolation
-from tal_conformance.implementations.guards.exceptions import exception_text, recorded_interrupts
-from tal_conformance.implementations.guards.plain_copies import is_tensor
+from tal_conformance.implementations.guards.exceptions import (
+    exception_text,
+    own_traceback,
+    recorded_interrupts,
+)
 from tal_conformance.implementations.guards.side_effects import Identity
+from tal_conformance.implementations.support import Support, support_of
 from tal_reference import NEWEST, Dialect, Head, Hyperparameters, parse
 
 MIXED = ("autocast-float16", "autocast-bfloat16")
@@ -42,7 +48,7 @@ EVERY = ("float64", *MIXED, "float16", "bfloat16")
 
 @runtime_checkable
 class Assigner(Protocol):
-    """An implementation with an assigner of its own."""
+    """An implementation whose assigner can be called alone."""
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Assign ground truths to anchors."""
@@ -51,7 +57,7 @@ class Assigner(Protocol):
 
 @runtime_checkable
 class LossFunction(Protocol):
-    """An implementation with a detection loss of its own."""
+    """An implementation with a detection loss."""
 
     def loss(
         self,
@@ -66,7 +72,7 @@ class LossFunction(Protocol):
 
 @runtime_checkable
 class CriterionMaker(Protocol):
-    """An implementation whose detection loss is an object that a trainer makes once and keeps."""
+    """An implementation whose detection loss is an object (criterion) that a trainer makes once and reuses."""
 
     def make(
         self, head: Head, hyperparameters: Hyperparameters
@@ -110,16 +116,18 @@ class Implementation:
         name: the name that the adapter declares.
         spec: the `--implementation` value that selects it.
         version: version of the code under test, as the adapter declares it.
-        dialect: the dialect that it is judged by.
+        dialect: the dialect that the implementation is judged by.
         adapter: the object with `assign`, `loss` or both.
-        exposes_stages: True if its assignments carry `Stages`.
+        exposes_stages: True if its assignments contain `Stages`.
         precisions: precisions besides float32 that it supports; "autocast-" means mixed precision.
         tasks: names of the loss families that it computes, keys of `TASKS`.
-        in_subprocess: True if it runs in a worker process: only its answers can be checked, not its side effects.
+        in_subprocess: True if it runs in a worker process: only its results can be checked, not its side effects.
         unsupported_ways: names of ways of calling and of sequences of calls that the code is not meant for.
-        reduces_over_ranks: how N is reduced over the processes of a distributed training: "mean", "sum" or None.
-        factory: makes the adapter once more; None if it was given as an object.
-        identity: shared by all variants of an implementation; key of what the guards remember about it.
+        reduces_over_ranks: reduction of N, the sum of target scores, over the processes of a distributed training:
+            "mean", "sum" or None.
+        support: the heads and hyperparameters that the adapter supports.
+        factory: function that makes a new adapter; None if the adapter was given as an object.
+        identity: shared by all variants of an implementation; key of the tensors that it returned last.
     """
 
     name: str
@@ -133,12 +141,13 @@ class Implementation:
     in_subprocess: bool = False
     unsupported_ways: tuple[str, ...] = ()
     reduces_over_ranks: str | None = None
+    support: Support = dataclasses.field(default_factory=Support, compare=False, repr=False)
     factory: Callable[[], Any] | None = dataclasses.field(default=None, compare=False, repr=False)
     identity: Identity = dataclasses.field(default_factory=Identity, compare=False, repr=False)
 
     @property
     def capabilities(self) -> list[str]:
-        """List of the capabilities "assign", "loss" and "stages" that it offers."""
+        """The capabilities that the implementation has: a list of "assign", "loss" and "stages"."""
         offers = {
             "assign": _offers(self.adapter, Assigner),
             "loss": _offers(self.adapter, LossFunction),
@@ -156,7 +165,7 @@ class Implementation:
 
 
 def _offers(adapter: Any, kind: type) -> bool:
-    """Return True if the adapter follows a protocol. An attribute that raises is offered: its use raises as well."""
+    """Return True if the adapter has the methods of a protocol; a method that raises when it is read counts."""
     try:
         return isinstance(adapter, kind)
     except KeyboardInterrupt:
@@ -166,16 +175,16 @@ def _offers(adapter: Any, kind: type) -> bool:
 
 
 def implementation_from(adapter: Any, name: str, factory: Callable[[], Any] | None = None) -> Implementation:
-    """Check an adapter against the protocol.
+    """Check an adapter against the protocol, and return it as an `Implementation`.
 
     Args:
         adapter: an object with `assign`, `loss` or `make`, or a class or function without arguments that makes one.
-        name: the `--implementation` value.
-        factory: made the adapter and can make it again; a class or function given as `adapter` is a factory itself.
+        name: value of `--implementation`.
+        factory: function that made the adapter and can make it again; not needed if `adapter` is a class or function.
 
     Raises:
-        ProtocolViolation: the adapter has neither method, cannot be made, or declares an unknown dialect, precision,
-            task or reduction.
+        ProtocolViolation: the adapter has none of these methods, cannot be made, or declares an unknown dialect,
+            precision, task or reduction.
     """
     with recorded_interrupts() as interrupts:
         try:
@@ -211,19 +220,6 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
         raise ProtocolViolation(
             f"{name}: `dialect` must be a dialect or its name, not {type(dialect).__name__}"
         )
-    precisions = getattr(adapter, "precisions", MIXED)
-    listed = isinstance(precisions, (tuple, list))
-    unknown = [one for one in precisions if one not in EVERY] if listed else [precisions]
-    if unknown:
-        raise ProtocolViolation(
-            f"{name}: `precisions` must be a tuple of names among {', '.join(EVERY)}, "
-            f"without {', '.join(map(repr, unknown))}"
-        )
-    tasks = getattr(adapter, "tasks", (DETECT.name,))
-    if not isinstance(tasks, (tuple, list)) or not tasks or any(task not in TASKS for task in tasks):
-        raise ProtocolViolation(
-            f"{name} declares tasks = {tasks!r}: expected a tuple of names among {', '.join(TASKS)}"
-        )
     return Implementation(
         name=_one_line(getattr(adapter, "name", name)),
         spec=name,
@@ -231,11 +227,12 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
         dialect=dialect,
         adapter=adapter,
         exposes_stages=exposes_stages_of(adapter),
-        precisions=tuple(precisions),
-        tasks=tuple(tasks),
+        precisions=_names(adapter, name, "precisions", MIXED, EVERY),
+        tasks=_tasks(adapter, name),
         in_subprocess=bool(getattr(adapter, "in_subprocess", False)),
-        unsupported_ways=_unsupported_ways(adapter, name),
+        unsupported_ways=_names(adapter, name, "unsupported_ways", (), (*WAY_NAMES, *SEQUENCE_NAMES)),
         reduces_over_ranks=_reduction(adapter, name),
+        support=support_of(adapter, name),
         factory=factory,
     )
 
@@ -245,7 +242,7 @@ LONGEST_NAME = 200
 
 
 def _one_line(value: Any) -> str:
-    """Return the text of a value as a plain string of one line, cut if it is long."""
+    """Return the text of a value on one line, truncated if it is long."""
     return "".join(map(str.__str__, " ".join(str(value).split())))[:LONGEST_NAME]
 
 
@@ -253,24 +250,42 @@ REDUCTIONS = (None, "mean", "sum")
 """Ways in which N may be reduced over the processes of a distributed training."""
 
 
-def _unsupported_ways(adapter: Any, name: str) -> tuple[str, ...]:
-    """Return the ways of calling and the sequences of calls that the adapter declares not to support.
+def _names(
+    adapter: Any, name: str, attribute: str, default: tuple[str, ...], known: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the names in an attribute of the adapter, such as `precisions`.
 
     Raises:
-        ProtocolViolation: the attribute is not a tuple, or an entry is not the name of a way or sequence.
+        ProtocolViolation: the attribute is not a tuple, or an entry is not a known name.
     """
-    ways = getattr(adapter, "unsupported_ways", ())
-    if not isinstance(ways, (tuple, list)):
-        raise ProtocolViolation(f"{name} declares unsupported_ways = {ways!r}: expected a tuple of names")
-    known = (*WAY_NAMES, *SEQUENCE_NAMES)
-    for way in ways:
-        if way not in known:
-            raise ProtocolViolation(f"{name}, unsupported_ways: {unknown_name('way', str(way), known)}")
-    return tuple(ways)
+    names = getattr(adapter, attribute, default)
+    if not isinstance(names, (tuple, list)):
+        raise ProtocolViolation(
+            f"{name} declares {attribute} = {names!r}: expected a tuple of names among {', '.join(known)}"
+        )
+    kind = {"precisions": "precision", "tasks": "task", "unsupported_ways": "way"}[attribute]
+    for entry in names:
+        if entry not in known:
+            raise ProtocolViolation(f"{name}, {attribute}: {unknown_name(kind, str(entry), known)}")
+    return tuple(names)
+
+
+def _tasks(adapter: Any, name: str) -> tuple[str, ...]:
+    """Return the names of the loss families that the adapter declares to compute.
+
+    Raises:
+        ProtocolViolation: the attribute is not a tuple, is empty, or an entry is not the name of a family.
+    """
+    tasks = _names(adapter, name, "tasks", (DETECT.name,), tuple(TASKS))
+    if not tasks:
+        raise ProtocolViolation(
+            f"{name} declares tasks = (): expected a tuple of names among {', '.join(TASKS)}"
+        )
+    return tasks
 
 
 def _reduction(adapter: Any, name: str) -> str | None:
-    """Return the way in which the adapter declares to reduce N over processes.
+    """Return the declared reduction of N (sum of target scores) over processes: "mean", "sum" or None.
 
     Raises:
         ProtocolViolation: the value is not one of `REDUCTIONS`.
@@ -284,7 +299,7 @@ def _reduction(adapter: Any, name: str) -> str | None:
 
 
 def _called(factory: Any, name: str) -> Any:
-    """Return the adapter that a class or function makes.
+    """Call a class or function, and return the adapter that it makes.
 
     Raises:
         ProtocolViolation: the call raised.
@@ -294,11 +309,13 @@ def _called(factory: Any, name: str) -> Any:
             return factory()
         except BaseException as error:
             interrupts.raise_if_arrived()
-            raise ProtocolViolation(f"{name}: making the adapter raised {exception_text(error)}") from error
+            raise ProtocolViolation(
+                f"{name}: making the adapter raised {exception_text(error)}", own_traceback(error)
+            ) from error
 
 
 def exposes_stages_of(adapter: Any) -> bool:
-    """Return True if the adapter declares that its assignments carry `Stages`.
+    """Return True if the adapter declares that its assignments contain `Stages`.
 
     The attribute is `exposes_stages`. Its old name `shows_stages` is accepted until 0.3, with a DeprecationWarning.
     """
@@ -312,139 +329,3 @@ def exposes_stages_of(adapter: Any) -> bool:
         stacklevel=2,
     )
     return bool(adapter.shows_stages)
-
-
-def check_assignment(assignment: Any, inputs: AssignerInputs, exposes_stages: bool) -> Assignment:
-    """Return the assignment if it has the types, shapes, dtypes and device of the protocol.
-
-    Raises:
-        ProtocolViolation: with the field, the expected and the actual value.
-    """
-    if not isinstance(assignment, Assignment):
-        raise ProtocolViolation(f"assign returned {_kind(assignment)}, expected an Assignment")
-    images, anchors, classes = inputs.scores.shape
-    truths = inputs.truth_boxes.shape[1]
-    device = inputs.scores.device
-    real = _floats(assignment.scores, inputs.scores.dtype, inputs.truth_boxes.dtype)
-    finest = torch.promote_types(inputs.truth_boxes.dtype, inputs.scores.dtype)
-    boxes = _floats(assignment.boxes, inputs.truth_boxes.dtype, finest)
-    _check("Assignment.boxes", assignment.boxes, (images, anchors, 4), device, boxes)
-    _check("Assignment.scores", assignment.scores, (images, anchors, classes), device, real)
-    _check("Assignment.foreground", assignment.foreground, (images, anchors), device, torch.bool)
-    # TAL-EMPTY-1: without any ground truth no anchor is a positive, and labels and indices have no meaning.
-    for name in ("labels", "truth_index"):
-        value = getattr(assignment, name)
-        _check(f"Assignment.{name}", value, (images, anchors), device, None, loose=not truths)
-    if exposes_stages and truths and not isinstance(assignment.stages, Stages):
-        raise ProtocolViolation(
-            f"the adapter declares exposes_stages, but Assignment.stages is {_kind(assignment.stages)}"
-        )
-    if assignment.stages is not None:
-        if not isinstance(assignment.stages, Stages):
-            raise ProtocolViolation(f"Assignment.stages is {_kind(assignment.stages)}, expected Stages")
-        masks = ("candidates", "selected", "positives")
-        for field in fields(Stages):
-            value = getattr(assignment.stages, field.name)
-            dtype = (
-                torch.bool
-                if field.name in masks
-                else _floats(value, inputs.scores.dtype, inputs.truth_boxes.dtype)
-            )
-            _check(f"Stages.{field.name}", value, (images, truths, anchors), device, dtype)
-    return assignment
-
-
-def check_inputs(seen: Any, own: AssignerInputs) -> AssignerInputs:
-    """Return the assigner's inputs that a loss exposes if they have the shapes of the expected ones.
-
-    Raises:
-        ProtocolViolation: with the field, the expected and the actual value.
-    """
-    if not isinstance(seen, AssignerInputs):
-        raise ProtocolViolation(f"Loss.inputs is {_kind(seen)}, expected AssignerInputs")
-    for field in ("scores", "boxes", "anchors", "strides", "labels", "truth_boxes", "truth_mask"):
-        expected, value = getattr(own, field), getattr(seen, field)
-        dtype = _floats(value, expected.dtype, own.scores.dtype, own.truth_boxes.dtype)
-        _check(f"AssignerInputs.{field}", value, tuple(expected.shape), expected.device, dtype)
-    return replace(seen, head=own.head, hyperparameters=own.hyperparameters)  # not those that the adapter set
-
-
-def check_loss(
-    loss: Any, feature_maps: tuple[Tensor, ...], task: Task = DETECT, differentiable: bool = True
-) -> Loss:
-    """Return the loss if it has the type, shapes and device of the protocol.
-
-    Args:
-        loss: what the adapter returned.
-        feature_maps: feature maps of the call.
-        task: the loss family.
-        differentiable: False if no feature map requires gradients, or gradients are disabled.
-
-    Raises:
-        ProtocolViolation: with the field, the expected and the actual value.
-    """
-    if not isinstance(loss, Loss):
-        raise ProtocolViolation(f"loss returned {_kind(loss)}, expected a Loss")
-    device = feature_maps[0].device
-    total: Any = loss.total
-    items = (len(task.terms),)
-    shape = items if is_tensor(total) and total.ndim else ()
-    for name, value, expected in (("total", total, shape), ("items", loss.items, items)):
-        dtype = _floats(
-            value, feature_maps[0].dtype, torch.float32
-        )  # official code's choice, whatever the input
-        _check(f"Loss.{name}", value, expected, device, dtype)
-    if loss.inputs is not None and loss.assignment is None:
-        raise ProtocolViolation(
-            "Loss.inputs without Loss.assignment: return the assignment of these inputs as well"
-        )
-    if loss.items.requires_grad:
-        raise ProtocolViolation("Loss.items still require gradients (LOSS-GAIN-1: detached): items.detach()")
-    if differentiable and not loss.total.requires_grad:
-        raise ProtocolViolation("Loss.total does not require gradients: it is detached from the feature maps")
-    return loss
-
-
-def _floats(value: Any, first: torch.dtype, *others: torch.dtype) -> torch.dtype:
-    """Return the dtype of `value` if it is one of those given (mixed precision leaves a choice), else the first."""
-    return value.dtype if is_tensor(value) and value.dtype in (first, *others) else first
-
-
-def _check(
-    name: str,
-    value: Any,
-    shape: tuple[int, ...],
-    device: torch.device,
-    dtype: torch.dtype | None,
-    loose: bool = False,
-) -> None:
-    """Raise unless `value` is a tensor of this shape, device and dtype.
-
-    Args:
-        name: name of the field, for the message.
-        value: the field's value.
-        shape: expected shape.
-        device: expected device.
-        dtype: expected dtype; None: any integer dtype.
-        loose: accept any dtype.
-
-    Raises:
-        ProtocolViolation: with the expected and the actual value.
-    """
-    if not is_tensor(value):
-        raise ProtocolViolation(f"{name} is {_kind(value)}, expected a tensor of shape {shape}")
-    if tuple(value.shape) != shape:
-        raise ProtocolViolation(f"{name} has shape {tuple(value.shape)}, expected {shape}")
-    if value.device != device:
-        raise ProtocolViolation(f"{name} is on {value.device}, expected {device}")
-    if loose:
-        return
-    if dtype is None:
-        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-            raise ProtocolViolation(f"{name} has dtype {value.dtype}, expected an integer dtype")
-    elif value.dtype != dtype:
-        raise ProtocolViolation(f"{name} has dtype {value.dtype}, expected {dtype}")
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,7 +15,11 @@ from typing import Any
 import tal_folder_names
 from tal_conformance.core.names import suggestion
 from tal_conformance.implementations.errors import PackageUnavailable, UnknownImplementation
-from tal_conformance.implementations.guards.exceptions import exception_text, recorded_interrupts
+from tal_conformance.implementations.guards.exceptions import (
+    exception_text,
+    own_traceback,
+    recorded_interrupts,
+)
 from tal_conformance.implementations.guards.imports import imports_change_nothing
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 
@@ -61,24 +66,36 @@ REGISTERED: dict[str, Callable[[], Any]] = {
 """Names without a path. Each entry imports its adapter only when it is selected."""
 OTHER_PROJECTS = ("yolo9", "libreyolo", "coreyolo", "doclayout-yolo")
 """Names of projects that are fetched, with or without `==X.Y.Z`."""
+GIVEN: dict[str, Any] = {}
+"""Adapters of this process without an importable name, by the name that `find` accepts for them."""
+BARE_VERSION = re.compile(r"v?(\d+(?:\.\d+)+[\w.+-]*)")
+"""A version without a package name, which selects the release of Ultralytics."""
 
 
-def find(name: str, isolate: bool = False, guarded: bool = True) -> Implementation:
-    """Return the implementation called `name`: registered, a project or release on PyPI, or an object of the user's.
+def find(name: Any, isolate: bool = False, guarded: bool = True) -> Implementation:
+    """Return the implementation that a value of `--implementation`, or an object, selects.
 
     Args:
-        name: a registered implementation or project, `package==X.Y.Z`, `package.module:object` or
-            `path/to/file.py:object`.
-        isolate: run an object of the user's in a subprocess.
-        guarded: refuse an object of the user's whose import changes this process.
+        name: a registered implementation or project, `package==X.Y.Z`, a version of Ultralytics,
+            `package.module:object` or `path/to/file.py:object`; or an adapter, or a class or function that makes one.
+        isolate: run a user's object in a worker process, if `name` is a text; an object always runs in this process.
+        guarded: reject a user's object whose import changes this process.
 
     Raises:
         UnknownImplementation: nothing has this name, or it could not be imported or installed, or its import changed
             this process.
         ProtocolViolation: the object is not an adapter.
     """
+    if isinstance(name, Implementation):
+        return name
+    if not isinstance(name, str):
+        return implementation_from(name, name_of(name))
     if name in REGISTERED:
         return implementation_from(REGISTERED[name](), name, REGISTERED[name])
+    if name in GIVEN:
+        return implementation_from(GIVEN[name], name)
+    if version := BARE_VERSION.fullmatch(name):
+        return find(f"ultralytics=={version.group(1)}")
     if "==" in name or name in OTHER_PROJECTS:
         return implementation_from(_fetched(name), name)
     if isolate and ":" in name:
@@ -86,25 +103,32 @@ def find(name: str, isolate: bool = False, guarded: bool = True) -> Implementati
     where, colon, attribute = name.rpartition(":")
     if not colon and Path(name).is_file() and name.endswith(".py"):
         raise UnknownImplementation(
-            f"{name!r} is a file: append one of its objects, {name}:OBJECT. "
+            f"{name!r} is a file: append the name of one of its objects, as {name}:OBJECT. "
             f"Its objects: {', '.join(_public_names(_module_from_file(Path(name)))) or 'none'}"
         )
     if not colon or not where or not attribute:
         known = (*REGISTERED, *OTHER_PROJECTS)
         raise UnknownImplementation(
             f"unknown implementation {name!r}{suggestion(name, known) or '.'} Choose one of {', '.join(known)}; "
-            "or give your own as package.module:object or path/to/file.py:object; or a release as ultralytics==X.Y.Z"
+            "or give your own as package.module:object or path/to/file.py:object; or a release as X.Y.Z or "
+            "ultralytics==X.Y.Z"
         )
     with imports_change_nothing(name) if guarded else nullcontext():
         module = _module_from_file(Path(where)) if where.endswith(".py") else _module(where)
         return implementation_from(_attribute(module, where, attribute), name)
 
 
+def name_of(adapter: Any) -> str:
+    """Return a name for messages: the name of a class or function; for any other object, the name of its class."""
+    named = adapter if hasattr(adapter, "__qualname__") else type(adapter)
+    return str(named.__qualname__).rpartition(".<locals>.")[2] or "adapter"
+
+
 def _attribute(module: ModuleType, where: str, attribute: str) -> Any:
     """Return the object behind a dotted name in a module.
 
     Raises:
-        UnknownImplementation: the module has no such object; names the nearest ones.
+        UnknownImplementation: the module has no such object; the message suggests similar names.
     """
     target: Any = module
     for part in attribute.split("."):
@@ -119,10 +143,10 @@ def _attribute(module: ModuleType, where: str, attribute: str) -> Any:
 
 
 def _fetched(name: str) -> Any:
-    """Return the adapter of `ultralytics==X.Y.Z`, or of another project with or without a version, in a subprocess.
+    """Return the adapter of `ultralytics==X.Y.Z`, or of another project with or without a version, in a worker process.
 
     Raises:
-        UnknownImplementation: the package is not one of these, or could not be installed or started.
+        UnknownImplementation: the package is unknown, or could not be installed or started.
     """
     from tal_conformance.implementations.projects import project
     from tal_conformance.implementations.releases import release
@@ -134,7 +158,7 @@ def _fetched(name: str) -> Any:
         if package in OTHER_PROJECTS:
             return project(package, version)
     except PackageUnavailable as error:
-        raise UnknownImplementation(str(error)) from error
+        raise UnknownImplementation(str(error), error.details) from error
     known = ("ultralytics", *OTHER_PROJECTS)
     raise UnknownImplementation(
         f"unknown package in {name!r}{suggestion(package, known) or '.'} "
@@ -143,10 +167,10 @@ def _fetched(name: str) -> Any:
 
 
 def _isolated(name: str) -> Any:
-    """Return the adapter of an object of the user's in a worker, which alone imports it.
+    """Return the adapter of a user's object in a worker process, so that only the worker imports it.
 
     Raises:
-        UnknownImplementation: it could not be imported there.
+        UnknownImplementation: the worker could not import the object.
     """
     from tal_conformance.implementations.workers.process import Launch, Worker
     from tal_conformance.implementations.workers.remote import RemoteAdapter
@@ -161,16 +185,16 @@ def _isolated(name: str) -> Any:
     try:
         adapter = RemoteAdapter(name, Worker(launch))
     except PackageUnavailable as error:
-        raise UnknownImplementation(str(error)) from error
+        raise UnknownImplementation(str(error), error.details) from error
     adapter.name = adapter.own_name if adapter.own_name != "unknown" else name
     return adapter
 
 
 def in_new_process(implementation: Implementation) -> Implementation | None:
-    """Return the implementation in a worker of its own, which has called nothing yet; close its worker in the end.
+    """Return the implementation in a new worker process, without earlier calls. The caller must close the worker.
 
     Returns:
-        None if it was not found by a name, so that another process cannot make it, or could not be made there.
+        None if another process cannot make the implementation: it was not selected by a name, or could not be made.
     """
     try:
         if implementation.in_subprocess:
@@ -184,13 +208,26 @@ def in_new_process(implementation: Implementation) -> Implementation | None:
     return replace(implementation, adapter=adapter, in_subprocess=True, factory=None)
 
 
+def object_of(name: str) -> Any:
+    """Return the object that `package.module:object` or `path/to/file.py:object` names, whatever it is.
+
+    Raises:
+        UnknownImplementation: the name has another form, or the object could not be imported.
+    """
+    where, _, attribute = name.rpartition(":")
+    if not where or not attribute:
+        raise UnknownImplementation(f"{name!r}: expected package.module:object or path/to/file.py:object")
+    module = _module_from_file(Path(where)) if where.endswith(".py") else _module(where)
+    return _attribute(module, where, attribute)
+
+
 def adapter_of(name: str) -> Any:
-    """Return the adapter itself; called in a worker."""
+    """Return the adapter that `name` selects, as an object of this process; called in a worker."""
     return find(name, guarded=False).adapter
 
 
 def _module(name: str) -> ModuleType:
-    """Import a module of the user's, found in the working directory too.
+    """Import a user's module, which may be in the working directory.
 
     Raises:
         UnknownImplementation: the import raised.
@@ -202,13 +239,15 @@ def _module(name: str) -> ModuleType:
             return importlib.import_module(name)
         except BaseException as error:
             interrupts.raise_if_arrived()
-            raise UnknownImplementation(f"importing {name} raised {exception_text(error)}") from error
+            raise UnknownImplementation(
+                f"importing {name} raised {exception_text(error)}", own_traceback(error)
+            ) from error
         finally:
             sys.path.pop(0)
 
 
 def _module_from_file(path: Path) -> ModuleType:
-    """Run a Python file of the user's as a module.
+    """Run a user's Python file as a module.
 
     Raises:
         UnknownImplementation: the file does not exist, is not a Python file, or raised.
@@ -232,12 +271,14 @@ def _module_from_file(path: Path) -> ModuleType:
         except BaseException as error:
             del sys.modules[name]
             interrupts.raise_if_arrived()
-            raise UnknownImplementation(f"running {path} raised {exception_text(error)}") from error
+            raise UnknownImplementation(
+                f"running {path} raised {exception_text(error)}", own_traceback(error)
+            ) from error
     return module
 
 
 def _file_not_found(path: Path) -> str:
-    """Return the message about a file that does not exist, with similar names in its folder."""
+    """Return the message for a file that does not exist, with similar file names in its folder."""
     try:
         neighbours = [file.name for file in path.parent.glob("*.py")]
     except OSError:

@@ -1,4 +1,4 @@
-"""Load releases of Ultralytics by version: each is installed, started in a worker and judged by its own dialect."""
+"""Load releases of Ultralytics by version: install a release, start it in a worker, and judge it by its own dialect."""
 
 from typing import TypeVar
 
@@ -33,7 +33,7 @@ STAND_INS = ("pandas", "IPython", "hub_sdk", "hub_sdk.config", "seaborn", "thop"
 
 
 def release(version: str) -> RemoteAdapter:
-    """Return an official release, in a worker.
+    """Return an official release of Ultralytics, in a worker process.
 
     Args:
         version: three numbers, such as "8.3.236".

@@ -7,7 +7,7 @@ from functools import cache
 
 @cache
 def configure_ultralytics() -> str:
-    """Give Ultralytics a temporary settings folder, and disable its installs and network access, in this process.
+    """Give Ultralytics a temporary settings folder, and disable its package installation and network access.
 
     Call this function before `ultralytics` is imported in the process.
 

@@ -1,9 +1,12 @@
 """Judging an assignment, image by image.
 
 An implementation that exposes its stages is judged on the ambiguity of each stage, given its own values of the stage
-before (`assignment_stages`). One that exposes only its outputs is judged on those (`assignment_outputs`): an admissible
+before (`assignment_stages`). If it exposes only its outputs, these are judged (`assignment_outputs`): an admissible
 selection must lead to them, and every weight must follow from them. M ground truths, A anchors, C classes.
 """
+
+import torch
+from torch import Tensor
 
 from tal_conformance.core.outcome import STAGE_OF_FIELD, Assignment, Outcome
 from tal_conformance.core.task import StageName
@@ -15,19 +18,32 @@ from tal_conformance.judgement.comparators import Quantity, assert_finite, asser
 from tal_conformance.judgement.expectation import Expectation
 
 
-def judge_assignment(judgement: Judgement, outcome: Outcome, expected: Expectation) -> bool:
+def judge_assignment(
+    judgement: Judgement, outcome: Outcome, expected: Expectation, undefined: Tensor | None = None
+) -> bool:
     """Judge the stages "candidates" to "normalisation" of every image, and record the results in `judgement`.
+
+    Args:
+        judgement: the judgement of the batch, to which the results are added.
+        outcome: outcome of the implementation, with an assignment.
+        expected: expectation of the batch.
+        undefined: (B,) True for an image whose overlaps are undefined (IOU-1), which is not judged; None: every
+            image is judged.
 
     Returns:
         True if all numbers of the assignment are finite, so that a loss can be computed from it.
     """
     assignment, inputs = outcome.assignment, expected.effective(outcome.inputs)
     assert assignment is not None
-    if not _assert_all_finite(judgement, assignment):
+    if undefined is None:
+        undefined = torch.zeros(expected.batch.images, dtype=torch.bool, device=expected.batch.device)
+    if undefined.all() or not _assert_all_finite(judgement, assignment, undefined):
         return False
     hidden = outcome.from_loss and not outcome.exposes_inputs  # the loss decoded the batch itself
     judge = OutputsJudge if assignment.stages is None else StagesJudge
     for image, truths in enumerate(expected.counts):
+        if undefined[image]:
+            continue
         judge_padding(judgement, assignment, image, truths)
         if not truths:
             judge_background(judgement, assignment, image)
@@ -40,8 +56,11 @@ def judge_assignment(judgement: Judgement, outcome: Outcome, expected: Expectati
     return True
 
 
-def _assert_all_finite(judgement: Judgement, assignment: Assignment) -> bool:
-    """Record each visible value that is NaN or infinite at its stage, before other values are computed from it."""
+def _assert_all_finite(judgement: Judgement, assignment: Assignment, undefined: Tensor) -> bool:
+    """Record exposed values that are NaN or infinite as mismatches of their stages; return True if all are finite.
+
+    Images of the mask `undefined` (B,) are left out.
+    """
     stages = assignment.stages
     cell, pair = ("image", "anchor", "column"), ("image", *PAIR)
     boxes = assignment.boxes.where(assignment.foreground[..., None], 0)
@@ -54,7 +73,7 @@ def _assert_all_finite(judgement: Judgement, assignment: Assignment) -> bool:
         visible.append((StageName.METRIC, Quantity("metric t", "TAL-MET-1", pair), stages.metric))
     before = {name for name, stage in judgement.stages.items() if stage.mismatch}
     for stage, quantity, values in visible:
-        judgement.note(stage, assert_finite, quantity, values)
+        judgement.note(stage, assert_finite, quantity, values.where(~undefined[:, None, None], 0))
     return before == {name for name, stage in judgement.stages.items() if stage.mismatch}
 
 

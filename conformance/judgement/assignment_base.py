@@ -53,16 +53,17 @@ class ImageJudge:
     def dtype(self) -> torch.dtype:
         """The dtype of u, t and the weights: the boxes' dtype, or float32 for float64 boxes (TAL-MET-1, TAL-NORM-1).
 
-        Class scores may have 16 bits; they promote to the dtype of the boxes where they meet u.
+        Class scores may have 16 bits. Their products with u are promoted to the dtype of the boxes.
         """
         return precision(self.inputs.boxes.dtype, self.inputs.truth_boxes.dtype)
 
     def clause_of(self, wrong: Tensor) -> str:
         """Return the clause that wrong candidates (M, A) violate.
 
-        ANN-3 if none of their ground truths is real. TAL-CAND-1 if all of the anchors lie on an edge of the box that
-        the dialect prescribes. TAL-CAND-2 if all others can be candidates only of a widened box (of another dialect,
-        if this dialect does not widen the box). Otherwise TAL-CAND-1.
+        - ANN-3 if all of their ground truths are dropped or padding.
+        - TAL-CAND-2 if some wrong anchors lie off the edges of the box that the dialect prescribes, and only a widened
+          box contains them. Another dialect may widen the box, if this dialect does not.
+        - TAL-CAND-1 otherwise.
         """
         boxes = self.inputs.truth_boxes[self.image, : self.truths].double()[wrong.any(1)]  # (.., 4)
         if len(boxes) and (boxes.sum(1) <= 0).all():
@@ -94,7 +95,7 @@ class ImageJudge:
         return inside.abs() <= error
 
     def about_candidates(self, problem: str, wrong: Tensor) -> str:
-        """Return the text `problem`, extended by a common cause of the wrong pairs `wrong` (M, A) if there is one."""
+        """Return the text `problem`; if the wrong pairs `wrong` (M, A) have a common cause, the text names it."""
         if (wrong <= self.on_edge).all():
             return f"{problem}, only on the edge of a box"
         if self.assignment.foreground[self.image].all():
@@ -162,7 +163,7 @@ class ImageJudge:
         return self.inputs.labels[self.image, : self.truths, 0].long()[positives.int().argmax(0)]
 
     def misplaced_scores(self, positives: Tensor) -> Tensor:
-        """Return (A, C) bool: True where a target score is not zero, and not that of a positive's own class."""
+        """Return (A, C) bool: True where a target score is not zero although the class is not that of a positive."""
         scores = self.assignment.scores[self.image]  # (A, C)
         own = torch.zeros_like(scores, dtype=torch.bool).scatter(1, self.labels_of(positives)[:, None], True)
         return (scores != 0) & ~(own & positives.any(0)[:, None])
@@ -178,7 +179,7 @@ class ImageJudge:
         return Quantity(name, clause, dimensions, self.image)
 
     def counts(self, positives: Tensor) -> list[Value]:
-        """Return the number of positives of each ground truth as text for a message."""
+        """Return the observed and the admissible number of positives of each ground truth, for a message."""
         min_count, most = self.oracle.selection.min_count.tolist(), self.oracle.selection.max_count.tolist()
         return [
             Value(

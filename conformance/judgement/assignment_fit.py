@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import LossOutcome
+from tal_conformance.core.verdicts import Undecided
 from tal_conformance.judgement.admissible import Ownership, Selection, assignments, is_reachable
 from tal_conformance.judgement.bounds import ROUNDINGS
 from tal_conformance.judgement.expectation import Expectation
+from tal_conformance.judgement.loss_reference import class_factors_of
 from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import ClassLoss, GroundTruths, ScoreSum, Targets, WeightBroadcast
 from tal_reference.anchors import Anchors, flatten
@@ -32,7 +34,7 @@ class GradientEvidence:
     Attributes:
         scores: (B, A, C) target scores z, float64; None if they cannot be computed from the gradients.
         learns: (B, A) the distance logits have a gradient: the anchor is certainly a positive.
-        distances: (B, A, 4R) gradient on the distance logits, times N, without the batch size.
+        distances: (B, A, 4R) gradients on the distance logits, times the loss's divisor N over the batch size.
     """
 
     scores: Tensor | None
@@ -43,17 +45,18 @@ class GradientEvidence:
 def gradient_evidence(loss: LossOutcome, expected: Expectation) -> GradientEvidence:
     """Return the properties of a loss's assignment that follow from the loss's gradients.
 
-    A logit x has the target score z = sigma(x) - N g, where g is the gradient on x over gain and batch size. With G
-    the sum of all g and S the sum of all z, G = (sum of sigma - S) / N; so N = S = sum of sigma / (1 + G), or the
-    floor of N where that is larger (LOSS-SUM-1).
+    A logit x has the target score z = sigma(x) - N g, where N is the loss's divisor, and g is the gradient on x over
+    gain, batch size and the class's factor (COR-7). With G the sum of all g and S the sum of all z,
+    G = (sum of sigma - S) / N. N is S, so that N = sum of sigma / (1 + G), or the floor of N if that is larger
+    (LOSS-SUM-1).
     """
     batch, dialect = expected.batch, expected.dialect
     distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
     learns = (distances != 0).any(-1)  # (B, A)
     factor = total_factor(batch.images, dialect)
-    gain = batch.hyperparameters.cls_gain * factor
+    gain = batch.hyperparameters.cls_gain * factor * class_factors_of(batch, logits)  # (C,), or a scalar
     if (
-        not gain or dialect.class_loss is ClassLoss.POSITIVES
+        not bool((gain > 0).all()) or dialect.class_loss is ClassLoss.POSITIVES
     ):  # then the background's gradient shows no target score
         return GradientEvidence(None, learns, distances.double() / factor)
     score = expected.rounded_predictions.logits.double().sigmoid()  # (B, A, C)
@@ -75,7 +78,7 @@ def gradient_evidence(loss: LossOutcome, expected: Expectation) -> GradientEvide
 
 @dataclass(frozen=True)
 class AssignmentFit:
-    """Scores admissible assignments of one image by how well they reproduce its gradients.
+    """Scores admissible assignments of one image by how well they reproduce the loss's gradients.
 
     Attributes:
         expected: expectation of the batch.
@@ -100,7 +103,10 @@ class AssignmentFit:
         return self.evidence.learns[self.image]
 
     def best(self, so_far: Targets, candidates: Iterable[Ownership]) -> tuple[Targets, int]:
-        """Return the best-fitting assignment of `candidates` and `so_far` (preferred if equal), and their number."""
+        """Return the assignment that fits the gradients best, and the number of `candidates`.
+
+        The assignment is `so_far` unless one of `candidates` fits better.
+        """
         best, least, tried = so_far, self.misfit(so_far), 0
         for owners in candidates:
             tried += 1
@@ -141,10 +147,23 @@ class AssignmentFit:
         return Selection(must, may, min_count, most)
 
     def explains(self, owners: Ownership) -> bool:
-        """Return True if an admissible selection, or one that the gradients suggest, leads to these owners."""
+        """Return True if an admissible selection, or a selection that the gradients suggest, leads to `owners`.
+
+        Raises:
+            Undecided: the time limit was reached for one of the two selections, and the other selection does not
+                lead to `owners`.
+        """
         rules = self.oracle.owners, owners, self.oracle.topk2_rule
-        selections = (self.oracle.selection, self.suggested)
-        return any(chosen is not None and is_reachable(chosen, *rules) for chosen in selections)
+        undecided: Undecided | None = None
+        for selection in (self.oracle.selection, self.suggested):
+            try:
+                if selection is not None and is_reachable(selection, *rules):
+                    return True
+            except Undecided as error:
+                undecided = error
+        if undecided is not None:
+            raise undecided
+        return False
 
     @cached_property
     def possible(self) -> Tensor:
@@ -204,7 +223,7 @@ class AssignmentFit:
 
         Returns:
             The number of anchors that have a gradient but are not positives; the largest difference of a target score,
-            in multiples of its rounding, so that equal scores compare equal; and the residual.
+            in whole multiples of its rounding error, so that equal scores compare equal; and the result of `residual`.
         """
         learns = self.learns
         missing, residual = int((learns & ~targets.foreground).sum()), self.residual(targets)

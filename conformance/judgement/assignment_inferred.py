@@ -17,7 +17,7 @@ from torch import Tensor
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment, LossOutcome, Outcome
 from tal_conformance.core.task import StageName
-from tal_conformance.core.verdicts import Judgement, Uniqueness, least_unique
+from tal_conformance.core.verdicts import Judgement, Undecided, Uniqueness, least_unique
 from tal_conformance.judgement.admissible import Ownership
 from tal_conformance.judgement.assignment_fit import MAX_CANDIDATES_TRIED, AssignmentFit, gradient_evidence
 from tal_conformance.judgement.assignment_read import ReadAssignment, WeightRange
@@ -26,11 +26,17 @@ from tal_conformance.judgement.comparators import Quantity, assert_none
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.hidden_weights import narrowed_by_gradients
 from tal_conformance.judgement.loss import SCORE_SUM_CLAUSE, judge_loss, judge_total
-from tal_conformance.judgement.loss_rounding import AssignmentUncertainty
+from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_conformance.judgement.mixed_precision import Interval, is_coarse
 from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import Targets
 from tal_reference.anchors import flatten
+
+TOO_MANY = (
+    f"the assignment is not visible, an image admits at least {MAX_CANDIDATES_TRIED} assignments, and none of those "
+    "tried explains the loss"
+)
+"""Reason for an inconclusive judgement."""
 
 
 def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: Expectation) -> None:
@@ -62,18 +68,20 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
     }
     read = ReadAssignment.of(loss, expected, every)
     from_gradients = None if read is None else read.settled(loss, expected, every)
-    judged, chosen, complete = explained_by_an_assignment(ReplayedLoss(loss, expected, oracles), every, read)
+    judged, chosen, untried = explained_by_an_assignment(ReplayedLoss(loss, expected, oracles), every, read)
     if read is not None:
         for image, fit in every.items():
             read.judge_weights(judgement, image, WeightRange.of(fit))
-    undecided = judged.verdict.fails and not complete
+    undecided = judged.verdict.fails and bool(untried)
     judgement.undefined = judged.undefined
-    judgement.inconclusive = judged.inconclusive or undecided
+    judgement.inconclusive = judged.inconclusive
+    if undecided:
+        judgement.leave_open(untried)
     if undecided and from_gradients is None:
         judge_total(judgement, expected, loss)
         return
     if from_gradients is not None and (undecided or from_gradients.verdict.fails):
-        # another N explains all terms, and scales what is read
+        # a wrong divisor N explains all terms, and scales the weights that are computed from the gradients
         is_wrong_sum = judged.first is not None and judged.first.clause == SCORE_SUM_CLAUSE
         if not (is_wrong_sum and from_gradients.verdict.fails):
             judged = from_gradients
@@ -88,27 +96,31 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
 
 def explained_by_an_assignment(
     replay: "ReplayedLoss", every: dict[int, AssignmentFit], read: ReadAssignment | None
-) -> tuple[Judgement, list[Targets], bool]:
+) -> tuple[Judgement, list[Targets], str]:
     """Judge a loss with one admissible assignment after another until an assignment explains the loss.
 
     Args:
         replay: judges the loss for an assignment.
-        every: scores of admissible assignments, for each image with ground truths by the image's index.
+        every: an `AssignmentFit` for each image with ground truths, by the image's index.
         read: the assignment that was computed from the gradients; None if they do not determine one.
 
     Returns:
-        The last judgement, its assignment, and True if no other assignment is admissible.
+        The last judgement, its assignment, and the reason why an untried assignment may be admissible; "" if all
+        were tried.
     """
     fits = [fit for fit in every.values() if fit.oracle.uniqueness is not Uniqueness.UNIQUE]
-    complete, chosen = True, list(replay.expected.assignment)
+    chosen, out_of_time = list(replay.expected.assignment), ""
     judged = replay.judged(chosen)
     if not fits or not judged.verdict.fails:
-        return judged, chosen, complete  # there is no other assignment, or this one explains the loss
+        return judged, chosen, ""  # there is no other assignment, or this one explains the loss
     if read is not None:
-        targets = read.targets(fits, chosen)
-        explained = replay.judged(targets)
+        try:
+            targets = read.targets(fits, chosen)
+        except Undecided as undecided:
+            targets, out_of_time = chosen, undecided.reason
+        explained = judged if out_of_time else replay.judged(targets)
         if not explained.verdict.fails:
-            return explained, targets, complete
+            return explained, targets, ""
     for among in (AssignmentFit.likely, AssignmentFit.admissible):
         complete = True
         for fit in fits:
@@ -117,7 +129,7 @@ def explained_by_an_assignment(
         judged = replay.judged(chosen)
         if not judged.verdict.fails:
             break
-    return judged, chosen, complete
+    return judged, chosen, out_of_time or ("" if complete else TOO_MANY)
 
 
 def judge_background_gradients(
@@ -150,7 +162,7 @@ class ReplayedLoss:
     oracles: list[ImageOracle | None]
 
     def judged(self, targets: list[Targets]) -> Judgement:
-        """Return the judgement of the stages "cls" to "gradients" if the loss used `targets`, weighted in float64."""
+        """Judge the stages "cls" to "gradients", assuming that the loss used `targets` with float64 weights."""
         weights, moved, edges = (
             torch.stack(parts) for parts in zip(*map(self.weights, range(len(targets)), targets), strict=True)
         )  # (B, A) each

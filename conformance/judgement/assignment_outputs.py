@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.task import StageName
-from tal_conformance.core.verdicts import Agreement, Mismatch
+from tal_conformance.core.verdicts import Agreement, Mismatch, Undecided
 from tal_conformance.judgement.admissible import Ownership, is_reachable
 from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, smallest
@@ -31,14 +31,7 @@ class OutputsJudge(ImageJudge):
             return
         owners = Ownership(foreground, index.where(foreground, 0))
         positives = owners.positives(self.truths)  # (M, A)
-        stage, mismatch = self.diagnose(owners, positives)
-        if mismatch is not None:
-            self.judgement.stages[stage].fail(mismatch)
-        else:
-            for quiet in (StageName.CANDIDATES, StageName.TOP_K, StageName.CONFLICT):
-                self.judgement.stages[quiet].add(Agreement())
-            if not torch.equal(positives, self.oracle.same_dtype["positives"]):
-                self.judgement.chose_differently = True
+        self.judge_owners(owners, positives)
         self.judgement.note(StageName.TARGETS, self.check_labels_and_boxes, foreground, owners.index)
         try:
             clauses = self.judgement.task.clauses
@@ -50,8 +43,27 @@ class OutputsJudge(ImageJudge):
         else:
             self.judgement.stages[StageName.NORMALISATION].add(agreement)
 
+    def judge_owners(self, owners: Ownership, positives: Tensor) -> None:
+        """Judge the stages that lead to the owners: "candidates", "top-k" and "conflict"."""
+        try:
+            stage, mismatch = self.diagnose(owners, positives)
+        except Undecided as undecided:
+            self.judgement.leave_open(undecided.reason)
+            return
+        if mismatch is not None:
+            self.judgement.stages[stage].fail(mismatch)
+            return
+        for quiet in (StageName.CANDIDATES, StageName.TOP_K, StageName.CONFLICT):
+            self.judgement.stages[quiet].add(Agreement())
+        if not torch.equal(positives, self.oracle.same_dtype["positives"]):
+            self.judgement.chose_differently = True
+
     def diagnose(self, owners: Ownership, positives: Tensor) -> tuple[str, Mismatch | None]:
-        """Return the first stage that explains these owners, with its mismatch; "" and None if they are admissible."""
+        """Return the first stage that explains these owners, with its mismatch; "" and None if they are admissible.
+
+        Raises:
+            Undecided: the time limit was reached before the owners were found to be admissible or not.
+        """
         expected = self.oracle
         rivals = expected.selection.may.sum(0) > 1  # (A,) possibly contested
         winnable = expected.owners & rivals  # (M, A) may be won without having been selected
@@ -72,8 +84,8 @@ class OutputsJudge(ImageJudge):
         if self.reachable(owners):
             return "", None
         if not self.shares_follow_metric(positives):
-            claim = "target scores of a ground truth's positives are not in the ratio of t = s^alpha u^beta"
-            return self.weights_stage(positives), Mismatch(f"image {self.image}: the {claim}", "TAL-MET-1")
+            claim = "target scores of a ground truth's positives are not proportional to t = s^alpha u^beta"
+            return self.weights_stage(positives), Mismatch(f"image {self.image}: {claim}", "TAL-MET-1")
         dropped = self.dropped(positives)  # (A,)
         if dropped is None:
             claim = "a ground truth keeps more anchors than topk2"
@@ -107,7 +119,7 @@ class OutputsJudge(ImageJudge):
             return StageName.CONFLICT, self.wrong(
                 stolen, positives, "TAL-CONF-1", "False: another owner", problem
             )
-        claim = f"image {self.image}: no selection of k anchors a ground truth leads to these owners"
+        claim = f"image {self.image}: no selection of k anchors for each ground truth leads to the observed owners"
         if expected.topk2_rule is not None:
             return StageName.CONFLICT, Mismatch(claim, "TAL-CONF-2", self.counts(positives))
         return StageName.TOP_K, Mismatch(claim, "TAL-TOPK-1", self.counts(positives))
@@ -123,7 +135,7 @@ class OutputsJudge(ImageJudge):
         few = self.oracle.may_candidate.sum(1, keepdim=True) <= self.inputs.hyperparameters.topk  # (M, 1)
         of_few = lost & few  # (M, A)
         if self.no_metric(lost, positives) and not (of_few <= self.on_edge).all():
-            problem = "an anchor among the k best is background; its t is about 0, so it may not be a candidate either"
+            problem = "an anchor among the k best is background; its metric t is about 0, so it may not be a candidate"
             return StageName.TOP_K, self.wrong(
                 lost, positives, "TAL-TOPK-1", "True: among the k best", problem
             )
@@ -131,11 +143,12 @@ class OutputsJudge(ImageJudge):
         shared = bool((lost <= contested & ~self.on_edge).all()) and not self.are_last_picks(lost)
         if shared and not widened:
             problem = "an anchor that several ground truths select has no owner"
-            return StageName.CONFLICT, self.wrong(
-                lost, positives, "TAL-CONF-1", "True for one of them", problem
-            )
+            return StageName.CONFLICT, self.wrong(lost, positives, "TAL-CONF-1", "True for one GT", problem)
         if of_few.any() and self.best_follows_overlap(positives).all():
-            clause, problem = self.clause_of(of_few), "a candidate is left out of no more than k"
+            clause, problem = (
+                self.clause_of(of_few),
+                "a ground truth with at most k candidates does not select all",
+            )
             problem = self.about_candidates(problem, of_few)
             return StageName.CANDIDATES, self.wrong(of_few, positives, clause, "True: a candidate", problem)
         problem = "an anchor among the k best is background"
@@ -161,7 +174,10 @@ class OutputsJudge(ImageJudge):
         return bool(((low <= least) & others.any(1, keepdim=True))[lost].all())
 
     def dropped(self, positives: Tensor) -> Tensor | None:
-        """Return background anchors (A,) that the second top-k may have dropped; None if a row has too many anchors."""
+        """Return the mask (A,) of background anchors that the second top-k may have dropped (TAL-CONF-2).
+
+        None if a ground truth has more than k positives.
+        """
         if self.oracle.topk2_rule is None:
             return torch.zeros_like(positives[0])
         may_be_dropped = self.oracle.topk2_rule.may_be_dropped(positives)  # (M, A)
@@ -180,7 +196,10 @@ class OutputsJudge(ImageJudge):
         raise AssertionError("expected at least one wrong anchor, got none")
 
     def implied(self, positives: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return weights and expected t of positives, (M, A) each, and their largest in each ground truth, (M, 1)."""
+        """Return the weight and the expected t of positives, (M, A) each, then the largest of both per ground truth.
+
+        The largest weight and the largest t of each ground truth have the shape (M, 1).
+        """
         weight = self.observed_weights(positives).double() * positives  # (M, A)
         metric = self.oracle.metric * positives  # (M, A)
         return weight, metric, weight.amax(1, keepdim=True), metric.amax(1, keepdim=True)
@@ -188,7 +207,7 @@ class OutputsJudge(ImageJudge):
     def shares_follow_metric(self, positives: Tensor) -> bool:
         """Return True if the weights of each ground truth's positives are proportional to t (TAL-MET-1, TAL-NORM-1).
 
-        Anchors that another ground truth may select too are omitted: there the choice of the owner may be wrong.
+        Anchors that a second ground truth may also select are omitted, because their owner may be wrong.
         """
         positives = positives & (self.oracle.selection.may.sum(0) <= 1)
         weight, metric, best_weight, best_metric = self.implied(positives)
@@ -245,7 +264,7 @@ class OutputsJudge(ImageJudge):
         return best_weight <= (self.oracle.overlap * positives).amax(1) + slack
 
     def check_replayed_weights(self, positives: Tensor, clause: str) -> Agreement:
-        """Compare the weights with those of the implementation's positives for the expected u and t."""
+        """Compare the weights with those that the implementation's positives and the expected u and t give."""
         own = self.oracle.same_dtype
         same_dtype = self.oracle.normalised(own["metric"], own["overlap"], positives)
         exact, rounding, moved = self.oracle.weights(positives, self.dtype)

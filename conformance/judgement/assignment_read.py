@@ -24,24 +24,20 @@ from tal_conformance.judgement.bounds import ROUNDINGS, smallest
 from tal_conformance.judgement.comparators import Quantity, all_finite, assert_none
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.loss import judge_loss
-from tal_conformance.judgement.loss_rounding import (
-    AssignmentUncertainty,
-    add_gradients,
-    gradient_bound,
-)
+from tal_conformance.judgement.loss_reference import class_factors_of, logit_gradient_roundings
+from tal_conformance.judgement.loss_rounding import add_gradients, gradient_bound
+from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_reference import BatchTargets, Targets
 from tal_reference.anchors import flatten
 from tal_reference.assignment import NORMALISATION_EPS
 
 MAX_OWNERS_TRIED = 16
 """Number of ground truths that are tried as the owner of one anchor; few have equal classes and boxes that overlap."""
-OF_GRADIENT = 3
-"""Roundings of a gradient on a class logit: sigma, its difference to z, and the product with gain and 1 / N."""
 
 
 @dataclass(frozen=True)
 class WeightRange:
-    """Target scores of an image that admissible assignments give (TAL-NORM-1).
+    """Range of each target score z of an image over all admissible assignments (TAL-NORM-1).
 
     Attributes:
         low: (A, C) smallest z: zero unless a ground truth of the class owns the anchor in every assignment.
@@ -160,8 +156,10 @@ class ReadAssignment:
         if expected.dialect.is_varied:  # another class loss, another N or another weight
             return None
         distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
-        gain = batch.hyperparameters.cls_gain * batch.images
-        if not gain or not all_finite(logits) or not all_finite(distances):
+        gain = (
+            batch.hyperparameters.cls_gain * batch.images * class_factors_of(batch, logits)
+        )  # (C,), or a scalar
+        if not bool((gain > 0).all()) or not all_finite(logits) or not all_finite(distances):
             return None
         score = expected.predictions.logits.sigmoid()  # (B, A, C)
         learnable = torch.zeros_like(score, dtype=torch.bool)
@@ -174,7 +172,7 @@ class ReadAssignment:
             return None
         score_sum, share = known
         scores = score - gradient * score_sum
-        unit = 2 * ROUNDINGS * OF_GRADIENT * expected.eps + share
+        unit = 2 * ROUNDINGS * logit_gradient_roundings(batch) * expected.eps + share
         errors = unit * (score + scores.abs()) + smallest(expected.dtype) * score_sum / gain
         before = distances.double() * score_sum / batch.images  # (B, A, 4R) before division by N
         owners = {
@@ -195,9 +193,7 @@ class ReadAssignment:
             judgement.note(StageName.GRADIENTS, assert_none, quantity, wrong, scores, wanted, problem)
         most = (scores + errors).clamp(min=0).where(self.learnable[image], 0).sum()
         whole = Quantity("sum of target scores", "TAL-NORM-1", (), image)
-        problem = (
-            "the gradients on class logits show smaller target scores than every admissible assignment gives"
-        )
+        problem = "the gradients on class logits show a smaller sum of target scores than any admissible assignment has"
         least = f"at least {float(admits.least):.6g}"
         judgement.note(StageName.GRADIENTS, assert_none, whole, most < admits.least, most, least, problem)
 
@@ -269,7 +265,7 @@ class ReadAssignment:
             edges[image, at] = expected.input_errors[image].truths.amax(1)[truth].to(edges)
         own, shown = labels[..., None], foreground[..., None]  # (B, A, 1) twice
         middle, error = (values.gather(2, own) for values in (self.scores, self.errors))  # (B, A, 1) twice
-        # a weight is not negative; the middle of what is left of the interval also scales the rounding of gradients
+        # weights are not negative; the middle of the rest of the interval also scales the rounding of gradients
         low, high = (middle - error).clamp(min=0), (middle + error).clamp(min=torch.finfo(error.dtype).tiny)
         weights, moved = (high + low) / 2 * shown, (high - low) / 2 * shown
         scores = torch.zeros_like(self.scores).scatter(2, own, weights)
@@ -277,7 +273,13 @@ class ReadAssignment:
         return assignment, moved[..., 0], edges
 
     def targets(self, fits: Iterable[AssignmentFit], chosen: list[Targets]) -> list[Targets]:
-        """Return `chosen` with the owners read off the gradients, in images where a selection leads to these owners."""
+        """Return the targets of each image, with the owners computed from the gradients if these are admissible.
+
+        Otherwise the image has its targets of `chosen`.
+
+        Raises:
+            Undecided: the time limit was reached for an image.
+        """
         result = list(chosen)
         for fit in fits:
             owners = self.owners[fit.image].at(self.place[fit.image])
@@ -287,29 +289,30 @@ class ReadAssignment:
 
 
 def _score_sum(
-    gradient: Tensor, score: Tensor, background: Tensor, gain: float, expected: Expectation
+    gradient: Tensor, score: Tensor, background: Tensor, gain: Tensor, expected: Expectation
 ) -> tuple[Tensor, float] | None:
-    """Return the loss's divisor N and its relative error, from gradients on logits without a target; None without such.
+    """Return the loss's divisor N and its relative error, from gradients on logits without a target.
 
+    None if no such logit exists.
     Only scores of at least half the largest are used: gradients of the others may have underflowed.
 
     Args:
-        gradient: (B, A, C) gradients on the class logits over gain and batch size.
+        gradient: (B, A, C) gradients on the class logits over `gain`.
         score: (B, A, C) class scores.
         background: (B, A, C) logits that have no target in any admissible assignment.
-        gain: gain of the class loss, times the batch size.
+        gain: (C,) gain of the class loss, times the batch size and the factor of each class; or a scalar.
         expected: expectation of the batch.
     """
     alone = score * background
     used = background & (score >= alone.amax() / 2)
     above, below = score[used].sum(), gradient[used].sum()
-    lost = smallest(expected.dtype) / gain * used.sum()
+    lost = (smallest(expected.dtype) / gain).expand_as(score)[used].sum()
     floor = expected.dialect.score_sum_floor
     anchors = (~background).any(-1).sum()  # each weighs at most 1
     if not float(above) > 0:
         return None
     score_sum = torch.where(below > 0, above / below, torch.inf)
-    share = 2 * ROUNDINGS * OF_GRADIENT * expected.eps + float(
+    share = 2 * ROUNDINGS * logit_gradient_roundings(expected.batch) * expected.eps + float(
         lost / above * score_sum.clamp(max=float(anchors) + floor)
     )
     if not share < 1:

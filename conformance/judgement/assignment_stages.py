@@ -50,7 +50,7 @@ class StagesJudge(ImageJudge):
             self.judgement.chose_differently = True
 
     def check_candidates(self, candidates: Tensor) -> Agreement:
-        """Check that the candidates (M, A) have all required pairs and only allowed pairs (TAL-CAND-1, TAL-CAND-2)."""
+        """Compare the candidates (M, A) with those that must and may be candidates (TAL-CAND-1, TAL-CAND-2)."""
         expected = self.oracle.candidate
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
         clause = self.clause_of(wrong) if wrong.any() else "TAL-CAND-1"
@@ -127,7 +127,7 @@ class StagesJudge(ImageJudge):
         value = Range.exact(exact.low * before)
         check_selection(positives, top_k_choices(value, before, before, k), k, "TAL-CONF-2", image)
         raise Mismatch(
-            f"image {image}: no ground truth can have dropped these anchors",
+            f"image {image}: a background anchor was selected, and the second top-k cannot have dropped it",
             "TAL-CONF-2",
             self.counts(positives),
         )

@@ -78,7 +78,7 @@ def precision(*dtypes: torch.dtype) -> torch.dtype:
 
 
 def smallest(dtype: torch.dtype) -> float:
-    """Return the largest error by underflow: the smallest normal number; the smallest subnormal number in 16 bits."""
+    """Return the largest underflow error of a dtype: its smallest normal number; in 16 bits its smallest subnormal."""
     limits = torch.finfo(dtype)
     return limits.tiny * limits.eps if limits.bits == 16 else limits.tiny
 
@@ -91,9 +91,10 @@ def truth_unit(boxes: Tensor, eps: float) -> Tensor:
 
 
 def converts_exactly(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return True for each box (N,) whose conversion to pixels is exact, corners first or pixels first (ANN-1).
+    """Return (N,) bool: True if the conversion of the box to pixels is exact (ANN-1).
 
-    Such a ground truth has the same edges in every implementation.
+    It is exact whether corners are computed before or after the scaling to pixels. Such a ground truth has the same
+    edges in every implementation.
 
     Args:
         boxes: (N, 4) centre, width and height, normalised by the input's size.
@@ -108,9 +109,10 @@ def converts_exactly(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:
-    """Return the error of the expected distances (.., 4) in grid units, from logits (.., 4R) (DEC-1).
+    """Return the rounding error of the expected distances (.., 4) in grid units, from logits (.., 4R) (DEC-1).
 
-    A logit's difference to the largest is rounded (z eps), so is its exponential, its share, product and sum.
+    Five results are rounded: the difference z of a logit to the largest (by z eps), its exponential, its probability,
+    the product with the bin, and the sum of these products.
     """
     if reg_max == 1:
         return torch.zeros_like(distances)
@@ -121,12 +123,12 @@ def distance_unit(distances: Tensor, reg_max: int, eps: float) -> Tensor:
 
 
 def box_unit(boxes: Tensor, centres: Tensor, distance_error: Tensor, eps: float) -> Tensor:
-    """Return the error of boxes (.., 4) around centres (.., 2), given that of distances; in grid units (DEC-2)."""
+    """Return the error of decoded boxes (.., 4) for given errors of their distances, all in grid units (DEC-2)."""
     return distance_error + eps * (boxes.abs() + torch.cat((centres, centres), dim=-1))
 
 
 def boxes_unit(predictions: Predictions, reg_max: int, eps: float) -> Tensor:
-    """Return the error of all decoded boxes (B, A, 4) of a batch in grid units (DEC-2)."""
+    """Return the rounding error of all decoded boxes (B, A, 4) of a batch in grid units (DEC-2)."""
     distance_error = distance_unit(predictions.distances, reg_max, eps)  # (B, A, 4)
     return box_unit(predictions.boxes, predictions.anchors.centres, distance_error, eps)
 
@@ -134,7 +136,7 @@ def boxes_unit(predictions: Predictions, reg_max: int, eps: float) -> Tensor:
 def ciou_unit(
     one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float, other_eps: float = 0.0
 ) -> Tensor:
-    """Return the error of CIoU if every edge of `other` errs by up to `edge_error`, in the boxes' unit (IOU-1).
+    """Return the largest error of CIoU if every edge of `other` errs by up to `edge_error`, in the boxes' unit (IOU-1).
 
     If the edges of `other` have a coarser dtype than those of `one`, the sides, area, centre, quotient of the sides and
     arc tangent of `other` round by `other_eps`; operations on both boxes round by `eps`, that of the finer dtype.
@@ -175,10 +177,10 @@ def ciou_unit(
 def overlap_unit(
     measure: Overlap, one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float
 ) -> Tensor:
-    """Return the error of IoU, GIoU, DIoU or CIoU as `ciou_unit` does (IOU-1): IoU and DIoU are parts of CIoU.
+    """Return the largest error of IoU, GIoU, DIoU or CIoU as `ciou_unit` does (IOU-1): IoU and DIoU are parts of CIoU.
 
-    v squared has twice the slope of v at most. The unused share of GIoU's enclosing box has the error of one more
-    quotient of two areas.
+    v squared has at most twice the slope of v. GIoU's term for the enclosing box has the error of one more quotient of
+    two areas.
     """
     unit = ciou_unit(one, other, edge_error, eps)
     if measure is Overlap.V_SQUARED:
@@ -200,7 +202,7 @@ def overlap_unit(
 
 
 def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: float) -> Tensor:
-    """Return the error of t = s^alpha u^beta, computed by powers or as exp(alpha log s + beta log u) (TAL-MET-1).
+    """Return the rounding error of t = s^alpha u^beta, by powers or as exp(alpha log s + beta log u) (TAL-MET-1).
 
     A power has a relative error of about its exponent times eps; a logarithm has a relative error of eps, which exp
     turns into a share of t.
@@ -211,16 +213,29 @@ def metric_unit(score: Tensor, overlap: Tensor, alpha: float, beta: float, eps: 
     return eps * ((2 + alpha + beta) * metric + torch.where(metric > 0, logs * metric, 0))
 
 
-def bce_sum_unit(logits: Tensor, learning: Tensor, scores: Tensor, eps: float, score_eps: float) -> Tensor:
-    """Return the error of the sum of (1 - z) x - log(sigmoid(x)) over all logits x and targets z (LOSS-CLS-1).
+def bce_sum_unit(
+    logits: Tensor,
+    learning: Tensor,
+    scores: Tensor,
+    eps: float,
+    score_eps: float,
+    factors: Tensor | None = None,
+) -> Tensor:
+    """Return the rounding error of the sum of (1 - z) x - log(sigmoid(x)) over all logits x and targets z (LOSS-CLS-1).
 
     Targets are zero except `scores` (P,), the targets of the logits `learning` (P,).
 
     The two terms cancel where x is large: the error is relative to |x|, not to their difference. Targets may be rounded
     to the logits' dtype first, whose eps is `score_eps`, whatever the dtype of the terms.
+
+    Each cross-entropy is multiplied by a factor of its class, with one more rounding (COR-7): `scores` include the
+    factors of their classes, and `factors` (C,) are those of all logits (.., C); None: 1.
     """
     learnt = (learning.abs() * scores).sum()
-    return eps * 3 * (functional.softplus(logits.abs()).sum() + learnt) + score_eps * learnt
+    crossed = functional.softplus(logits.abs())
+    if factors is None:
+        return eps * 3 * (crossed.sum() + learnt) + score_eps * learnt
+    return eps * 4 * ((crossed * factors).sum() + learnt) + score_eps * learnt
 
 
 def dfl_unit(
@@ -231,7 +246,7 @@ def dfl_unit(
     eps: float,
     lower: Tensor | None = None,
 ) -> Tensor:
-    """Return the error of each positive's loss (P,), from log-probabilities (P, 4, R) and distances (LOSS-DFL-1).
+    """Return the rounding error of each positive's DFL (P,), for log-probabilities (P, 4, R), targets (LOSS-DFL-1).
 
     The bins below the distances, `lower` (P, 4) int64, are by default those of the releases.
     """
@@ -250,7 +265,7 @@ def gradient_range(
 ) -> tuple[Tensor, Tensor]:
     """Return CIoU's gradient in the predicted box, and its largest change by edge errors; (P, 4) each (LOSS-BOX-1).
 
-    For another overlap than CIoU, `measure` names it.
+    `measure` names the overlap, if another one than CIoU is used.
 
     The gradient jumps where an edge of the prediction passes one of the target (min and max), so no first-order bound
     holds there. Instead all 16 corners of the box of edge errors are tried, and the 16 next to the target's edges where

@@ -111,7 +111,10 @@ def assert_within(quantity: Quantity, observed: Tensor, bounded: Bounded) -> Agr
 
 
 def too_wide(quantity: Quantity, tolerance: Tensor, value_range: Tensor) -> str:
-    """Return a sentence if a tolerance is too large a share of the range of its number to judge it by, or ""."""
+    """Return a sentence if some tolerance exceeds `MAX_TOLERANCE_SHARE` of its number's range; else "".
+
+    Such a tolerance decides nothing.
+    """
     wide = tolerance > MAX_TOLERANCE_SHARE * value_range
     if not wide.any():
         return ""
@@ -127,8 +130,8 @@ def _without_overflows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return `observed`, `expected` and `tolerance`, with numbers that overflow the dtype replaced by agreeing numbers.
 
-    A number overflows where `observed` has the same infinity or NaN as `same_dtype`. The expected float64 number may be
-    infinite or NaN too, because a divisor may be zero.
+    A number counts as overflowing if `observed` has the same infinity or NaN as `same_dtype`. The expected float64
+    number may also be infinite or NaN, because a divisor may be zero.
     """
     same = (observed == same_dtype) | (observed.isnan() & same_dtype.isnan())
     overflows = ~same_dtype.isfinite() & same

@@ -69,10 +69,10 @@ def classes_exist(inputs: AssignerInputs) -> bool:
 
 
 def judge_truths(observed: AssignerInputs, expected: Expectation) -> Agreement:
-    """Compare ground truths: those of each image stand first, in their order, and padding follows (ANN-1 to ANN-4).
+    """Compare ground truths: each image's own, in the order of the annotation rows, then padding (ANN-1 to ANN-4).
 
     Raises:
-        Mismatch: their order, boxes, labels or mask differ.
+        Mismatch: order, boxes, labels or mask of the ground truths differ.
     """
     assert_finite(Quantity("label", "ANN-1"), observed.labels)
     assert_finite(Quantity("truth mask", "ANN-3"), observed.truth_mask)

@@ -23,15 +23,12 @@ from tal_conformance.judgement.bounds import (
 )
 from tal_conformance.judgement.comparators import all_finite
 from tal_conformance.judgement.loss_reference import ReferenceLoss, compute_loss
-from tal_conformance.judgement.loss_rounding import (
-    ROUNDING_UNITS_BY_TASK,
-    AssignmentUncertainty,
-    LossRounding,
-    uncertainty_units,
-)
+from tal_conformance.judgement.loss_rounding import ROUNDING_UNITS_BY_TASK, LossRounding
+from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty, uncertainty_units
 from tal_conformance.judgement.mixed_precision import Interval, class_scores, is_coarse, pixel_boxes
 from tal_conformance.judgement.oracle import ImageOracle, InputErrors, oracle
 from tal_conformance.judgement.rejection import RejectionRule, rejection_for
+from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets, detection_loss
 from tal_reference.annotations import to_corners
 from tal_reference.assignment import widened
@@ -156,8 +153,9 @@ class Expectation:
     def input_errors(self) -> list[InputErrors]:
         """Largest difference between `inputs` and the inputs of a loss that does not expose them, for each image.
 
-        Both may err, in opposite directions, by as much as an implementation that exposes its inputs may. Inputs of 16
-        bits lie within `enclosures`; their difference is that from the middle of the enclosures.
+        The reference's inputs and the loss's inputs may err in opposite directions, both by as much as the inputs of an
+        implementation that exposes them. Inputs of 16 bits lie within `enclosures`; their difference is measured from
+        the middle of the enclosures.
         """
         truth_errors = self.truth_errors
         if is_coarse(self.dtype):
@@ -211,24 +209,34 @@ class Expectation:
         numbers = self.batch.head, self.batch.hyperparameters, self.dialect
         return assign_images(self.rounded_predictions, self.rounded_truths, *numbers)
 
-    @cached_property
+    @property
     def assignment_is_defined(self) -> bool:
-        """True if all target scores are finite (IOU-1), computed in float64 and in the batch's dtype.
+        """True if the overlaps and target scores of the reference's own inputs are defined (IOU-1)."""
+        return not bool(self.undefined_images(self.inputs).any())
 
-        They are not where a head of one bin predicts a box with exchanged edges, so small in pixels that the union of
-        its negative area and the ground truth's is 0, and the IoU 0 / 0. The assignment then depends on how NaN is
-        sorted.
+    def undefined_images(self, inputs: AssignerInputs) -> Tensor:
+        """Return (B,) bool: True if the assignment of an image is undefined (IOU-1), for the inputs of an assigner.
+
+        It is undefined where a head of one bin predicts a box with exchanged edges, so that the union of its negative
+        area and the ground truth's is 0, and the IoU 0 / 0. The assignment then depends on how NaN is sorted.
         """
+        return self._images_without_weights | undefined_anchors(inputs, self.dialect).any(1)
+
+    @cached_property
+    def _images_without_weights(self) -> Tensor:
+        """(B,) True if a target score of the reference is not finite, in float64 or in the batch's dtype."""
         batch = self.batch
+        undefined = torch.zeros(batch.images, dtype=torch.bool, device=batch.device)
         if self.dialect.signed_overlap and batch.hyperparameters.beta % 2:
-            return False  # a power of a negative overlap is negative, or NaN
+            return ~undefined  # a power of a negative overlap is negative, or NaN
         if batch.head.reg_max > 1 or not len(batch.annotations):
-            return True
+            return undefined
         numbers = batch.annotations, batch.head, batch.hyperparameters, self.dialect
-        precisions = batch.feature_maps, [level.double() for level in batch.feature_maps]
-        with torch.no_grad():
-            targets = [image for maps in precisions for image in detection_loss(maps, *numbers).targets]
-        return all(all_finite(image.weights) for image in targets)
+        for maps in (batch.feature_maps, [level.double() for level in batch.feature_maps]):
+            with torch.no_grad():
+                targets = detection_loss(maps, *numbers).targets
+            undefined |= undefined.new_tensor([not all_finite(image.weights) for image in targets])
+        return undefined
 
     def image(self, index: int, inputs: AssignerInputs, errors: InputErrors | None = None) -> ImageOracle:
         """Return the admissible values and choices of one image with ground truths.
@@ -236,7 +244,7 @@ class Expectation:
         Args:
             index: index of the image.
             inputs: inputs that the implementation's assigner read.
-            errors: possible differences of `inputs` from the inputs that the implementation read; None: none.
+            errors: possible differences of `inputs` from those that the implementation read; None if they are equal.
         """
         settled = self.settled
         return oracle(settled.effective(inputs), index, len(self.truths[index]), settled.dialect, errors)
@@ -311,9 +319,10 @@ class LossExpectation:
     def is_defined(self) -> bool:
         """True if CIoU and its gradient are finite at the positives (IOU-1).
 
-        They are not where a head of one bin predicts a box with exchanged edges, and the union of its negative area and
-        the ground truth's is 0, eps included: IoU is 0 / 0. The result of official code then depends on its rounding. A
-        division by an N of zero, in dialects without a floor of N (LOSS-SUM-1), is defined: no CIoU is involved.
+        They are not finite if a head of one bin predicts a box with exchanged edges, and the union of its negative area
+        and the ground truth's is 0, eps included: IoU is 0 / 0. The result of official code then depends on its
+        rounding. A division by an N of zero, in dialects without a floor of N (LOSS-SUM-1), is defined: no CIoU is
+        involved.
         """
         if not len(self.positives[0]):
             return True

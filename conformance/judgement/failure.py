@@ -15,7 +15,7 @@ from tal_conformance.core.verdicts import (
     Value,
     Verdict,
 )
-from tal_conformance.implementations.errors import ImplementationFailed
+from tal_conformance.implementations.errors import AnsweredUnsupported, ImplementationFailed
 from tal_conformance.implementations.protocol import Implementation
 
 
@@ -50,6 +50,7 @@ class Failure(Exception):
         assignment: the implementation's assignment, for a picture that compares it with the reference's.
         pictured: True if a picture of the batch explains the failure; it is drawn when the failure is logged, since
             Hypothesis raises hundreds of failures while it shrinks one.
+        formal: formal mistakes if they alone are the failure, as sentences: each of them is reported once in a run.
     """
 
     subject: Subject
@@ -64,6 +65,7 @@ class Failure(Exception):
     outcome: Outcome | None = None
     assignment: Assignment | None = None
     pictured: bool = False
+    formal: tuple[str, ...] = ()
 
     @property
     def stages(self) -> set[str]:
@@ -91,7 +93,11 @@ def failure_from(subject: Subject, batch: Batch, error: Divergence | Implementat
     one bug, and would otherwise shrink a batch that fails at the metric into one that fails at the gradient.
     """
     if isinstance(error, ImplementationFailed):
-        return _type("error")(subject, batch, Verdict.ERROR, "", "", error.what, details=error.details)
+        verdict = Verdict.DIVERGENT if isinstance(error, AnsweredUnsupported) else Verdict.ERROR
+        formal = (error.formal,) if error.formal else ()
+        return _type("error")(
+            subject, batch, verdict, "", "", error.formal or error.what, details=error.details, formal=formal
+        )
     judgement = error.judgement
     first = judgement.first
     assert first is not None
@@ -100,6 +106,12 @@ def failure_from(subject: Subject, batch: Batch, error: Divergence | Implementat
     return _type(first.stage)(
         subject, batch, judgement.verdict, first.stage, first.clause, summary, first.mismatch.values, judgement,
     )  # fmt: skip
+
+
+def formal_failure(subject: Subject, batch: Batch, mistake: str, outcome: Outcome | None = None) -> Failure:
+    """Return the failure that describes a formal mistake in the results of a batch."""
+    summary = f"{mistake}; the values were converted, and judged too"
+    return _type("error")(subject, batch, Verdict.ERROR, "", "", summary, outcome=outcome, formal=(mistake,))
 
 
 def precision_remark(batch: Batch) -> str:

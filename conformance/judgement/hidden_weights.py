@@ -16,6 +16,7 @@ from torch import Tensor
 from tal_conformance.core.outcome import LossOutcome
 from tal_conformance.judgement.bounds import ROUNDINGS, smallest
 from tal_conformance.judgement.expectation import Expectation
+from tal_conformance.judgement.loss_reference import class_factors_of, logit_gradient_roundings
 from tal_conformance.judgement.mixed_precision import Interval, is_coarse, logit_gradient_error
 from tal_reference.anchors import flatten
 
@@ -24,8 +25,8 @@ class KnownWeights(NamedTuple):
     """Intervals of the weights of an assignment and of the sum N that the loss is divided by.
 
     Attributes:
-        weights: (B, A) w of the positives.
-        score_sum: () N (LOSS-SUM-1).
+        weights: (B, A) intervals of the positives' weights w.
+        score_sum: () interval of the loss's divisor N (LOSS-SUM-1).
     """
 
     weights: Interval
@@ -53,8 +54,10 @@ def narrowed_by_gradients(
     """
     batch = expected.batch
     score_sum = score_sum_of(admissible, expected.dialect.score_sum_floor)
-    gain = batch.hyperparameters.cls_gain * batch.images
-    if not (gain and bool(score_sum.low > 0)):
+    gain = (
+        batch.hyperparameters.cls_gain * batch.images * class_factors_of(batch, admissible.low)
+    )  # (C,), or a scalar
+    if not (bool((gain > 0).all()) and bool(score_sum.low > 0)):
         return KnownWeights(admissible, score_sum)
     gradient = flatten(loss.gradients, batch.head)[1].double() / gain  # (B, A, C) (s - z) / N
     score = expected.predictions.logits.sigmoid()  # (B, A, C)
@@ -62,13 +65,16 @@ def narrowed_by_gradients(
         torch.zeros_like(gradient, dtype=torch.bool).scatter(2, labels[..., None], True)
         & foreground[..., None]
     )
-    score_sum = _intersection(score_sum, _of_background(gradient[~own], score[~own], gain, expected))
+    score_sum = _intersection(
+        score_sum, _of_background(gradient[~own], score[~own], gain.expand_as(score)[~own], expected)
+    )
 
     image, anchor = foreground.nonzero(as_tuple=True)  # (P,), (P,)
     at = image, anchor, labels[image, anchor]
     ends = torch.stack([score[at] - gradient[at] * end for end in (score_sum.low, score_sum.high)])  # (2, P)
     most = admissible.high[image, anchor]  # (P,)
-    error = _gradient_error(score[at], most, gain / score_sum.high, expected) / gain * score_sum.high
+    of_label = gain.expand_as(score)[at]  # (P,)
+    error = _gradient_error(score[at], most, of_label / score_sum.high, expected) / of_label * score_sum.high
     found = Interval(ends.amin(0) - error, ends.amax(0) + error)  # (P,)
     known = _intersection(Interval(admissible.low[image, anchor], most), found)
     low, high = admissible.low.clone(), admissible.high.clone()
@@ -83,16 +89,20 @@ def _gradient_error(score: Tensor, target: Tensor, scale: Tensor | float, expect
     """Return the largest rounding error of the gradient (s - z) * scale on class logits (LOSS-CLS-1)."""
     if expected.batch.autocast and is_coarse(expected.dtype):
         return logit_gradient_error(score, target, scale, expected.dtype)
-    return ROUNDINGS * 3 * expected.eps * (score + target) * scale + smallest(expected.dtype)
+    steps = ROUNDINGS * logit_gradient_roundings(expected.batch)
+    return steps * expected.eps * (score + target) * scale + smallest(expected.dtype)
 
 
-def _of_background(gradient: Tensor, score: Tensor, gain: float, expected: Expectation) -> Interval:
-    """Return the interval of N that agrees with the gradient s / N of every logit without a target.
+def _of_background(gradient: Tensor, score: Tensor, gain: Tensor, expected: Expectation) -> Interval:
+    """Return the interval of the loss's divisor N, from the class gradients on logits without a target.
+
+    The gradient on such a logit, divided by `gain`, is s / N. Every number N of the interval agrees with the gradients
+    of all K logits, within rounding.
 
     Args:
-        gradient: (K,) gradients s / N of the K logits without a target.
+        gradient: (K,) gradients on the logits without a target, divided by `gain`.
         score: (K,) class scores s of these logits.
-        gain: gain of the class loss times the number of images.
+        gain: (K,) gain of the class loss times the number of images and the factors of the logits' classes.
         expected: expectation of the batch.
     """
     nothing = score.new_zeros(1)
@@ -108,7 +118,7 @@ def _of_background(gradient: Tensor, score: Tensor, gain: float, expected: Expec
 
 
 def _intersection(first: Interval, second: Interval) -> Interval:
-    """Return the elementwise intersection of two intervals; the first interval where they do not overlap."""
+    """Return the elementwise intersection of two intervals; elements of `first` if the two do not overlap."""
     low, high = torch.maximum(first.low, second.low), torch.minimum(first.high, second.high)
     both = low <= high
     return Interval(torch.where(both, low, first.low), torch.where(both, high, first.high))

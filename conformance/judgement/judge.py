@@ -30,11 +30,13 @@ def judge(outcome: Outcome, expected: Expectation) -> Judgement:
             raise Divergence(
                 judgement
             )  # a label without a class has no score, so that nothing else can be judged
-    defined = expected.assignment_is_defined
+    undefined = expected.undefined_images(outcome.inputs)  # (B,)
+    defined = not bool(undefined.any())
     judgement.inconclusive = judgement.undefined = not defined
-    if defined and outcome.assignment is not None:
-        finite = judge_assignment(judgement, outcome, expected)
-        if outcome.loss is not None and outcome.from_loss and finite:
+    judgement.absent = list(outcome.absent)
+    if outcome.assignment is not None:
+        finite = judge_assignment(judgement, outcome, expected, undefined)
+        if defined and outcome.loss is not None and outcome.from_loss and finite:
             judge_loss(judgement, outcome.assignment, outcome.loss, expected)
     if defined and outcome.loss is not None and not outcome.from_loss:
         judge_inferred_assignment(judgement, outcome, expected)

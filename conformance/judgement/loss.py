@@ -20,15 +20,16 @@ from tal_conformance.judgement.comparators import (
     assert_within_at,
 )
 from tal_conformance.judgement.expectation import Expectation, LossExpectation
+from tal_conformance.judgement.gradient_term import gradient_remark
 from tal_conformance.judgement.loss_reference import loss_precision
 from tal_conformance.judgement.loss_rounding import (
     NO_JUMP,
-    AssignmentUncertainty,
     LossRounding,
     add_gradients,
     divisor,
     gradient_bound,
 )
+from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_reference import BatchTargets, Dialect
 from tal_reference.anchors import flatten
 from tal_reference.composed import total_factor
@@ -77,15 +78,20 @@ def judge_loss(
         allowed = allowed + enclosed
     items = like_division_by_zero(loss.items, same_dtype, expected.dialect)  # (3,)
     same_dtype = like_overflow(same_dtype, items, known)  # (3,)
-    remark = score_sum_remark(items.double(), exact, allowed, targets.scores.double(), expected.dialect)
+    remark = ""
+    if loss.shows_items:
+        remark = score_sum_remark(items.double(), exact, allowed, targets.scores.double(), expected.dialect)
     for stage, place in expected.batch.family.item_of.items():
-        if stage == StageName.BOX and not known.is_defined:
+        if not loss.shows_items or (stage == StageName.BOX and not known.is_defined):
             continue
         value_range = None if known.rounding.ranges is None else known.rounding.ranges[place]
         bounded = Bounded(exact[place], allowed[place], same_dtype[place], slack.items[place], value_range)
         clause = SCORE_SUM_CLAUSE if remark else judgement.task.clauses[stage]
         judgement.note(stage, assert_term, Quantity(quantities[place], clause), items[place], bounded, remark)
-    judge_total(judgement, expected, loss)
+    if loss.shows_items:
+        judge_total(judgement, expected, loss)
+    elif known.is_defined:
+        judge_hidden_items(judgement, expected, loss, Bounded(exact.sum(), allowed.sum(), same_dtype.sum()))
     judge_gradients(judgement, loss, known, slack, None if known.is_defined else ("logits",))
 
 
@@ -93,7 +99,7 @@ def like_division_by_zero(observed: Tensor, same_dtype: Tensor, dialect: Dialect
     """Return `observed` with the infinities and NaN of `same_dtype` where both are non-finite, if N may be 0.
 
     In a dialect without a floor of N (LOSS-SUM-1, before 8.0.35) a term is x / 0: infinite, or NaN if x is 0 too, and
-    rounding decides whether a cross-entropy of saturated logits is. In other dialects nothing is replaced.
+    rounding decides whether the cross-entropy x of saturated logits is 0. In other dialects nothing is replaced.
     """
     if dialect.score_sum_floor > 0:
         return observed
@@ -138,7 +144,9 @@ def score_sum_remark(items: Tensor, exact: Tensor, allowed: Tensor, scores: Tens
     score_sum = max(total, dialect.score_sum_floor)
     present = exact.abs() > allowed  # (3,)
     if total == 0 and bool(present.any()) and not items[present].isfinite().any():
-        return f"; the sum of all target scores is 0 here: N is 0, and not {score_sum:g}"
+        return (
+            f"; the sum of all target scores is 0, and the loss is divided by N = 0, expected {score_sum:g}"
+        )
     if int(present.sum()) < 2 or not all_finite(items):
         return ""
     largest = int((exact.abs() / allowed).where(present, 0).argmax())
@@ -156,7 +164,7 @@ def score_sum_remark(items: Tensor, exact: Tensor, allowed: Tensor, scores: Tens
     }
     close = [name for name, guess in guesses.items() if abs(observed - guess) <= 1e-4 * abs(guess)]
     as_if = f", {close[0]}" if close else ""
-    return f"; all terms are {factor:.6g} times what is expected: N is {observed:.6g}{as_if}, and not {score_sum:.6g}"
+    return f"; all terms are {factor:.6g} times the expected ones: N is {observed:.6g}{as_if}, expected {score_sum:.6g}"
 
 
 def assert_term(quantity: Quantity, observed: Tensor, bounded: Bounded, remark: str) -> Agreement:
@@ -182,6 +190,27 @@ def judge_total(judgement: Judgement, expected: Expectation, loss: LossOutcome) 
     error = bound(same_dtype, total, rounding, dtype, "total")
     quantity = Quantity("total", judgement.task.clauses[StageName.TOTAL])
     judgement.note(StageName.TOTAL, assert_within, quantity, loss.total, Bounded(total, error, same_dtype))
+
+
+def judge_hidden_items(
+    judgement: Judgement, expected: Expectation, loss: LossOutcome, summed: Bounded
+) -> None:
+    """Judge the total of a loss without items: the sum of the expected items, times the batch size (LOSS-GAIN-1).
+
+    Args:
+        judgement: takes the result.
+        expected: expectation of the batch.
+        loss: total of the implementation.
+        summed: sum of the expected items, with the sum of their tolerances.
+    """
+    assert summed.same_dtype is not None
+    dtype, factor = loss_precision(expected.batch), total_factor(expected.batch.images, expected.dialect)
+    total, same_dtype = summed.expected * factor, summed.same_dtype * factor
+    rounding = bound(same_dtype, total, 4 * torch.finfo(dtype).eps * total.abs(), dtype, "total")
+    bounded = Bounded(total, summed.tolerance * factor + rounding, same_dtype)
+    quantity = Quantity("total", judgement.task.clauses[StageName.TOTAL])
+    observed = like_division_by_zero(loss.total, same_dtype, expected.dialect)
+    judgement.note(StageName.TOTAL, assert_within, quantity, observed, bounded)
 
 
 def judge_gradients(
@@ -229,4 +258,10 @@ def judge_gradients(
             allowed = gradient_bound(batch, field.quantity, wanted, naive, rounding)
             bounded = Bounded(wanted, add_gradients(allowed, extra), naive, extra)
             quantity = Quantity(f"gradient of {term} on {field.quantity}", clause, dimensions)
+            stage = judgement.stages[StageName.GRADIENTS]
+            agreed = stage.mismatch is None
             judgement.note(StageName.GRADIENTS, check, quantity, observed, bounded=bounded)
+            if agreed and stage.mismatch is not None and term == "total":
+                stage.mismatch.summary += gradient_remark(
+                    judgement, batch, field.name, observed, wanted, bounded.tolerance, at
+                )

@@ -13,12 +13,13 @@ from tal_conformance.core.task import DETECT
 from tal_conformance.judgement.bounds import precision
 from tal_reference import BatchTargets, Dialect, Predictions
 from tal_reference.composed import loss_items, total_factor
+from tal_reference.loss import class_factors
 
 Gradients = tuple[Tensor, Tensor]
 """Gradients on the distance logits, (B, A, 4R), of `LossRounding` (P, 4R), and on the class logits, (B, A, C)."""
 
 ZERO = torch.zeros((), dtype=torch.float64)
-"""Stands for a tensor of zeros: a scalar on the CPU can be combined with tensors of every device."""
+"""A scalar that stands for a tensor of zeros; on the CPU it can be combined with tensors of every device."""
 
 
 LOSS_ITEMS_BY_TASK = {DETECT.name: loss_items}
@@ -58,7 +59,7 @@ def compute_loss(
         dtype: dtype to compute in.
         dialect: the dialect to follow.
         predictions: the decoded predictions of the batch, in `dtype`.
-        each_term: differentiate box, cls and dfl separately too.
+        each_term: differentiate box, cls and dfl separately, in addition to the total.
     """
     leaves = distances, logits = (
         predictions.distances.detach().requires_grad_(),
@@ -85,6 +86,24 @@ def compute_loss(
     no_logits, no_distances = torch.zeros_like(logits), of_both * 0
     of_terms = (of_box, no_logits), (no_distances, of_cls), (of_dfl, no_logits)
     return ReferenceLoss(predictions, items.detach(), (of_both, of_cls), of_terms)
+
+
+def class_factors_of(batch: Batch, like: Tensor) -> Tensor:
+    """Return the factor of each class's cross-entropy (C,) in float64 (COR-7), or a scalar 1 without class weights.
+
+    The factors are on the device of `like`.
+    """
+    factors = class_factors(batch.head, like.double())
+    return like.new_ones((), dtype=torch.float64) if factors is None else factors
+
+
+def logit_gradient_roundings(batch: Batch) -> int:
+    """Return the number of roundings of the gradient on a class logit (LOSS-GRAD-1).
+
+    They are those of sigma, of its difference to z, and of the product with gain and 1 / N; a factor of the class is
+    one more product (COR-7).
+    """
+    return 3 if batch.head.class_weights is None else 4
 
 
 def loss_precision(batch: Batch) -> torch.dtype:

@@ -28,10 +28,11 @@ from tal_conformance.judgement.loss_reference import (
     ZERO,
     Gradients,
     ReferenceLoss,
-    compute_loss,
+    class_factors_of,
+    logit_gradient_roundings,
     loss_precision,
 )
-from tal_conformance.judgement.mixed_precision import Interval, MixedTerms, logit_gradient_error
+from tal_conformance.judgement.mixed_precision import MixedTerms, logit_gradient_error
 from tal_reference import NEWEST, BatchTargets, ClassLoss, Dialect, WeightBroadcast, varied_loss
 from tal_reference.anchors import Anchors
 from tal_reference.composed import total_factor
@@ -104,7 +105,9 @@ def class_count(logits: Tensor, dialect: Dialect) -> int:
     return logits.numel() if dialect.class_loss is ClassLoss.MEAN else 1
 
 
-def class_unit(logits: Tensor, positives: Positives, eps: float, coarse: float, dialect: Dialect) -> Tensor:
+def class_unit(
+    logits: Tensor, positives: Positives, eps: float, coarse: float, dialect: Dialect, factors: Tensor
+) -> Tensor:
     """Return the error of the class loss before division by N (LOSS-CLS-1).
 
     Args:
@@ -113,19 +116,26 @@ def class_unit(logits: Tensor, positives: Positives, eps: float, coarse: float, 
         eps: machine epsilon of the loss terms' dtype.
         coarse: machine epsilon of the predictions' dtype.
         dialect: the dialect to follow.
+        factors: (C,) factor of each class, or a scalar (COR-7).
     """
     at = positives.image, positives.anchor
     learnt = logits[(*at, positives.labels)]  # (P,)
     summed = logits[at] if dialect.class_loss is ClassLoss.POSITIVES else logits  # (P, C) or (B, A, C)
-    unit = bce_sum_unit(summed, learnt, positives.weights.double(), eps, coarse)
+    weighted = positives.weights.double() * of_labels(factors, positives.labels)  # (P,)
+    unit = bce_sum_unit(summed, learnt, weighted, eps, coarse, factors if factors.ndim else None)
     return unit / class_count(logits, dialect)
 
 
-def class_gradient_unit(logits: Tensor, targets: BatchTargets, scale: Tensor, dialect: Dialect) -> Tensor:
-    """Return the rounding error of the gradient (score - target score) * scale on class logits (B, A, C)."""
+def of_labels(factors: Tensor, labels: Tensor) -> Tensor:
+    """Return the factors (P,) of the classes `labels` (P,); a scalar, if all classes have the same factor."""
+    return factors[labels] if factors.ndim else factors
+
+
+def class_gradient_unit(logits: Tensor, targets: BatchTargets, dialect: Dialect) -> Tensor:
+    """Return class score plus target score of every class logit (B, A, C), whose gradient rounds their difference."""
     positives = targets.positives
-    unit = logits.sigmoid().mul_(scale)  # (B, A, C)
-    unit[positives.image, positives.anchor, positives.labels] += scale * positives.weights.double()
+    unit = logits.sigmoid()  # (B, A, C)
+    unit[positives.image, positives.anchor, positives.labels] += positives.weights.double()
     return unit * targets.foreground[..., None] if dialect.class_loss is ClassLoss.POSITIVES else unit
 
 
@@ -162,12 +172,10 @@ def rounding_units(
     given_edge = edges[at][:, None] / strides if isinstance(edges, Tensor) else edges  # (P, 1) grid units
     of_target = given_edge[:, 0] if isinstance(given_edge, Tensor) else 0.0  # (P,)
     mixed = MixedTerms.of(batch, dialect, distances, centres, target, weights)
-    if mixed is None:
-        edge = (
-            box_unit(predicted, centres, distance_error, coarse).amax(1) + of_target
-        )  # (P,) of the prediction
-    else:
-        edge = mixed.edge_errors() + of_target  # (P,)
+    of_box = (
+        box_unit(predicted, centres, distance_error, coarse).amax(1) if mixed is None else mixed.edge_errors()
+    )
+    edge = of_box + of_target  # (P,) of the prediction
     edge = edge + eps * target.abs().amax(1)  # ... and of the target's division by the stride
 
     measure = dialect.box_overlap
@@ -175,31 +183,40 @@ def rounding_units(
         overlap_unit(measure, target, predicted, edge if mixed is None else of_target, eps)
         + 2 * eps * (1 - MEASURES[measure](target, predicted))
     )  # (P,)
-    cls = class_unit(given.logits, positives, eps, coarse if mixed is None else 0.0, dialect)
+    factors = class_factors_of(batch, given.logits)  # (C,), or a scalar
+    cls = class_unit(given.logits, positives, eps, coarse if mixed is None else 0.0, dialect, factors)
     wanted = distances_to(target, centres)  # (P, 4)
     wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs()) + given_edge  # (P, 4)
     wanted_error = wanted_error + (0.0 if mixed is None else mixed.centre_errors().repeat(1, 2))
-    height, width = given.size
-    of_input = strides / strides.new_tensor((width, height, width, height))  # (P, 4) shares, for the L1 form
+    of_input = strides / strides.new_tensor(given.size).flip(0).repeat(2)  # (P, 4) shares, for the L1 form
     side = weights * side_unit(distances, wanted, wanted_error, of_input, batch, dialect)  # (P,)
     gains = torch.tensor((numbers.box_gain, numbers.cls_gain, numbers.dfl_gain)).to(own)
     terms = torch.stack((box.sum(), cls, side.sum())) * gains / score_sum
     items = terms + 3 * eps * exact.items.abs()  # (3,): sum, gain and quotient
-    learning = given.logits[(*at, positives.labels)]  # (P,)
+    learning = given.logits[(*at, positives.labels)] * of_labels(factors, positives.labels)  # (P,)
     enclosed = None if mixed is None else mixed.term_errors(learning, own) * gains / score_sum  # (3,)
-    ranges = term_ranges(weights, given.logits, learning * own, reg_max) * gains / score_sum  # (3,)
+    ranges = term_ranges(weights, given.logits, learning * own, reg_max, factors) * gains / score_sum  # (3,)
     # a term that is zero has a bound too, by underflow
     ranges = torch.maximum(ranges, exact.items.abs()).clamp(min=4 * smallest(loss_precision(batch)))
 
     share = total_factor(batch.images, dialect) / score_sum
-    scale = numbers.cls_gain * share / class_count(given.logits, dialect)
-    logit_gradient = class_gradient_unit(given.logits, targets, scale * 0 + 1, dialect)  # (B, A, C)
+    scale = numbers.cls_gain * share / class_count(given.logits, dialect) * factors  # (C,), or a scalar
+    logit_gradient = class_gradient_unit(given.logits, targets, dialect)  # (B, A, C)
     stored = (
         ZERO if mixed is None else logit_gradient_error(logit_gradient, ZERO, scale, batch.dtype)
     )  # (B, A, C)
-    logit_gradient *= (coarse if mixed is None else eps) * 3 * scale
+    roundings = logit_gradient_roundings(batch)
+    logit_gradient = logit_gradient * ((coarse if mixed is None else eps) * roundings * scale)
     slope = GradientRounding(
-        target, predicted, distances, wanted, wanted_error, edge, reg_max, precision(batch.dtype), dialect
+        target,
+        predicted,
+        distances,
+        wanted,
+        wanted_error + (share_error(distances, of_input, precision(batch.dtype)) if reg_max == 1 else 0.0),
+        edge,
+        reg_max,
+        precision(batch.dtype),
+        dialect,
     )
 
     of_weights = (weights * share)[:, None, None]  # (P, 1, 1)
@@ -232,10 +249,19 @@ def side_unit(
         log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
         _, lower, _ = varied_loss.bins_around(wanted, reg_max, dialect)  # (P, 4)
         return dfl_unit(log_probability, wanted, wanted_error, reg_max, eps, lower)
-    scaled = torch.finfo(dtype).eps * distances.abs() * of_input + smallest(
-        dtype
-    )  # (P, 4) of shares, as read
+    scaled = share_error(distances, of_input, dtype) * of_input  # (P, 4) of shares, as read
     return ((wanted_error + eps * (distances - wanted).abs()) * of_input + scaled).mean(1)
+
+
+def share_error(distances: Tensor, of_input: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the error in grid units of distances (P, 4) of one bin, which the L1 loss turns into shares of the input.
+
+    Args:
+        distances: (P, 4) distances in grid units, stored in `dtype`.
+        of_input: (P, 4) strides divided by the input's size.
+        dtype: dtype of the shares.
+    """
+    return torch.finfo(dtype).eps * distances.abs() + smallest(dtype) / of_input
 
 
 def distance_gradient_units(
@@ -244,7 +270,8 @@ def distance_gradient_units(
     """Return rounding errors and jumps of the gradients of box and dfl on the distance logits, (P, 4R) each.
 
     Args:
-        slope: errors of the gradients of each positive's losses, before weight, gain and N.
+        slope: errors of the gradients of each positive's losses, before multiplication by weight and gain and division
+            by N.
         distance_error: (P, 4) errors of the predicted distances.
         of_box: (P, 1, 1) factor of the box loss: weight times gain over N.
         of_sides: (P, 4, 1) or (P, 1, 1) factor of the distances' losses (DFL or L1): weight times gain over N.
@@ -260,17 +287,18 @@ def distance_gradient_units(
     return box_rounds + slope.underflow().flatten(1), box_jumps, side_rounds, side_jumps
 
 
-def term_ranges(weights: Tensor, logits: Tensor, learnt: Tensor, reg_max: int) -> Tensor:
+def term_ranges(weights: Tensor, logits: Tensor, learnt: Tensor, reg_max: int, factors: Tensor) -> Tensor:
     """Return (3,) box, cls and dfl of an untrained head, before division by N and multiplication by gains.
 
     Args:
         weights: (P,) target scores.
         logits: (B, A, C) class logits.
-        learnt: (P,) target scores times their logits.
+        learnt: (P,) target scores times their logits and the factors of their classes.
         reg_max: number R of bins.
+        factors: (C,) factor of each class, or a scalar (COR-7).
     """
     total = weights.sum()
-    crossed = functional.softplus(logits.abs()).sum() + learnt.abs().sum()
+    crossed = (functional.softplus(logits.abs()) * factors).sum() + learnt.abs().sum()
     return torch.stack((total, crossed, total * (math.log(reg_max) if reg_max > 1 else 1.0)))
 
 
@@ -293,7 +321,8 @@ class GradientRounding:
     Attributes:
         target, predicted: (P, 4) boxes in grid units.
         distances: (P, 4R) logits.
-        wanted, wanted_error: (P, 4) target distances in grid units.
+        wanted: (P, 4) target distances in grid units.
+        wanted_error: (P, 4) their errors in grid units; with one bin, those of the predicted distances too.
         edge: (P,) error of the boxes' edges.
         reg_max: number R of bins.
         dtype: dtype of the predictions and of gradients on them.
@@ -336,9 +365,9 @@ class GradientRounding:
     def underflow(self) -> Tensor:
         """Return the error of the box loss's gradient by underflow in its dtype, (P, 4, R).
 
-        Half the smallest number is lost at the box's edge, at the side's distance and at each bin, and as much in the
-        naive computation. If the bins' exponentials are summed before they are divided by their own sum, the loss in
-        the product of bins and exponentials reaches a bin times its number and its exponential, without cancelling.
+        Underflow errs by half the smallest number in the gradients on the edge of the box, on the distance and on each
+        bin, and by as much in the reference. If products of bins and exponentials are summed before the division by the
+        sum of exponentials, their underflow is multiplied by the number and the exponential of the bin.
         """
         least = smallest(self.dtype)
         if self.reg_max == 1:
@@ -395,85 +424,11 @@ class GradientRounding:
         return rounding, torch.zeros_like(rounding)
 
 
-@dataclass(frozen=True)
-class AssignmentUncertainty:
-    """Possible differences between the assignment that a loss hides and the assignment that it is judged with.
-
-    Attributes:
-        weights: (B, A) largest difference of the target scores.
-        edges: (B, A) largest difference of the target boxes' edges, in pixels.
-        score_sum: () interval of N; None: N of the assumed weights, plus or minus the sum of `weights`.
-    """
-
-    weights: Tensor
-    edges: Tensor
-    score_sum: Interval | None = None
-
-
-def uncertainty_units(
-    batch: Batch,
-    targets: BatchTargets,
-    exact: ReferenceLoss,
-    narrow: LossRounding,
-    unsure: AssignmentUncertainty,
-    dialect: Dialect,
-) -> LossRounding:
-    """Return the effect of an uncertain assignment on the loss and its gradients, in addition to `narrow`.
-
-    Before division by N, terms and gradients are linear in the weights, so their change is the loss for the changes of
-    the weights; N changes by the sum of these changes.
-
-    Args:
-        batch: any batch.
-        targets: the targets that the loss is assumed to have used.
-        exact: the loss in float64.
-        narrow: the effect of rounding for a known assignment.
-        unsure: possible differences of the hidden assignment.
-        dialect: the dialect to follow.
-    """
-    scores = targets.scores.double()
-    at = targets.foreground.nonzero(as_tuple=True)  # (P,), (P,)
-    score_sum = divisor(scores[at].sum(1), batch.images, dialect)
-    label = scores.argmax(2, keepdim=True)  # (B, A, 1)
-    movements = torch.zeros_like(scores).scatter(2, label, unsure.weights[..., None].double())
-    movements = movements * targets.foreground[..., None]
-    share = movements.sum() / score_sum  # of N
-    if unsure.score_sum is not None:
-        # N may be far from that of the replayed weights, and divides their differences
-        share = torch.maximum(score_sum / unsure.score_sum.low - 1, 1 - score_sum / unsure.score_sum.high)
-        movements = movements * (score_sum / unsure.score_sum.low)
-    moved = BatchTargets(targets.foreground, targets.boxes, movements)
-    loss = compute_loss(batch, moved, torch.float64, dialect, exact.predictions, each_term=True)
-    scale = divisor(movements[at].sum(1), batch.images, dialect) / score_sum
-    count = class_count(scores, dialect)
-    cls = (
-        batch.hyperparameters.cls_gain
-        * (exact.predictions.logits * movements).abs().sum()
-        / score_sum
-        / count
-    )
-    items = torch.stack((loss.items[0] * scale, cls, loss.items[2] * scale)) + exact.items.abs() * share
-    wider = (
-        ROUNDING_UNITS_BY_TASK[batch.task](batch, targets, exact, dialect, unsure.edges)
-        if unsure.edges.any()
-        else narrow
-    )
-    factor = total_factor(batch.images, dialect) / count
-    slope = batch.hyperparameters.cls_gain * factor / score_sum * movements  # (B, A, C)
-    own = exact.of_terms or (exact.of_total,) * 3  # the total's is more than a term's: on the safe side
-    box, dfl = (
-        loss.of_terms[term][0][at].abs() * scale
-        + own[term][0][at].abs() * share
-        + wider.of_terms[term][0] - narrow.of_terms[term][0]
-        + wider.jumps[term][0] - narrow.jumps[term][0]
-        for term in (0, 2)
-    )  # (P, 4R) twice  # fmt: skip
-    cls = slope + own[1][1].abs() * share  # (B, A, C)
-    return LossRounding(items + wider.items - narrow.items, ((box, ZERO), (ZERO, cls), (dfl, ZERO)), NO_JUMP)
-
-
 def gradient_bound(batch: Batch, name: str, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> Tensor:
-    """Return the bound of a gradient; exact zeros stay exact zeros."""
+    """Return the largest admissible error of the gradient on `name`.
+
+    The error is 0 where the reference's gradient and its rounding unit are 0.
+    """
     dtype = precision(batch.dtype)
     if name == "distance logits":
         unit = unit + 4 * torch.finfo(dtype).eps * exact.abs()

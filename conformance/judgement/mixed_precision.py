@@ -82,7 +82,7 @@ class Interval:
         return self, self.stored(dtype)
 
     def distance_from(self, values: Tensor) -> Tensor:
-        """Return the largest distance of a number of the interval from each value."""
+        """Return, for each value, the largest distance between the value and a number of the interval."""
         return torch.maximum(self.high - values, values - self.low)
 
     @property

@@ -45,6 +45,7 @@ from tal_conformance.judgement.comparators import Quantity, all_finite, assert_e
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
 from tal_conformance.judgement.oracle import candidates_within
+from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import GroundTruths, OverlapsCompared
 from tal_reference.anchors import flatten
 from tal_reference.loss import has_no_distance_loss
@@ -85,6 +86,10 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
     implementation = implementation_from(ReferenceAdapter(expected.dialect), "reference")
     reference = execute(implementation, expected.batch, inputs=expected.inputs)
     either = _edge_at_infinity(expected.batch, reference) | _may_be_candidate(expected, reference)  # (B,)
+    elsewhere = undefined_anchors(reference.inputs, expected.dialect) & ~affected_anchors(expected.batch)
+    either = either | elsewhere.any(
+        1
+    )  # (B,) beside the non-finite prediction, zero is divided by zero (IOU-1)
     judgement.inconclusive = judgement.undefined = bool(either.any())
     clause = "NONFINITE-1" if _targets_finite(reference).all() else "NONFINITE-2"
     spreads = _spreads(outcome, expected, reference)  # (B,)
@@ -103,14 +108,12 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
     if clause != "NONFINITE-2" and not lost.any():
         judgement = judge(*_with_a_finite_number(outcome, expected, reference))
     if outcome.loss is not None and not all_finite(outcome.loss.items):
-        judgement.notes.append(
-            f"the loss only passes on predictions that are not finite, as {clause} prescribes"
-        )
+        judgement.notes.append(f"the loss is not finite because predictions are not, as {clause} prescribes")
     return judgement
 
 
 def _spreads(outcome: Outcome, expected: Expectation, reference: Outcome) -> Tensor:
-    """Return (B,) bool: True if t of a ground truth or padding row is not finite at an anchor with such a prediction.
+    """Return (B,) bool: True if a non-finite prediction makes t of a ground truth or padding row non-finite.
 
     It is False in dialects that compute t of candidates only, and in a batch without ground truths.
     """
@@ -155,9 +158,11 @@ def _judge_spread_loss(
     if len(sums) > 1 and not has_no_distance_loss(expected.batch.head.reg_max, expected.dialect):
         sums.append(StageName.DFL)
     values = {
-        name: outcome.loss.items[place] for place, name in enumerate(t.name for t in judgement.task.terms)
+        name: outcome.loss.items[place]
+        for place, name in enumerate(t.name for t in judgement.task.terms)
+        if name in sums and outcome.loss.shows_items
     }
-    for name, value in {**{name: values[name] for name in sums}, "total": outcome.loss.total}.items():
+    for name, value in {**values, "total": outcome.loss.total}.items():
         quantity = Quantity("total is finite" if name == "total" else f"{name} loss is finite", "NONFINITE-2")
         judgement.note(name, _assert_same, quantity, value.isfinite(), torch.zeros_like(value.isfinite()))
 
@@ -208,7 +213,10 @@ def _without_gradients_of(batch: Batch, loss: LossOutcome) -> LossOutcome:
 def _judge_loss(
     judgement: Judgement, expected: Expectation, outcome: Outcome, reference: Outcome, clause: str, lost: bool
 ) -> None:
-    """Judge which terms and gradients are finite. If `lost`, N may be finite or not, and cls must not be finite."""
+    """Judge which loss terms and gradients are finite, by comparison with those of the reference.
+
+    If `lost`, N may be finite or not; the term cls must then be non-finite.
+    """
     assert outcome.loss is not None
     assert reference.loss is not None
     batch = expected.batch
@@ -220,7 +228,7 @@ def _judge_loss(
         if infinite
     ]
     for place, term in enumerate(term.name for term in batch.family.terms):
-        if term in free or (term != StageName.CLS and lost):
+        if term in free or (term != StageName.CLS and lost) or not outcome.loss.shows_items:
             continue
         named = (
             "NONFINITE-3"

@@ -50,7 +50,7 @@ class InputErrors:
         boxes: (A,) largest difference of a predicted box's edges, in pixels.
         scores: (A, C) largest difference of a class score.
         truths: (M, 4) largest difference of an edge of a ground truth, in pixels.
-        around: the inputs to which the differences refer; None: the inputs that were passed to the implementation.
+        around: the inputs to which the differences refer; None: those that were passed to the implementation.
     """
 
     boxes: Tensor
@@ -76,7 +76,8 @@ class ImageOracle:
         everywhere: True if u and t are compared off candidates too (TAL-CONF-1 of the oldest releases).
         floor: a side shorter than the first number is widened to the second, both in pixels (TAL-CAND-2).
         dialect: the dialect, which may replace some hyperparameters.
-        rivals_overlap: (M, A) ranges of the overlap of all pairs, where it settles contested anchors off candidates.
+        rivals_overlap: (M, A) ranges of the overlap of all pairs, candidates or not, if the dialect compares these to
+            resolve contested anchors; None otherwise.
     """
 
     candidate: Tensor
@@ -174,10 +175,10 @@ class ImageOracle:
 
 
 def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTruths, eps: float) -> Tensor:
-    """Return the error (M, 1) in pixels of a box's edges after widening about its centre (TAL-CAND-2).
+    """Return the rounding error (M, 1) in pixels of box edges after widening about the box's centre (TAL-CAND-2).
 
-    Centre and sides are sums and differences of edges. If these and the widened edges are equal in the implementation's
-    dtype and in float64, every way to compute them is exact, and the error is zero.
+    If centre, sides and widened edges are equal in the implementation's dtype and in float64, every way to compute them
+    is exact, and the error is zero.
     """
     rounded, wanted = (
         torch.cat(_centres_and_edges(boxes, floor), 1) for boxes in (truths.boxes, exact.boxes)
@@ -188,7 +189,7 @@ def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTru
 
 
 def _centres_and_edges(boxes: Tensor, floor: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Return twice the centres, the sides, and the edges after widening, of boxes (M, 4)."""
+    """Return the doubled centres, the sides, and the edges after widening, of boxes (M, 4)."""
     left_top, right_bottom = boxes.chunk(2, dim=1)  # (M, 2), (M, 2)
     return left_top + right_bottom, right_bottom - left_top, widened(boxes, floor)
 
@@ -213,7 +214,7 @@ def candidates_within(
         eps: machine epsilon of the implementation's dtype.
         errors: possible differences of the inputs; None if they are the implementation's own.
         dialect: decides whether an anchor on an edge is a candidate, and which ground truths are real.
-        reach: (A, 1) largest distance in pixels from a side; None: unlimited.
+        reach: (A, 1) an anchor farther than this from a side of the box, in pixels, is not a candidate; None: no limit.
     """
     edge = edge_rounding(small, floor, large, eps)  # (M, 1)
     if errors is not None:

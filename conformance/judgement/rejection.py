@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.reference_inputs import assigner_inputs, truths_of
 from tal_conformance.core.task import StageName
+from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import Dialect, WeightBroadcast, detection_loss
 
 
@@ -53,10 +55,10 @@ def supports_relations(batch: Batch, dialect: Dialect) -> bool:
 
     A relation compares a batch with a batch derived from it, such as one of its images. Relations do not hold if the
     dialect may reject a batch; if it may divide by zero, on the batch or on the derived one; if the loss of one image
-    depends on the others; or if a choice that no release makes may depend on the order of ground truths or on the
-    number of images, or change the range of scores.
+    depends on the others; if classes have weights, which relations between classes do not move; or if a choice that no
+    release makes may depend on the order of ground truths or on the number of images, or change the range of scores.
     """
-    if not dialect.varied <= RELATED:
+    if not dialect.varied <= RELATED or batch.head.class_weights is not None:
         return False
     finite = dialect.score_sum_floor > 0
     independent = dialect.weights_meet is WeightBroadcast.PER_POSITIVE
@@ -66,14 +68,20 @@ def supports_relations(batch: Batch, dialect: Dialect) -> bool:
 
 @torch.no_grad()
 def loss_is_finite(batch: Batch, dialect: Dialect) -> bool:
-    """Return True if the reference's loss of the batch is finite, or the dialect must reject the batch.
+    """Return True if the loss of the batch is finite and every overlap defined, or the dialect must reject the batch.
 
-    CIoU may divide zero by zero (IOU-1).
+    CIoU may divide zero by zero (IOU-1). The reference's loss does not show it off candidates, in dialects that compare
+    overlaps everywhere.
     """
     if rejection_for(batch, dialect) is not None:
         return True
     loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
-    return bool(loss.items.isfinite().all())
+    if not bool(loss.items.isfinite().all()):
+        return False
+    if batch.head.reg_max > 1 or not len(batch.annotations):
+        return True
+    inputs = assigner_inputs(batch, truths=truths_of(batch, dialect=dialect))
+    return not bool(undefined_anchors(inputs, dialect).any())
 
 
 def rejection_for(batch: Batch, dialect: Dialect) -> RejectionRule | None:

@@ -36,8 +36,8 @@ def unsorted_remark(batch: Batch) -> str:
     pairs = [f"{row + 1} and {row + 2}" for row in falls[:LISTED].tolist()]
     more = f", and {len(falls) - LISTED} more pairs," if len(falls) > LISTED else ""
     return (
-        f"rows {', '.join(pairs)}{more} (counted from 1) are not sorted by image (ANN-1): since Ultralytics 8.4.25 "
-        "an error, or a ground truth is lost"
+        f"rows {', '.join(pairs)}{more} (counted from 1) are not sorted by image (ANN-1): Ultralytics from 8.4.25 "
+        "on raises an error, or ignores a ground truth"
     )
 
 

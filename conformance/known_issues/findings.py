@@ -37,11 +37,11 @@ class Finding:
     Attributes:
         id: name of the finding and of its script.
         title: the behaviour, in one sentence.
-        clause: clause of the specification.
+        clause: clause of the specification that the behaviour violates.
         first: the first release that reproduced the finding.
-        last: the last release that reproduced it.
-        script: path of the script that reproduces it.
-        mended: the first release that fixes it; None if no release does.
+        last: the last release that reproduced the finding.
+        script: path of the script that reproduces the finding.
+        mended: the first release that fixes the bug; None if no release does.
     """
 
     id: str
@@ -85,8 +85,8 @@ class Ran:
                 "release is not affected. Correct its `first` or `mended`"
             )
         return (
-            f"finding {finding.id} no longer reproduces with ultralytics {release}: fixed by it or by another "
-            f'after {finding.last}, the last that reproduced it. Write mended = "{release}" into {INDEX.name}'
+            f"finding {finding.id} no longer reproduces with ultralytics {release}: fixed by a release after "
+            f'{finding.last}, the last that reproduced it. Write mended = "{release}" into {INDEX.name}'
         )
 
 

@@ -12,6 +12,7 @@ from packaging.version import InvalidVersion, Version
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.files import check_regular
+from tal_conformance.core.names import LONGEST_MESSAGE, cut, unknown_name
 from tal_conformance.core.task import TASKS
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.judgement.failure import Failure, Subject
@@ -29,6 +30,9 @@ OPTIONAL = ("says", "follows")
 class InvalidLedger(ValueError):
     """Error: a ledger is invalid. The message names the file, the entry and the problem."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(cut(message, LONGEST_MESSAGE))
+
 
 @dataclass(frozen=True)
 class KnownIssue:
@@ -39,7 +43,7 @@ class KnownIssue:
         implementations: names of the affected implementations, without `==X.Y.Z`.
         versions: specifier of their affected versions.
         devices: affected devices.
-        clause: clause that the first diverging stage violates; for `RAISES`, the clause that the entry concerns.
+        clause: clause that the first diverging stage violates; if `stage` is `RAISES`, the concerned clause.
         stage: the first diverging stage, or `RAISES`.
         when: names of predicates; a batch must satisfy all of them.
         reason: explanation of the divergence, for readers.
@@ -103,7 +107,7 @@ class KnownIssue:
         return {self.stage, *self.follows}
 
     def expired(self, today: date) -> bool:
-        """Return True if the entry excuses nothing any more on the day `today`."""
+        """Return True if the entry has expired by the day `today`, so that it no longer excuses failures."""
         return today >= self.expires
 
 
@@ -138,8 +142,8 @@ def _raw_entries(path: Path) -> list[Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidLedger(f"cannot read the ledger {path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidLedger(f"cannot read the ledger {path}: not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # also an integer of too many digits, and deep nesting
+        raise InvalidLedger(f"cannot read the ledger {path}: not valid TOML: {error!s:.200}") from error
     unknown = sorted(set(content) - {"entry"})
     if unknown:
         raise InvalidLedger(f"{path}: {unknown[0]!r} is an unknown table; expected [[entry]] tables only")
@@ -160,7 +164,7 @@ def entry_of(raw: Any) -> KnownIssue:
     keys = [field.name for field in fields(KnownIssue)]
     unknown = [key for key in raw if key not in keys]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is an unknown key; keys are {', '.join(keys)}")
+        raise ValueError(unknown_name("key", unknown[0], keys))
     missing = [key for key in keys if key not in raw and key not in OPTIONAL]
     if missing:
         raise ValueError(f"{missing[0]!r} is missing")
@@ -194,14 +198,14 @@ def _versions(text: str) -> SpecifierSet:
 def _check_sense(entry: KnownIssue) -> None:
     for device in entry.devices:
         if device not in DEVICES:
-            raise ValueError(f"unknown device {device!r}; devices are {', '.join(DEVICES)}")
+            raise ValueError(unknown_name("device", device, DEVICES))
     for name in entry.when:
         if name not in PREDICATES:
-            raise ValueError(f"unknown predicate {name!r}; predicates are {', '.join(PREDICATES)}")
+            raise ValueError(unknown_name("predicate", name, PREDICATES))
     for stage in (entry.stage, *entry.follows):
         known = list(dict.fromkeys(name for task in TASKS.values() for name in task.clauses))
         if stage not in (*known, RAISES):
-            raise ValueError(f"unknown stage {stage!r}; stages are {', '.join(known)} and {RAISES}")
+            raise ValueError(unknown_name("stage", stage, (*known, RAISES)))
     if not re.fullmatch(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", entry.clause):
         raise ValueError(f"{entry.clause!r} is not a clause; expected one such as TAL-CAND-2")
     if entry.stage == RAISES and not entry.says:

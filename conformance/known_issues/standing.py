@@ -56,7 +56,9 @@ class Standing:
                     f"{name} expired on {self.entry.expires}: fix the divergence, or set a new date; {owner}"
                 )
             case State.UNMET:
-                return f"{name} was never met: no batch of this run satisfied {', '.join(self.entry.when)}; {owner}"
+                return (
+                    f"{name} is unused: no batch of this run satisfied {', '.join(self.entry.when)}; {owner}"
+                )
             case State.HEALED:
                 return (
                     f"{name} no longer diverges: none of the {self.met} batches that satisfy its predicates differs at "
@@ -78,7 +80,7 @@ def standings(
     Args:
         entries: entries of the ledger.
         subjects: tested implementations with their devices.
-        counts: numbers of batches by place, under the keys `met` and `known`.
+        counts: two mappings, `met` and `known`, each from (entry id, implementation, device) to a number of batches.
         whole: True if a gating profile was run completely, so that unused entries are reported.
         today: the current date, for comparison with the entries' expiry dates.
     """

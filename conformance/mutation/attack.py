@@ -1,4 +1,4 @@
-"""Run one check of the suite on a faulty implementation until the check fails, and count the batches."""
+"""Run one check of the suite on a faulty implementation until the check fails, and count the generated batches."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class Hit:
 
     Attributes:
         check: name of the check.
-        batches: number of batches that the check drew, including the failing batch.
-        failure: the failure, shrunk if the phases included shrinking.
+        batches: number of generated batches, including the failing batch.
+        failure: the failure, shrunk if Hypothesis' phases included shrinking.
     """
 
     check: str
@@ -38,7 +38,7 @@ class Hit:
 
 
 class BatchCounter(NoSink):
-    """Counts the judged batches of a check, without those of Hypothesis' shrinking; stores nothing else."""
+    """Sink that counts the judged batches of a check, without batches that Hypothesis generates while shrinking."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -70,13 +70,13 @@ def attack(
 ) -> Hit | None:
     """Run one check on an implementation until it fails, on at most the profile's number of batches.
 
-    With the gating profile, a check that draws a share of the profile's batches gets all of them.
+    With the gating profile, a check runs on the profile's full number of batches, even if its share is smaller.
 
     Args:
         implementation: the implementation to test.
         check: name of the check, followed by the value of its parameter in brackets if it has one.
-        phases: Hypothesis' phases. With `generate` alone, the first failing batch is returned; with `shrink`
-            too, the shrunk one.
+        phases: Hypothesis' phases. With `generate` alone, the first failing batch is returned; if `shrink` is
+            included, the shrunk batch.
         profile: name of the profile.
 
     Returns:
@@ -98,7 +98,8 @@ def attack_in_precision(
 
     Args:
         implementation: the implementation to test.
-        check: name of the check that draws the batches; if it draws no recipes, the precision check draws.
+        check: name of the check that generates the batches; if it does not generate recipes, the batches of the
+            precision check are used.
         precision: one of `PRECISIONS`.
         phases: see `attack`.
 
@@ -124,9 +125,9 @@ def _until_failure(
 
     Args:
         implementation: the implementation to test.
-        check: name of the check to store in the result.
+        check: name of the check, for the result.
         test: the test function.
-        arguments: arguments of the test other than the checker and the drawn recipe.
+        arguments: arguments of the test other than the checker and the generated recipe.
         examples: number of batches.
         phases: see `attack`.
     """

@@ -71,7 +71,7 @@ class Result:
         kind: "official", "reference" or "history".
         function: name of the changed function; for "history", of the two dialects.
         key: hash of everything that the result depends on (`key_of`).
-        ended: the test that killed the mutant, if any, and the number of batches.
+        ended: outcome of judging the mutant: the test that killed it, if any, and the number of batches.
     """
 
     mutant: str
@@ -96,7 +96,7 @@ class Job:
     reached: Sequence[int] | None = None
 
     def numbers(self, first: bool, few: int, all_of_them: int) -> list[int]:
-        """Return the numbers of the batches on which the mutant is judged in a pass.
+        """Return the numbers of the batches on which the first or the second pass judges the mutant.
 
         Args:
             first: True for the first pass, False for the second.
@@ -126,13 +126,13 @@ def try_mutants(
         recorder: writes the run log.
         kinds: elements of `KINDS`.
         profile: name of the profile whose batches are used.
-        number: number of batches of each test.
+        number: number of batches for each test.
         report_dir: folder of all runs, which also has the file of stored results.
         only: pattern that the names of mutants must match.
         processes: number of mutants judged at once.
 
     Returns:
-        True if a mutant survived that is not listed as equivalent, or one that is listed was killed; and a
+        True if a mutant survived that is not listed as equivalent, or a mutant was killed that is listed; and a
         summary with one line for every kind.
 
     Raises:
@@ -155,9 +155,10 @@ def try_mutants(
 
 
 def result_of(result: Result, arguments: dict[str, str]) -> str:
-    """Return "killed" or "survived"; for a survivor that is listed as equivalent, "equivalent".
+    """Return the result of a mutant as one word, given the reasons for equivalent mutants by pattern of names.
 
-    For a mutant that was killed although it is listed as equivalent, return "elsewhere".
+    The word is "killed" or "survived"; "equivalent" for a survivor that is listed as equivalent; "elsewhere" for a
+    mutant that was killed although it is listed as equivalent.
     """
     is_argued = argument_for(result.mutant, arguments) != ""
     if result.ended.test is None:
@@ -166,7 +167,7 @@ def result_of(result: Result, arguments: dict[str, str]) -> str:
 
 
 def equivalent_mutants() -> dict[str, str]:
-    """Return the listed equivalent mutants: the reason for each pattern of names.
+    """Return the reason why mutants are equivalent, by pattern of their names, from the list of equivalent mutants.
 
     Raises:
         ValueError: an entry has no reason.
@@ -218,7 +219,7 @@ def results_of(
 def judge_baseline(
     target: Target, cases: Sequence[GeneratedCase], outcomes: BaselineOutcomes
 ) -> tuple[list[GeneratedCase], Seen]:
-    """Return the cases on which the unmutated code conforms, and the lines of the target that each runs."""
+    """Judge the unmutated code. Return the cases on which it conforms, and the target's lines that each case runs."""
     passed, rest = list[GeneratedCase](), list(cases)
 
     def at(number: int) -> None:
@@ -237,7 +238,7 @@ def judge_baseline(
 
 
 def planted(place: Place, mutant: Mutant, make: Made) -> Made:
-    """Return a function that installs a mutant until the process ends, and returns the implementation."""
+    """Return a function that installs a mutant until the process ends, and returns the implementation to judge."""
     _, first = place.source()
 
     def make_mutated() -> Implementation:
@@ -262,7 +263,7 @@ def history(number: int, report_dir: Path, profile: str, only: str, processes: i
 
 
 def judged_by(dialect: Dialect, judge: Dialect) -> Made:
-    """Return a function that makes the reference in `dialect`, declared as an implementation of `judge`."""
+    """Return a function that makes an implementation: the reference in `dialect`, declared to follow `judge`."""
 
     def make_mutated() -> Implementation:
         return replace(implementation_from(ReferenceAdapter(dialect), dialect.name), dialect=judge)
@@ -271,7 +272,7 @@ def judged_by(dialect: Dialect, judge: Dialect) -> Made:
 
 
 def every_image(subject: Subject) -> None:
-    """Judge an implementation on every image of the smallest scopes, which are small sets of possible images.
+    """Judge an implementation on every image of the smallest scopes (sets of images that are enumerated completely).
 
     Raises:
         Failure: the implementation does not conform on an image.
@@ -293,12 +294,12 @@ def resume(
     """Yield the results of an earlier run, then judge the other mutants and store each result at once.
 
     The first pass uses a few batches of each test, which kill most mutants. Survivors are judged on all other batches
-    and on all images of the smallest scopes.
+    and on all images of the smallest scopes (sets of images that are enumerated completely).
     """
     path = report_dir / KILLS
     known = {name: result for name, result in read(path, key, kind).items() if name in jobs}
     if known:
-        say(f"  {len(known)} results of an earlier run in {path}")
+        say(f"  {len(known)} results of an earlier run are reused from {path}")
     yield from known.values()
     few = min(FEW * len(checks_of("first")), len(cases))
     done, remaining = len(known), [name for name in jobs if name not in known]
@@ -376,7 +377,7 @@ def line(result: Result) -> str:
 
 
 def summary(results: Sequence[tuple[Result, str]]) -> str:
-    """Return one line for every kind: mutants by result, share killed, and median number of batches."""
+    """Return one line for every kind: mutants by result, share of killed mutants, and median number of batches."""
     lines = []
     for kind in dict.fromkeys(result.kind for result, _ in results):
         own = [(result, word) for result, word in results if result.kind == kind]

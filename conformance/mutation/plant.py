@@ -1,4 +1,4 @@
-"""Plant every fault, and report the check that finds it, the reported stage, and the number of batches."""
+"""Plant every fault, and report the check that finds it, the stage that it reports, and the number of batches."""
 
 import statistics
 import time
@@ -79,12 +79,13 @@ OPEN: dict[str, dict[str, str]] = {
 
 
 class Hidden:
-    """An implementation of the loss whose results have values only, no assignment and no assigner inputs."""
+    """An implementation of the loss that hides its assignment and the assigner's inputs."""
 
     dialect = NEWEST
 
     def __init__(self, whole: Any) -> None:
         self.name, self.whole = str(whole.name), whole
+        self.class_weights = bool(getattr(whole, "class_weights", False))
 
     def loss(self, *arguments: Any) -> Loss:
         """Return the loss of the wrapped implementation, without assignment and assigner inputs."""
@@ -99,12 +100,12 @@ class Found:
     Attributes:
         fault: the planted fault.
         mode: one of `MODES` or `MIXED_MODES`.
-        check: name of the check that found the fault; the fault's own check if none did.
+        check: name of the check that found the fault; of the check that must find it, if none did.
         stage: the first diverging stage in the report; None if the fault was not found.
-        batches: number of batches that the check drew until it found the fault.
+        batches: number of batches that the check generated until it found the fault.
         seconds: time until the fault was found, or until all batches conformed.
         case: description of the failing batch in one line; "" if the fault was not found.
-        profile: name of the profile whose batches the check drew.
+        profile: name of the profile that sets the check's number of batches.
     """
 
     fault: Fault
@@ -118,7 +119,7 @@ class Found:
 
     @property
     def expected(self) -> tuple[str, ...]:
-        """Stages that the report may name; empty if it may name any, as the assignment is not visible."""
+        """Stages that the report may name; empty if it may name any stage, because the assignment is not visible."""
         mode = base_mode(self.mode)
         if mode == HIDDEN and self.fault.implementation is None:
             return ()
@@ -126,12 +127,12 @@ class Found:
 
     @property
     def is_open(self) -> bool:
-        """True if the fault is known to survive in this mode."""
+        """True if the fault is listed as not found in this mode."""
         return self.fault.name in reasons(OPEN, self.mode)
 
     @property
     def result(self) -> str:
-        """One of "killed", "survived", "equivalent", and "elsewhere" for a fault that was found at a wrong stage."""
+        """The result: "killed", "survived", "equivalent", or "elsewhere" if the fault was found at a wrong stage."""
         argued = self.fault.name in reasons(INVISIBLE, self.mode)
         if self.stage is None:
             return "equivalent" if argued else "survived"
@@ -146,7 +147,7 @@ def base_mode(mode: str) -> str:
 
 
 def reasons(table: dict[str, dict[str, str]], mode: str) -> dict[str, str]:
-    """Return a mode's entries in `INVISIBLE` or `OPEN`, with those of its base mode: the reason by fault."""
+    """Return the reasons that a table (`INVISIBLE` or `OPEN`) has for a mode and its base mode, by fault."""
     return table.get(base_mode(mode), {}) | table.get(mode, {})
 
 
@@ -165,7 +166,7 @@ def implementation_with(fault: Fault, mode: str) -> Implementation:
 def attacks(fault: Fault, mode: str, profile: str) -> Iterator[Hit | None]:
     """Plant a fault in a mode, run each check that must find it, and yield the failure, or None without one.
 
-    In a mode of mixed precision, the check of the precision runs on the batches that these checks draw.
+    In a mode of mixed precision, the check of the precision runs on the batches that these checks generate.
     """
     hidden = base_mode(mode) == HIDDEN and fault.implementation is None
     for check in dict.fromkeys((fault.check, "metric", "loss")) if hidden else (fault.check,):
@@ -211,7 +212,7 @@ def plant(recorder: RunLogWriter, faults: Sequence[Fault], profile: str = GATING
 
 
 def missed_by_gate(found: Sequence[Found]) -> bool:
-    """Return True if the gating profile did not find a fault at its stage that is not known to survive."""
+    """Return True if the gating profile missed a fault, or found it at a wrong stage, although it should be found."""
     return any(
         fault.profile == GATING and fault.result in ("survived", "elsewhere") and not fault.is_open
         for fault in found
@@ -221,8 +222,8 @@ def missed_by_gate(found: Sequence[Found]) -> bool:
 def store_figures(found: Sequence[Found], profile: str) -> None:
     """Store the number of faults that a profile finds, from the results for all faults.
 
-    A fault counts as found if its check draws that many batches in the profile. Modes of mixed precision are left
-    out: there, the check of the precision is run on batches that other checks draw.
+    A fault counts as found if its check finds it within the profile's number of batches. Modes of mixed precision are
+    not counted, because the check of the precision then runs on batches of other checks.
 
     Raises:
         OSError: the file of the figures cannot be written.

@@ -34,7 +34,8 @@ class MutantOutcome:
 
     Attributes:
         test: name of the test that killed the mutant; None if it survived.
-        stage: first diverging stage; "error", "hang" or "death" without a result; None if the mutant survived.
+        stage: first diverging stage; "error", "hang" or "death" if the mutant returned no result; None if the mutant
+            survived.
         batches: number of the batch that killed the mutant, from 1, counted over all tests; for a survivor,
             the number of all batches.
         seconds: time spent on judging.
@@ -97,7 +98,7 @@ class Child:
     Attributes:
         pid: the process id.
         answers: file descriptor of the pipe from which the result is read.
-        place: memory shared with the process, in which it stores the number of the current batch.
+        place: memory shared with the child, in which the child stores the number of the current batch.
         began: clock reading at the start of the process, in seconds.
     """
 
@@ -129,7 +130,7 @@ def start(
     timeout: int = MUTANT_TIMEOUT,
     numbers: Sequence[int] | None = None,
 ) -> Child:
-    """Fork a process that judges a mutant, and return it; the arguments are those of `judge_mutant`."""
+    """Fork a process that judges a mutant, and return the process; the arguments are those of `judge_mutant`."""
     reads, writes = os.pipe()
     place = mmap.mmap(-1, 8)
     sys.stdout.flush()

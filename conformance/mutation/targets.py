@@ -1,4 +1,4 @@
-"""The functions that are mutated: those of the official assigner and detection loss, and of the reference."""
+"""The functions that are mutated: functions of the official assigner and detection loss, and of the reference."""
 
 import importlib
 import inspect
@@ -80,7 +80,7 @@ TARGETS: dict[str, Callable[[], Target]] = {"official": official, "reference": r
 
 
 class Copy:
-    """The copied reference as an implementation, with the original's dialect object, as the judge expects."""
+    """The copy of the reference as an implementation, which declares the dialect of the original."""
 
     name, version, exposes_stages, dialect = "reference-copy", "1", True, NEWEST
 
@@ -100,7 +100,7 @@ class Copy:
         return loss
 
     def _own(self, head: Head, numbers: Hyperparameters) -> tuple[Any, Any]:
-        """Return head and hyperparameters as instances of the copy's classes."""
+        """Convert head and hyperparameters to instances of the copy's classes."""
         return self.settings.Head(**vars(head)), self.settings.Hyperparameters(**vars(numbers))
 
 
@@ -130,7 +130,7 @@ def _is_copied(name: str) -> bool:
 
 
 class Seen(dict[Place, dict[int | str, set[int]]]):
-    """For every watched function its executed lines and used default values, with the batches that did so.
+    """Executed lines and used default values of every watched function, with the batches that executed or used them.
 
     Attributes:
         batch: number of the batch that is being judged.
@@ -139,13 +139,13 @@ class Seen(dict[Place, dict[int | str, set[int]]]):
     batch = 0
 
     def note(self, place: Place, what: int | str) -> None:
-        """Record that the current batch ran a line of a function, or used the default of a named parameter."""
+        """Record that the current batch executed the line `what`, or used the default value of the parameter `what`."""
         self[place].setdefault(what, set()).add(self.batch)
 
     def batches_of(self, mutant: Mutant, place: Place) -> list[int] | None:
         """Return the numbers of the batches that run the mutated statement; None for all batches.
 
-        For a change in the function's definition, they are the batches that call the function. A change in a
+        For a mutation of the function's definition, these are the batches that call the function. A mutation of a
         constructor affects all batches, because later batches use the same object.
         """
         if place.name in ("__init__", "__post_init__"):
@@ -193,21 +193,21 @@ def watching(chosen: tuple[Place, ...]) -> Iterator[Seen]:
 
 
 class _Whole(int):
-    """An int that is not identical to any other int of the same value."""
+    """An int that is not identical to any other int of the same value, to mark a parameter's default value."""
 
 
 class _Real(float):
-    """A float that is not identical to any other float of the same value."""
+    """A float that is not identical to any other float of the same value, to mark a parameter's default value."""
 
 
 def distinct(default: Any) -> Any:
-    """Return a number as a new object, to tell a default value from an equal number that a caller passes."""
+    """Return a number as a new object: a default value then differs in identity from an equal number of a caller."""
     kinds: dict[type, Callable[[Any], Any]] = {int: _Whole, float: _Real}
     return kinds.get(type(default), lambda same: same)(default)
 
 
 def defaults_of(function: FunctionType) -> dict[str, Any]:
-    """Return the default values of a function by the name of the parameter."""
+    """Return the default values of a function's parameters, by name."""
     parameters = inspect.signature(function).parameters.values()
     return {
         parameter.name: parameter.default

@@ -1,7 +1,7 @@
-"""Collect the batches that the checks of the suite draw, and judge mutants on them.
+"""Collect the batches that the checks of the suite generate, and judge mutants on them.
 
-A reproducible profile draws the same batches for every conforming implementation. The collected batches are
-therefore those on which a run of the suite would test a mutant. Other profiles draw reproducibly here too, so
+A reproducible profile generates the same batches for every conforming implementation. A run of the suite would
+therefore test a mutant on exactly the collected batches. Here other profiles generate reproducibly too, so
 that a surviving mutant can be examined again.
 """
 
@@ -27,6 +27,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.errors import NotSupported
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Subject
@@ -47,7 +48,7 @@ class GeneratedCase:
     """One batch of one test, with the function that judges it.
 
     Attributes:
-        test: name of the test that drew it.
+        test: name of the test that generated the batch.
         build: function that builds the batch.
         by: function that judges an implementation on the batch.
     """
@@ -62,7 +63,7 @@ class CollectingChecker(Checker):
     """A checker that collects the batches of a check instead of judging them.
 
     Attributes:
-        stores: True if every batch is built once and stored; False if it is built on every use.
+        stores: True if every batch is built once and stored; False if batches are built on every use.
         cases: the batches collected so far.
     """
 
@@ -109,11 +110,11 @@ def checks_of(mutants: Literal["first", "last"]) -> list[Check]:
 
 
 def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) -> list[list[GeneratedCase]]:
-    """Return the batches that a check draws for an implementation of a dialect: a list for each of its tests.
+    """Return the batches that a check generates for an implementation of a dialect: one list for each pytest test.
 
     Args:
         check: the check whose batches are collected.
-        dialect: the dialect of the implementation; some checks draw different batches, or none, for some dialects.
+        dialect: the dialect of the implementation; for some dialects a check generates other batches, or none.
         number: number of examples of the profile.
         stores: True to build every batch once and store it, False to build it on every use.
     """
@@ -130,7 +131,7 @@ def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) ->
 
 
 def collect_relations(number: int) -> list[GeneratedCase]:
-    """Return `number` batches, each once with every relation of specification section 7 as its judge."""
+    """Return a case (batch with judge) for each of `number` batches and each relation of specification section 7."""
     recipes: list[Recipe] = []
 
     @settings(REPEATING, max_examples=number)
@@ -148,17 +149,17 @@ def collect_relations(number: int) -> list[GeneratedCase]:
 
 
 def in_turn(groups: list[list[GeneratedCase]]) -> Iterator[GeneratedCase]:
-    """Yield the first case of each group, then the second of each, until all groups are exhausted."""
+    """Yield the first case of each group, then the second case of each group, until all groups are exhausted."""
     for number in range(max(map(len, groups), default=0)):
         yield from (group[number] for group in groups if number < len(group))
 
 
 def all_cases(number: int, dialect: Dialect) -> list[GeneratedCase]:
-    """Return the cases of all checks and relations; those of fast checks come first.
+    """Return the cases (batches with judges) of all checks and relations; cases of fast checks come first.
 
     Args:
         number: number of examples of the profile.
-        dialect: the dialect for which batches are drawn.
+        dialect: the dialect of the implementation to judge.
     """
     cheap, expensive = checks_of("first"), checks_of("last")
     stores = number * len(cheap) <= MAX_STORED
@@ -170,7 +171,7 @@ def all_cases(number: int, dialect: Dialect) -> list[GeneratedCase]:
 
 
 class BaselineOutcomes:
-    """Outcomes of the unmutated implementation. A mutant with an equal outcome is not judged on that case.
+    """Outcomes of the unmutated implementation, by case. A mutant with an equal outcome is accepted without judging.
 
     Attributes:
         outcomes: outcomes by the `id()` of the case.
@@ -184,7 +185,7 @@ class BaselineOutcomes:
         self.learns = True
 
     def skipping_known(self, judges: Judge) -> Judge:
-        """Return the judge `judges`, except that an outcome equal to the stored one is accepted at once."""
+        """Return the judge `judges`, changed to accept an outcome that equals the stored one without judging it."""
 
         def judge_if_new(outcome: Outcome, expected: Expectation) -> Judgement:
             if (
@@ -220,12 +221,14 @@ def equal_outcomes(one: Any, other: Any) -> bool:
 def attempt(
     subject: Subject, case: GeneratedCase, batch: Batch, baseline: BaselineOutcomes | None = None
 ) -> None:
-    """Judge an implementation on one case; skip a relation that does not apply or whose results are hidden.
+    """Judge an implementation on one case.
+
+    A case of a relation is skipped if the relation does not apply, or needs values that are not exposed.
 
     Raises:
         Failure: the implementation does not conform.
     """
-    with suppress(NotApplicable, NotObservable):
+    with suppress(NotApplicable, NotObservable, NotSupported):
         by = case.by
         if baseline is not None and getattr(by, "func", by) is judge_against_reference:
             judging: Any = by  # judge_against_reference, or a functools.partial of it

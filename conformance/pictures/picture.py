@@ -43,7 +43,7 @@ def picture(
 
 
 def failure_picture(failure: Failure) -> dict[str, Any] | None:
-    """Return the data of a failure's picture; None if it has none, or if predictions are not finite."""
+    """Return the data of a failure's picture; None if the failure cannot be drawn, or predictions are not finite."""
     if not failure.pictured or not is_finite(failure.batch):
         return None
     dialect = failure.subject.implementation.dialect
@@ -51,7 +51,7 @@ def failure_picture(failure: Failure) -> dict[str, Any] | None:
 
 
 def _differing_anchors(trace: ImageTrace, assignment: Assignment) -> list[int]:
-    """Return the anchors to which `assignment` and the reference give different ground truths or none."""
+    """Return the anchors that `assignment` and the reference assign differently (ground truth or background)."""
     image, expected = trace.image, trace.loss.targets[trace.image]
     foreground, owner = assignment.foreground[image].bool(), assignment.truth_index[image]
     if foreground.shape != expected.foreground.shape:

@@ -145,7 +145,7 @@ class ImageTrace:
 
         The values are score s, overlap u, alignment metric t, rank by t, number of equal t, and 1 if
         selected. The list contains the ground truths of which the anchor is a candidate, and the one to which
-        it is assigned. If the anchor is not a candidate of the latter, its rank is 0.
+        it is assigned. The rank is 0 if the anchor is not a candidate of the ground truth.
 
         Args:
             indices: (N,) indices of the anchors.

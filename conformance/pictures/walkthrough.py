@@ -108,7 +108,7 @@ def _images(recorded: RecordedTraining, moment: Moment) -> Iterator[ImageTrace]:
 
 
 def most_contested_image(moments: Sequence[Sequence[ImageTrace]]) -> int:
-    """Return the index of the image with the most contested anchors at a step; ties by ground truths."""
+    """Return the index of the image with the most contested anchors; on a tie, of the one with more ground truths."""
     traces = [trace for images in moments for trace in images]
     return max(traces, key=lambda trace: (len(contested_anchors(trace)), len(trace.truths))).image
 
@@ -120,7 +120,7 @@ def contested_anchors(trace: ImageTrace) -> list[int]:
 
 
 def most_contested_truth(stages: AssignmentTrace) -> int:
-    """Return the ground truth that selected the most contested anchors; ties by number of candidates."""
+    """Return the ground truth that selected the most contested anchors; on a tie, the one with more candidates."""
     contested = stages.selected.sum(0) > 1  # (A,)
     counts = (stages.selected & contested).sum(1)  # (M,)
     return int((counts * (stages.candidates.shape[1] + 1) + stages.candidates.sum(1)).argmax())
@@ -182,7 +182,7 @@ def _pairs(trace: ImageTrace, stages: AssignmentTrace, truth: int) -> list[list[
 
 
 def _conflict(recorded: RecordedTraining, steps: Sequence[Moment], image: int) -> dict[str, Any]:
-    """Return the contested anchors of the step with the most: overlaps and the assigned ground truth."""
+    """Return the contested anchors at the step that has the most, with overlaps and the assigned ground truth."""
     traces = [(moment, ImageTrace.of(recorded.batches[moment.place], image, NEWEST)) for moment in steps]
     counts = [[moment.step, len(contested_anchors(trace))] for moment, trace in traces]
     moment, trace = max(traces, key=lambda pair: len(contested_anchors(pair[1])))

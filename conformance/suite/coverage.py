@@ -1,8 +1,8 @@
 """Coverage of clauses and hazards by the batches of a run: a clause that no batch exercises cannot fail.
 
-A batch reaches a clause if the clause decides something in it. The table lists the hazards, which are
-properties of batches, that make each clause do so. The gating profiles fail if too few batches reach a clause
-or a hazard.
+A batch reaches a clause if its results depend on the clause. The table lists for each clause the hazards
+(properties of batches) that make results depend on it. Runs of the gating profiles fail if too few batches reach a
+clause or a hazard.
 """
 
 from collections import Counter
@@ -73,7 +73,7 @@ occurs three times as often, so that in a run below the minimum something is wro
 
 
 def clause_counts(hazards: Mapping[str, int], batches: int, near_ties: int) -> dict[str, int]:
-    """Return the least number of batches that reached each clause: those with its commonest hazard.
+    """Return for each clause the number of batches with its most frequent hazard; all of them reached the clause.
 
     Args:
         hazards: number of batches with each hazard.
@@ -104,7 +104,7 @@ LOOSE = 0.1
 
 
 def loose_bounds(shares: Mapping[tuple[str, str], float]) -> list[str]:
-    """Return one sentence for every stage whose bound is much larger than all errors.
+    """Return one sentence for every stage whose error bound is much larger than all observed errors.
 
     Args:
         shares: 99.9th percentile over batches of the largest error divided by its bound, by implementation

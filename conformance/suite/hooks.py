@@ -17,7 +17,9 @@ from tal_conformance.core.determinism import fixed_arithmetic
 from tal_conformance.implementations.guards.code_state import CodeState, baseline, own_code
 from tal_conformance.implementations.guards.torch_state import changes, torch_state
 from tal_conformance.judgement.failure import Subject
+from tal_conformance.suite import terminal_output
 from tal_conformance.suite.checker import Checker
+from tal_conformance.suite.explanation import explain_failures
 from tal_conformance.suite.options import (
     add_options,
     against,
@@ -38,14 +40,28 @@ from tal_conformance.suite.session import (
     failures_in,
     find_implementations,
     gates,
+    ignored_ledger,
     load_cases,
     load_ledger,
+    log_shrinking,
+    new_mistakes,
+    note_absent,
     note_ledger,
     note_loose_bounds,
     stopped,
+    too_unsupported,
     uncovered_clauses,
 )
+from tal_conformance.suite.shrinking import TestShrinking
 from tal_conformance.suite.supervision import supervise_run
+from tal_conformance.suite.terminal_output import (
+    HIDDEN,
+    LOGGED,
+    end_progress,
+    hidden_sentence,
+    hide_paths,
+    shrinking_sentence,
+)
 from tal_reports import RunLog, read_log, terminal_table
 from tal_text import encodable, visible
 
@@ -67,6 +83,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "clauses(group): the clause group of the specification that the test covers"
     )
+    # a recipe of many ground truths is long on purpose, and Hypothesis repeats the warning for each test
+    config.addinivalue_line("filterwarnings", "ignore:Generating overly large repr")
     if config.option.collectonly or config.option.help:
         return
     make_draws_reproducible()
@@ -82,18 +100,21 @@ def pytest_configure(config: pytest.Config) -> None:
     )  # batches are small: more threads only wait for each other and for other processes
     names = config.getoption("--implementation") or ["ultralytics"]
     chosen = against(config) or declared(config)
-    found = find_implementations(names, chosen, config.getoption("--isolate"))
+    found = find_implementations(names, chosen, config.getoption("--isolate"), config.getoption("--task"))
     baseline.take()
     config.add_cleanup(baseline.forget)
     ledger = load_ledger(config)
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
     run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=ledger)
+    run.shrinking.seconds = config.getoption("--shrinking-seconds")
     load_cases(run, config)
     config.stash[RUN] = run
     run.progress = TestProgress(run.recorder)
     config.pluginmanager.register(run.progress, "tal-conformance-progress")
+    config.pluginmanager.register(terminal_output, "tal-conformance-terminal-output")
     if config.getoption("benchmark_columns", "absent") is None:  # pytest-benchmark prints tables of its own
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
+        config.option.benchmark_quiet = config.option.benchmark_quiet or terminal_output.is_brief(config)
     if not worker:
         try:
             begin(run, config)
@@ -117,6 +138,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return WorkStealingScheduling(config, log)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Print the progress of the suite's tests without a line for each file."""
+    if session.config.stash.get(RUN, None) is not None:
+        hide_paths(session.config)
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Return the header lines: implementations, devices, profile and seed."""
     run = config.stash.get(RUN, None)
@@ -127,7 +154,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     )
     places = ", ".join(f"{device} {state}" for device, state in run.devices.items())
     profile = config.getoption("--conformance-profile")
+    ignored = ignored_ledger(config)
     return [
+        *([shown(f"conformance: {ignored}")] if ignored else []),
         shown(f"conformance: {tested}"),
         shown(f"conformance: {places}; profile {profile}, seed {run.seed}"),
     ]
@@ -158,7 +187,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that the options exclude, so that pytest does not list them as skipped.
 
-    With `--case`, only case files are judged. Large batches are judged with `--large` alone.
+    With `--case`, only case files are judged. Large batches are judged only with `--large`.
     """
     run = config.stash.get(RUN, None)
     if run is None:
@@ -196,7 +225,7 @@ def own_code_at_start() -> CodeState:
 
 @pytest.fixture(autouse=True)
 def code_and_state_stay(request: pytest.FixtureRequest, own_code_at_start: CodeState) -> Iterator[None]:
-    """Fail a test that changes code of the suite, official code or torch's state, and undo the change."""
+    """Fail a test during which code of the suite, official code or torch's state was changed, and undo the change."""
     state = torch_state()
     yield
     problems = (
@@ -209,7 +238,8 @@ def code_and_state_stay(request: pytest.FixtureRequest, own_code_at_start: CodeS
     what = f"changed {', '.join(problems[:3])} (restored)"
     checker = request.node.funcargs.get("checker") if isinstance(request.node, pytest.Function) else None
     if isinstance(checker, Checker) and (failure := checker.blame(what)) is not None:
-        request.config.stash[RUN].recorder.failure(checker.test, checker.clause_group, failure)
+        recorder = request.config.stash[RUN].recorder
+        recorder.failure(checker.test, checker.clause_group, failure, checker.parameter)
     pytest.fail(f"{request.node.nodeid}: {what}", pytrace=False)
 
 
@@ -217,15 +247,21 @@ def code_and_state_stay(request: pytest.FixtureRequest, own_code_at_start: CodeS
 def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject) -> Iterator[Checker]:
     """Return the checker of this test, which judges the implementation on a recipe or a batch and logs the result.
 
-    After the test, the fixture fails if too large a share of the batches is inconclusive.
+    After the test, the fixture fails if too large a share of the batches is inconclusive, or if the results have formal
+    mistakes, each of which fails one test of the process.
     """
     marker = request.node.get_closest_marker("clauses")
     group = marker.args[0] if marker else ""
     name = getattr(request.node, "originalname", request.node.name)
     today = datetime.now(UTC).date()
     entries = tuple(issue for issue in run.ledger if issue.concerns(subject) and not issue.expired(today))
-    checker = Checker(subject, run.recorder, name, group, entries)
+    shrinking = TestShrinking(run.shrinking, subject.id)
+    checker = Checker(subject, run.recorder, name, group, parameter_of(request.node), entries, shrinking)
     yield checker
+    note_absent(run, checker)
+    mistakes = new_mistakes(run, checker)
+    for failure in mistakes:
+        run.recorder.failure(name, group, failure)
     if checker.too_inconclusive:
         run.recorder.line(
             "inconclusive",
@@ -237,11 +273,21 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
             reason=checker.too_inconclusive,
         )
         pytest.fail(checker.too_inconclusive, pytrace=False)
+    if mistakes:
+        pytest.fail(shown("\n".join(map(str, mistakes))), pytrace=False)
+
+
+def parameter_of(item: pytest.Item) -> str:
+    """Return the value of a test's own parameter, such as a way of calling, as text; "" if it has none."""
+    callspec = getattr(item, "callspec", None)
+    values = {} if callspec is None else callspec.params
+    own = [value for name, value in values.items() if name not in ("subject", "case", "unreadable")]
+    return ", ".join(str(getattr(value, "clause", getattr(value, "stem", value))) for value in own)[:200]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Log the failing batch of a test, as Hypothesis shrank it, and print the failure instead of a traceback."""
+    """Log the shrunk failing batch of a test, and print the failure instead of a traceback."""
     report: Any = yield
     report.sections = [(name, shown(content)) for name, content in report.sections]
     run = item.config.stash.get(RUN, None)
@@ -253,10 +299,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     marker = item.get_closest_marker("clauses")
     if failures:
         report.longrepr = shown("\n".join(str(failure) for failure in failures))
+        setattr(report, LOGGED, True)
     try:
         for failure in failures:
             name = getattr(item, "originalname", item.name)
-            run.recorder.failure(name, marker.args[0] if marker else "", failure)
+            group = marker.args[0] if marker else ""
+            run.recorder.failure(name, group, failure, parameter_of(item))
     except OSError:
         return stopped(item.session, run, report)
     return report
@@ -266,7 +314,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Log clauses that too few batches reached and the known issues, close the log and render the report."""
     run = session.config.stash.get(RUN, None)
-    if run is None or hasattr(session.config, "workerinput"):
+    if run is None:
+        return
+    log_shrinking(run)
+    if hasattr(session.config, "workerinput"):
         return
     if exitstatus == pytest.ExitCode.OK and gates(session.config):
         run.uncovered = uncovered_clauses(run)
@@ -275,11 +326,20 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         if session.config.getoption("--conformance-profile") == "nightly":
             note_loose_bounds(run)
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if ended and not run.cases:
+        run.unsupported = too_unsupported(run)
     note_ledger(
         run, whole=gates(session.config) and ended and not session.shouldfail and not session.shouldstop
     )
-    if exitstatus == pytest.ExitCode.OK and (run.stale or run.unreadable):  # also if -k left out their tests
+    if exitstatus == pytest.ExitCode.OK and (
+        run.stale or run.unreadable or run.unsupported
+    ):  # also if -k left out their tests
         session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
+    explain_failures(
+        run,
+        session.config.getoption("--identification-seconds"),
+        begins=lambda: end_progress(session.config),
+    )
     session.exitstatus = close_run(run, exitstatus, judges_cases=bool(run.cases))
     if isinstance(run.report, Exception):
         session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
@@ -306,7 +366,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if log.benchmarks:
         write_line(terminalreporter, "\n".join([*table(log.benchmarks), ""]))
     write_line(terminalreporter, terminal_table(log))
-    for problem in [*run.uncovered, *run.stale]:
+    for sentence in (hidden_sentence(config.stash.get(HIDDEN, {})), shrinking_sentence(log)):
+        if sentence:
+            write_line(terminalreporter, sentence)
+    if ignored := ignored_ledger(config):
+        write_line(terminalreporter, ignored, yellow=True)
+    for problem in [*run.uncovered, *run.unsupported, *run.stale]:
         write_line(terminalreporter, problem, red=True)
     if isinstance(run.report, Exception):
         problem = f"{type(run.report).__name__}: {run.report}"

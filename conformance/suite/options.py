@@ -11,9 +11,20 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from tal_conformance.checks.profiles import PROFILES, SEEDS
-from tal_conformance.core.arguments import positive
+from tal_conformance.core.arguments import name_among, not_negative, positive
 from tal_conformance.core.files import REPOSITORY, default_report_dir
+from tal_conformance.core.names import LONGEST_MESSAGE, cut
+from tal_conformance.core.task import TASKS
 from tal_reference import DIALECTS, Dialect, parse
+
+IDENTIFICATION_SECONDS = "40"
+"""Default budget of processor time in seconds of the search for the cause of an implementation's failures, unless
+the environment variable TAL_CONFORMANCE_IDENTIFICATION_SECONDS has another."""
+
+
+SHRINKING_SECONDS = "40"
+"""Default budget of processor time in seconds of shrinking the failing batches of an implementation: a cause takes 1 to
+10 s, and failures for one cause appear at some five stages."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -50,13 +61,20 @@ def add_options(parser: pytest.Parser) -> None:
     )
     parser.addini("conformance_dialect", "dialect of every implementation, as --dialect spells it")
     group.addoption(
+        "--task",
+        choices=tuple(TASKS),
+        help="loss family to test: every implementation must declare it (default: the families that it declares)",
+    )
+    group.addoption(
         "--device",
-        choices=("cpu", "cuda", "all"),
+        type=name_among("device", ("cpu", "cuda", "all")),
+        metavar="{cpu,cuda,all}",
         help="device to test on (default: every available device; unavailable ones are reported as not tested)",
     )
     group.addoption(
         "--conformance-profile",
-        choices=tuple(PROFILES),
+        type=name_among("profile", PROFILES),
+        metavar="{" + ",".join(PROFILES) + "}",
         default="dev",
         help="how many batches are generated (default: dev)",
     )
@@ -78,6 +96,22 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="N",
         help="number of interleaved rounds of each benchmark, at all sizes, instead of the profile's; also measures "
         "peak memory",
+    )
+    group.addoption(
+        "--identification-seconds",
+        type=not_negative,
+        default=os.environ.get("TAL_CONFORMANCE_IDENTIFICATION_SECONDS", IDENTIFICATION_SECONDS),
+        metavar="N",
+        help="budget of processor time, for each failing implementation, of the search for the choices that explain "
+        "its failures; 0: no search (default: %(default)s)",
+    )
+    group.addoption(
+        "--shrinking-seconds",
+        type=not_negative,
+        default=SHRINKING_SECONDS,
+        metavar="N",
+        help="budget of processor time, for each implementation, of making failing batches smaller; 0: the first "
+        "failing batch is reported (default: %(default)s)",
     )
     group.addoption("--report-dir", type=Path, metavar="DIR", help="folder that receives the runs")
     group.addoption(
@@ -101,10 +135,10 @@ def against(config: pytest.Config) -> Dialect | None:
 
 
 def declared(config: pytest.Config) -> Dialect | None:
-    """Return the dialect of `--dialect` or of the setting `conformance_dialect`, or None if neither is given.
+    """Return the dialect of `--dialect` or of the ini option `conformance_dialect`, or None if neither is given.
 
     Raises:
-        pytest.UsageError: the setting names an unknown dialect, choice or value.
+        pytest.UsageError: the ini option names an unknown dialect, choice or value.
     """
     dialect: Dialect | None = config.getoption("--dialect")
     setting = str(config.getini("conformance_dialect"))
@@ -117,7 +151,7 @@ def declared(config: pytest.Config) -> Dialect | None:
 
 
 def dialect_from(text: str) -> Dialect:
-    """Return the dialect that a text spells.
+    """Parse the text of a dialect (its name, or choices with values) and return the dialect.
 
     Raises:
         argparse.ArgumentTypeError: a dialect, a choice or a value is unknown.
@@ -125,7 +159,7 @@ def dialect_from(text: str) -> Dialect:
     try:
         return parse(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(cut(str(error), LONGEST_MESSAGE)) from error
 
 
 def report_dir(config: pytest.Config) -> Path:

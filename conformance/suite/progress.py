@@ -22,7 +22,7 @@ ATTRIBUTE = "tal_implementation"
 class TestProgress:
     """A pytest plugin that counts planned and finished tests, by implementation.
 
-    With pytest-xdist, each worker logs the plan, and the controller counts the finished tests.
+    With pytest-xdist, workers log the number of planned tests, and the controller counts the finished tests.
 
     Attributes:
         recorder: writes the run log.
@@ -79,7 +79,7 @@ class TestProgress:
 
 
 def implementation_of(item: pytest.Item) -> str | None:
-    """Return the name of the implementation that a test concerns; None if it does not concern a single one."""
+    """Return the name of the implementation that a test judges; None if it does not judge a single one."""
     callspec = getattr(item, "callspec", None)
     subject = None if callspec is None else callspec.params.get("subject")
     name: str | None = None if subject is None else subject.implementation.name
@@ -99,4 +99,5 @@ def nothing_judged(log: Log, or_only_rejected: bool = False) -> bool:
     verdicts = log.batches.verdicts()
     if or_only_rejected:
         del verdicts["rejected"]
+    del verdicts["not_supported"]
     return not verdicts.total() and not any(lines)

@@ -9,6 +9,7 @@ from pathlib import Path
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.files import REPOSITORY
 from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.registry import GIVEN
 
 
 def reproduction_commands(implementation: Implementation, batch: Batch, case: Path) -> dict[str, str]:
@@ -17,7 +18,7 @@ def reproduction_commands(implementation: Implementation, batch: Batch, case: Pa
     Args:
         implementation: the implementation under test.
         batch: the failing batch.
-        case: path of its case file.
+        case: path of the batch's case file.
     """
     name = implementation.spec
     isolated = implementation.in_subprocess and ":" in name
@@ -26,6 +27,12 @@ def reproduction_commands(implementation: Implementation, batch: Batch, case: Pa
     except ValueError:
         path = case
     in_repository = Path.cwd() == REPOSITORY
+    if name in GIVEN:  # no command can select an object of a process
+        return {
+            "pytest": "",
+            "python": f"from tal_conformance import check\n\ncheck(adapter, {_quoted(str(path))})  # adapter: {name}",
+            "example": _example(batch.origin) if batch.origin.startswith("Recipe(") else "",
+        }
     pytest_target = "pytest conformance" if in_repository else "pytest --pyargs tal_conformance"
     return {
         "pytest": f"{pytest_target} --implementation {shlex.quote(name)} --case {shlex.quote(str(path))}"

@@ -32,7 +32,7 @@ class RunLogWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Store the first OSError of the block in `lost`, and let it propagate."""
+        """Store the first OSError of the `with` block in `lost`, and raise it again."""
         try:
             yield
         except OSError as error:
@@ -73,7 +73,7 @@ class RunLogWriter:
 
     def batch(self, judged: JudgedBatch) -> None:
         """Append the line of one judged batch."""
-        judgement, failure = judged.judgement, judged.failure
+        judgement, failure, recipe = judged.judgement, judged.failure, judged.batch.origin
         stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
         uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness
         times = {
@@ -98,18 +98,28 @@ class RunLogWriter:
             milliseconds=round(judged.milliseconds, 2),
             **{name: round(time, 2) for name, time in times.items() if time is not None},
             **({"undecided": True} if judgement is not None and judgement.inconclusive else {}),
+            **(
+                {"undecided_because": judgement.notes}
+                if judgement is not None and judgement.inconclusive
+                else {}
+            ),
+            **({"reason": judgement.unsupported} if judgement is not None and judgement.unsupported else {}),
             **({"met": list(judged.known_issues)} if judged.known_issues else {}),
             **({"entry": judged.excused_by} if judged.excused_by else {}),
+            **({"autocast": True} if judged.batch.autocast else {}),
+            **({"parameter": judged.parameter} if judged.parameter else {}),
+            **({"recipe": recipe} if recipe.startswith("Recipe(") and judged.phase == "generate" else {}),
             **({} if failure is None else {"stage": failure.stage, "clause": failure.clause}),
         )
 
-    def failure(self, test: str, clause_group: str, failure: Failure) -> None:
+    def failure(self, test: str, clause_group: str, failure: Failure, parameter: str = "") -> None:
         """Append the line of a shrunk failure with its picture, and save its case file and its outcome.
 
         Args:
             test: name of the test function.
-            clause_group: clause group that the test is about.
+            clause_group: the group of clauses that the test covers, such as `TAL-TOPK`.
             failure: the failure on the batch to which Hypothesis shrank it.
+            parameter: value of the test's own parameter; "" if it has none.
         """
         with self._writing():
             case = self.save(failure.batch)
@@ -135,10 +145,12 @@ class RunLogWriter:
             picture=picture,
             reproduce=reproduction_commands(failure.subject.implementation, failure.batch, case),
             traceback=failure.details or problem,
+            **({"parameter": parameter} if parameter else {}),
+            **assignment_source(failure.outcome),
         )
 
     def difference(self, failure: Failure, declared: Dialect, against: Dialect) -> None:
-        """Append the line of a difference between two dialects on its smallest batch, which is not a failure."""
+        """Append the line of a declared difference between two dialects, with the smallest batch that shows it."""
         self.save(failure.batch)
         self._append(
             "difference",
@@ -162,6 +174,19 @@ class RunLogWriter:
         path = cases / f"{batch.id}.safetensors"
         batch.save(path)
         return path
+
+
+def assignment_source(outcome: Outcome | None) -> dict[str, str]:
+    """Return the source of the assignment that a failure of a loss shows, as fields of its log line.
+
+    It is "loss" if the loss shows the assignment that it used, "separate" if `assign` was called besides, and "hidden"
+    if there is none. Without a loss there is no field.
+    """
+    if outcome is None or outcome.loss is None:
+        return {}
+    if outcome.from_loss:
+        return {"assignment": "loss"}
+    return {"assignment": "hidden" if outcome.assignment is None else "separate"}
 
 
 def _draw(failure: Failure) -> tuple[dict[str, Any] | None, str | None]:

@@ -1,5 +1,7 @@
 """The state of one pytest session: implementations, devices, case files, known issues and run log."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,6 +22,7 @@ from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.known_issues.ledger import BUNDLED, InvalidLedger, KnownIssue, read_ledger
 from tal_conformance.known_issues.standing import Standing, standings
+from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.coverage import loose_bounds, missing_hazards
 from tal_conformance.suite.options import (
     against,
@@ -27,12 +30,21 @@ from tal_conformance.suite.options import (
 )
 from tal_conformance.suite.progress import TestProgress, nothing_judged
 from tal_conformance.suite.run_log import RunLogWriter
+from tal_conformance.suite.shrinking import ShrinkBudget
 from tal_reference import Dialect
 from tal_reference.choices import title
 from tal_reports import RunLog, read_log, render
 from tal_text import visible
 
 RUN = pytest.StashKey["SessionState"]()
+MAX_UNSUPPORTED_SHARE = 0.75
+"""Largest share of the batches of a run that the adapter may declare not to support.
+
+Measured with the narrowest adapter of known code bases, which has 16 bins, two levels or more, fixed k, alpha and beta,
+and no topk2: it supports 177 of 518 batches of all checks, and excludes 66 %.
+"""
+TRACEBACK_LINES = 30
+"""Maximum number of lines of an adapter's traceback that are printed."""
 GATING = ("ci", "nightly")
 """Profiles whose complete runs fail if too few batches reach a clause or a hazard."""
 
@@ -44,14 +56,18 @@ class SessionState:
     Attributes:
         recorder: writes the run log.
         seed: seed of Hypothesis, or "derandomized".
-        devices: "tested", or the reason why it is not tested, by device.
+        devices: for each device "tested", or the reason why it is not tested.
         implementations: the implementations to test.
         progress: counts planned and finished tests.
         cases: batches of the case files given by `--case`.
         unreadable: the reason why a file of `--case` could not be read, by path.
-        uncovered: sentences about clauses and hazards that the run reached too rarely.
+        uncovered: sentences about clauses and hazards that too few batches reached.
         ledger: the known issues: failures that do not fail the run.
+        unsupported: sentences about implementations whose adapters exclude too many batches.
         stale: sentences about known issues that make the run fail, such as expired ones.
+        shrinking: failures that were shrunk, and the budget of processor time for shrinking.
+        mistakes: formal mistakes that are reported: implementation, device and mistake.
+        absent: results that implementations do not have, and that are logged: implementation and name.
         report: path of the report, or the exception that prevented it; None before the end of the session.
     """
 
@@ -63,7 +79,11 @@ class SessionState:
     unreadable: dict[str, str] = field(default_factory=dict)
     uncovered: list[str] = field(default_factory=list)
     ledger: tuple[KnownIssue, ...] = ()
+    unsupported: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    shrinking: ShrinkBudget = field(default_factory=ShrinkBudget)
+    mistakes: set[tuple[str, str, str]] = field(default_factory=set)
+    absent: set[tuple[str, str]] = field(default_factory=set)
     report: Path | Exception | None = None
     progress: TestProgress = field(init=False)
 
@@ -95,23 +115,27 @@ def _create_log(config: pytest.Config) -> RunLog:
 
 
 def find_implementations(
-    names: list[str], dialect: Dialect | None = None, isolate: bool = False
+    names: list[str], dialect: Dialect | None = None, isolate: bool = False, task: str | None = None
 ) -> list[Implementation]:
     """Return the implementations to test.
 
     Args:
         names: values of `--implementation`.
-        dialect: the dialect to judge all of them by; None for the dialect that each declares.
+        dialect: the dialect to judge all implementations by; None for the dialects that they declare.
         isolate: run every implementation from a module or file in its own process.
+        task: name of the loss family to test; None for all loss families that an implementation declares.
 
     Raises:
-        pytest.UsageError: an implementation could not be loaded; the message has a line for each. A run
-            without it would judge less than was asked for.
+        pytest.UsageError: implementations could not be loaded; the message has a line for each of them. A run
+            without them would judge less than the user requested.
     """
     found: list[Implementation] = []
     taken: set[str] = set()
     loaded, problems = _load(list(dict.fromkeys(names)), isolate)
     for implementation in loaded:
+        if task is not None and task not in implementation.tasks:
+            problems.append(_without_task(implementation, task))
+            continue
         spec = implementation.spec
         candidates = (
             implementation.name,
@@ -120,16 +144,26 @@ def find_implementations(
         )
         name = next(text for text in candidates if text not in taken)
         taken.add(name)
-        found.append(replace(implementation, name=name, dialect=dialect or implementation.dialect))
+        tasks = implementation.tasks if task is None else (task,)
+        found.append(
+            replace(implementation, name=name, dialect=dialect or implementation.dialect, tasks=tasks)
+        )
     if problems:
         raise pytest.UsageError(*problems)
     return found
 
 
-def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[str]]:
-    """Return the named implementations in the order of the names, and a line for each that cannot be loaded.
+def _without_task(implementation: Implementation, task: str) -> str:
+    declared = ", ".join(implementation.tasks)
+    return visible(
+        f"--task {task}: {implementation.spec} declares only {declared}; add {task!r} to its attribute `tasks`"
+    )
 
-    The user's own code is imported last: the official modules are loaded by then, so that a change of them is noticed.
+
+def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[str]]:
+    """Load the named implementations. Return them in the given order, and a line for each one that cannot be loaded.
+
+    A user's own code is imported last, after the official modules, so that changes of these are noticed.
     """
     loaded: dict[str, Implementation] = {}
     problems: dict[str, str] = {}
@@ -138,14 +172,16 @@ def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[s
             with supervised.calling(name):
                 loaded[name] = find(name, isolate)
         except (UnknownImplementation, ProtocolViolation) as error:
-            problems[name] = visible(f"--implementation {name}: {' '.join(str(error).split())}")
+            message = visible(f"--implementation {name}: {' '.join(str(error).split())}")
+            details = [visible(f"  {line}") for line in error.details.splitlines()[-TRACEBACK_LINES:]]
+            problems[name] = "\n".join([message, *details])
     return [loaded[name] for name in names if name in loaded], [
         problems[name] for name in names if name in problems
     ]
 
 
 def load_cases(run: SessionState, config: pytest.Config) -> None:
-    """Load the batches of `--case`. Unreadable files are recorded, and do not stop the others."""
+    """Load the batches of `--case`. Store the reason for each unreadable file in `run.unreadable`, and go on."""
     for name in config.getoption("--case") or []:
         try:
             run.cases.append(Batch.load(Path(config.invocation_params.dir, name)))
@@ -160,7 +196,8 @@ def load_cases(run: SessionState, config: pytest.Config) -> None:
 def load_ledger(config: pytest.Config) -> tuple[KnownIssue, ...]:
     """Return the known issues of this project and of `--ledger`.
 
-    Known issues concern declared dialects. With `--against`, which replaces them, there are none.
+    Known issues concern the dialects that implementations declare. With `--against` another dialect is used, and the
+    ledger is empty.
 
     Raises:
         pytest.UsageError: a file is not a valid ledger.
@@ -172,6 +209,17 @@ def load_ledger(config: pytest.Config) -> tuple[KnownIssue, ...]:
     except InvalidLedger as error:
         raise pytest.UsageError(f"--ledger {error}") from error
     return () if against(config) else entries
+
+
+def ignored_ledger(config: pytest.Config) -> str:
+    """Return a sentence if `--against` makes the run ignore the file of `--ledger`, or ""."""
+    dialect, own = against(config), config.getoption("--ledger")
+    if dialect is None or not own:
+        return ""
+    return (
+        f"--ledger {own} is ignored: known issues concern the dialect that an implementation declares, and --against "
+        f"{dialect.name} replaces it"
+    )
 
 
 def begin(run: SessionState, config: pytest.Config) -> None:
@@ -240,7 +288,7 @@ def is_whole(config: pytest.Config) -> bool:
 
 
 def uncovered_clauses(run: SessionState) -> list[str]:
-    """Return a sentence for each clause and hazard that too few batches reached, and log it as not tested."""
+    """Log each clause and hazard that too few batches reached as not tested, and return a sentence for each of them."""
     batches = read_log(run.folder).batches
     near_ties = max((kinds["near_tie"] for kinds in batches.uniqueness.values()), default=0)
     reasons = missing_hazards(batches.hazards, batches.different, near_ties)
@@ -249,12 +297,75 @@ def uncovered_clauses(run: SessionState) -> list[str]:
     return reasons
 
 
+def new_mistakes(run: SessionState, checker: Checker) -> list[Failure]:
+    """Return the failures for formal mistakes that a test found, and that no test of this process has reported."""
+    subject = checker.subject
+    found = []
+    for mistake, failure in checker.formal.items():
+        key = subject.implementation.name, subject.device, mistake
+        if key not in run.mistakes:
+            run.mistakes.add(key)
+            found.append(failure)
+    return found
+
+
+def note_absent(run: SessionState, checker: Checker) -> None:
+    """Log the results that an implementation does not have, each of them once."""
+    name = checker.subject.implementation.name
+    for absent in sorted(checker.absent):
+        if (name, absent) not in run.absent:
+            run.absent.add((name, absent))
+            run.recorder.line(
+                "not_tested", implementation=name, device=None, reason=f"{absent} is None: {DERIVED[absent]}"
+            )
+
+
+DERIVED = {
+    "Assignment.labels": "the class of each anchor is that of the ground truth of its target box",
+    "Assignment.truth_index": "the owner of each anchor is the ground truth of its target box",
+    "Loss.items": "the terms are judged by the total and the gradients",
+}
+"""How a result that an implementation does not have is judged."""
+
+
+def too_unsupported(run: SessionState) -> list[str]:
+    """Return a sentence for each implementation whose adapter excludes too many batches, and log it."""
+    verdicts: dict[tuple[str, str], Counter[str]] = {}
+    for cell, counts in read_log(run.folder).batches.cells.items():
+        verdicts.setdefault((cell.implementation, cell.device), Counter()).update(counts)
+    reasons = []
+    for (name, device), counts in verdicts.items():
+        batches, excluded = counts.total(), counts["not_supported"]
+        if not excluded or excluded <= unsupported_ceiling(batches) * batches:
+            continue
+        reason = (
+            f"{name} on {device}: {excluded:,} of {batches:,} batches are not supported, more than "
+            f"{MAX_UNSUPPORTED_SHARE:.0%}: the other batches show too little about the implementation"
+        )
+        reasons.append(reason)
+        run.recorder.line(
+            "inconclusive", implementation=name, device=device, test="all tests", batches=batches,
+            inconclusive=excluded, reason=reason,
+        )  # fmt: skip
+    return reasons
+
+
+def unsupported_ceiling(batches: int) -> float:
+    """Return the largest share of batches that an adapter may exclude, for a run of `batches` batches.
+
+    It is `MAX_UNSUPPORTED_SHARE` plus four standard deviations of the share in a random sample of so many batches.
+    One run in 30,000 exceeds it by chance. The result is below 1, so that an adapter that excludes all batches fails.
+    """
+    spread = 4 * math.sqrt(MAX_UNSUPPORTED_SHARE * (1 - MAX_UNSUPPORTED_SHARE) / batches)
+    return min(MAX_UNSUPPORTED_SHARE + spread, 1 - 0.5 / batches)
+
+
 def note_ledger(run: SessionState, whole: bool) -> None:
-    """Log for every known issue whether it occurred, and store in `run.stale` those that fail the run.
+    """Log for every known issue whether it occurred, and store messages about outdated entries in `run.stale`.
 
     Args:
         run: the session.
-        whole: True if the run is complete, so that an issue that never occurred no longer exists.
+        whole: True if the run is complete, so that an issue that did not occur counts as solved.
     """
     concerned = [issue for issue in run.ledger if any(issue.concerns(subject) for subject in run.subjects)]
     if not concerned:
@@ -289,10 +400,18 @@ def ledger_line(standing: Standing) -> dict[str, Any]:
 
 
 def note_loose_bounds(run: SessionState) -> None:
-    """Log every stage whose bound is much larger than all errors, so that the report lists it."""
+    """Log every stage whose error bound is much larger than all observed errors, so that the report lists it."""
     margins = read_log(run.folder).batches.margins
     for reason in loose_bounds({key: margin.quantile(0.999) for key, margin in margins.items()}):
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
+
+
+def log_shrinking(run: SessionState) -> None:
+    """Log the processor time that this process spent on making failing batches smaller, if any test failed."""
+    budget = run.shrinking
+    if budget.shrunk and run.recorder.lost is None:
+        seconds = round(sum(budget.used.values()), 2)
+        run.recorder.line("shrinking", seconds=seconds, budget=budget.seconds, spared=budget.spared)
 
 
 def close_run(run: SessionState, status: int, judges_cases: bool) -> int:

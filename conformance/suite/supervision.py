@@ -1,4 +1,4 @@
-"""Supervise a run: if an implementation ends the process, there are still a table, a report and a status."""
+"""Supervise a run: if an implementation ends the process, table, report and exit status are still written."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from tal_text import say, warn
 
 
 def supervise_run(config: pytest.Config) -> None:
-    """Continue a run in a supervised process, if it was started from the command line.
+    """Continue a run in a supervised child process, if it was started from the command line.
 
     Args:
         config: the configuration of the run, before any implementation is imported.
@@ -45,10 +45,10 @@ class RunMarks:
 
 
 def conclude(marks: Marks, how: str) -> None:
-    """Log and print that the process ended before the run was complete, and how.
+    """Log and print that the process of a run ended before the run was complete.
 
     Args:
-        marks: what the process last reported to the supervisor.
+        marks: the last report of the process to the supervisor.
         how: a sentence about the end of the process.
     """
     reason = f"{how}; --isolate runs implementations in processes of their own"

@@ -30,7 +30,7 @@ REPLAY = RecordedTimer()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrize the test over all benchmarks; those that are timed alternately are adjacent."""
+    """Parametrize the test over all benchmarks; benchmarks that are timed alternately are adjacent."""
     if "benched" not in metafunc.fixturenames:
         return
     run = metafunc.config.stash.get(RUN, None)
@@ -43,7 +43,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def parameter(benchmark: Benchmark) -> Any:
-    """Return a benchmark as a pytest parameter, with the marks by which pytest-benchmark groups it."""
+    """Return a benchmark as a pytest parameter, with the group that pytest-benchmark lists it in."""
     marks = pytest.mark.benchmark(group=f"{benchmark.title} {benchmark.device}", timer=REPLAY)
     name = f"{benchmark.title} {benchmark.name} {benchmark.device}".replace(" ", "-")
     return pytest.param(benchmark, id=name, marks=marks)
@@ -83,7 +83,8 @@ def bench(run: SessionState, request: pytest.FixtureRequest) -> Iterator[Bench]:
     if bench.dropped:
         note(
             run,
-            f"benchmarks: {bench.plan.total:g} s were spent before {', '.join(bench.dropped)}; run make bench for them",
+            f"benchmarks: the time limit of {bench.plan.total:g} s was reached before {', '.join(bench.dropped)}; "
+            "run make bench for them",
         )
 
 
@@ -94,7 +95,7 @@ def note(run: SessionState, reason: str) -> None:
 
 @pytest.fixture(scope="module")
 def finished(run: SessionState, request: pytest.FixtureRequest) -> Iterator[list[Any]]:
-    """Return a list for the statistics of pytest-benchmark; write it as benchmark.json at the end.
+    """Return a list that collects the statistics of pytest-benchmark, and write it to benchmark.json at the end.
 
     The option `--benchmark-json` would do the same, but warns in runs without benchmarks.
     """
@@ -133,7 +134,7 @@ def test_benchmark(
 
 
 def fields(benched: Benchmark, cost: Cost, peak: int | None) -> dict[str, Any]:
-    """Return the fields of a benchmark's line in the run log."""
+    """Return the fields of the run log's line about a benchmark."""
     ratio = cost.ratio
     return {
         "name": benched.title,
@@ -150,7 +151,7 @@ def fields(benched: Benchmark, cost: Cost, peak: int | None) -> dict[str, Any]:
 
 
 def peak_of(bench: Bench, run: SessionState, benched: Benchmark) -> int | None:
-    """Return the peak memory of the benchmarked call in bytes; None if it is not or cannot be measured."""
+    """Return the peak memory of the benchmarked call in bytes; None if it was not measured."""
     try:
         return bench.peak(benched)
     except MemoryUnknown as unknown:

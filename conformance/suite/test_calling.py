@@ -37,9 +37,9 @@ def test_calling_slowly(checker: Checker, way: str, recipe: Recipe) -> None:
 
 
 def refuse_unsupported(checker: Checker, way: str) -> None:
-    """Skip the test if a way of calling does not apply, or (logged) if the adapter does not support it."""
+    """Skip the test if the way of calling does not apply, or if the adapter does not support it (logged)."""
     implementation = checker.subject.implementation
     if not applies(implementation, way):
-        pytest.skip(f"the way {way!r} is about losses, and the implementation has none")
+        pytest.skip(f"the way of calling {way!r} needs a loss, and the implementation has none")
     if way in implementation.unsupported_ways:
         checker.not_tested(f"{UNSUPPORTED}calling in the way {way!r} (attribute `unsupported_ways`)")

@@ -8,7 +8,7 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL-CONF", batches=STRATEGIES["conflict"])
 def test_conflict(checker: Checker, recipe: Recipe) -> None:
-    """TAL-CONF-1: which of several nested, equal or overlapping ground truths wins a contested anchor."""
+    """TAL-CONF-1: of nested, equal or overlapping ground truths, the largest overlap wins a contested anchor."""
     checker(recipe)
 
 

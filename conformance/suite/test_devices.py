@@ -42,7 +42,7 @@ def watch(checker: Checker) -> Iterator[Watch]:
 def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> None:
     """DEVICE-1: on a simulated CUDA device, the implementation creates its tensors where its inputs are."""
     if checker.subject.device != "cpu" or torch.cuda.is_available():
-        pytest.skip("a CUDA device is available: every test runs on it")
+        pytest.skip("a CUDA device is available: every test runs on it, so that none is simulated")
     if checker.subject.implementation.in_subprocess:
         pytest.skip("the implementation runs in a separate process, where the device cannot be simulated")
     checker(recipe, by=partial(allocates_on_device, watch=watch), relates=True)
@@ -52,7 +52,9 @@ def test_made_on_the_device(checker: Checker, watch: Watch, recipe: Recipe) -> N
 def test_as_on_the_cpu(checker: Checker, recipe: Recipe) -> None:
     """DEVICE-2: the implementation's results on a CUDA device agree with its results on the CPU."""
     if checker.subject.device == "cpu":
-        pytest.skip("other devices are compared with the CPU, and the CPU with none")
+        pytest.skip(
+            "the test compares results on other devices with those on the CPU: nothing to compare on the CPU"
+        )
     checker(recipe, by=same_as_cpu, relates=True)
 
 

@@ -19,7 +19,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_reproduces(run: SessionState, finding: Finding) -> None:
-    """The finding's script shows the bug in the installed release; else the index must say it was fixed."""
+    """The script of a finding reproduces the bug in the installed release, unless the index says that it was fixed."""
     release = installed()
     ran = run_script(finding, release)
     run.recorder.line(

@@ -2,10 +2,13 @@
 
 from functools import partial
 
+from tal_conformance.batches.class_weights import class_weights
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.registry import check
+from tal_conformance.core.ways import UNSUPPORTED
+from tal_conformance.implementations.support import CLASS_WEIGHTS
 from tal_conformance.suite.checker import Checker
 
 each_term = partial(judge_against_reference, each_term=True)
@@ -39,3 +42,11 @@ def test_loss_of_points(checker: Checker, recipe: Recipe) -> None:
 def test_hyperparameters(checker: Checker, recipe: Recipe) -> None:
     """TAL-TOPK-1, LOSS-GAIN-1: the loss uses the k and the gains that it receives."""
     checker(recipe)
+
+
+@check("LOSS", batches=class_weights, share=2)
+def test_class_weights(checker: Checker, recipe: Recipe) -> None:
+    """COR-7: the cross-entropies of each class are multiplied by the class's weight, and nothing else is."""
+    if not checker.subject.implementation.support.class_weights:
+        checker.not_tested(f"{UNSUPPORTED}{CLASS_WEIGHTS}")
+    checker(recipe, by=each_term)

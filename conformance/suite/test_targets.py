@@ -1,4 +1,4 @@
-"""TAL-TGT, TAL-NORM, TAL-EMPTY: the targets of every anchor."""
+"""TAL-TGT, TAL-NORM, TAL-EMPTY: the targets (label, box, scores) of every anchor."""
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe

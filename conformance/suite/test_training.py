@@ -5,7 +5,12 @@ from dataclasses import replace
 import pytest
 
 from tal_conformance.checks.profiles import PROFILES
-from tal_conformance.implementations.errors import ImplementationFailed, UnknownImplementation
+from tal_conformance.core.ways import UNSUPPORTED
+from tal_conformance.implementations.errors import (
+    ImplementationFailed,
+    NotSupported,
+    UnknownImplementation,
+)
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.pictures.walkthrough import write_walkthrough
 from tal_conformance.suite.checker import Checker, skip_untested
@@ -55,6 +60,10 @@ def test_training_leads_to_the_same_weights(
         rms = cached_controls(recorded, subject.device)
         ended = cached_reference(recorded, implementation.dialect, subject.device)
         comparison = compare_training(implementation, recorded, device=subject.device, rms=rms, ended=ended)
+    except NotSupported as unsupported:
+        skip_untested(
+            run.recorder, f"{UNSUPPORTED}the recorded training ({unsupported.reason})", implementation.name
+        )
     except ImplementationFailed as error:
         summary = f"the training with the loss of {implementation.name} failed: {error.what}"
         line("training", implementation=implementation.name, steps=STEPS, summary=summary, agrees=False)

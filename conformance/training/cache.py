@@ -24,11 +24,12 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.cache import FILES, HASHES, cache_folder, damage, hashes
+from tal_conformance.core.case_file import head_as_dict, head_from_dict
 from tal_conformance.core.environment import processor_name
 from tal_conformance.core.files import PACKAGES, create_folder_atomically
 from tal_conformance.training.compare import Ended, reference_training, rms_of_controls
 from tal_conformance.training.yolov8n import Progress, RecordedTraining, Schedule, recorded_training
-from tal_reference import Dialect, Head
+from tal_reference import Dialect
 
 T = TypeVar("T")
 TRAINING, WEIGHTS, CONTROLS, ENDED = (
@@ -53,7 +54,12 @@ def cached_training(schedule: Schedule = WHOLE) -> RecordedTraining:
 
 
 def cached_controls(recorded: RecordedTraining, device: str) -> float:
-    """Return the distance that `rms_of_controls` computes, from the cache if possible."""
+    """Return the root mean square distance of control trainings (`rms_of_controls`), from the cache if possible.
+
+    Args:
+        recorded: the training of a YOLOv8n that the control trainings continue.
+        device: device of the trainings.
+    """
     return _kept(
         f"controls {recorded.schedule} {device}",
         lambda: rms_of_controls(recorded, device=device),
@@ -63,7 +69,7 @@ def cached_controls(recorded: RecordedTraining, device: str) -> float:
 
 
 def cached_reference(recorded: RecordedTraining, dialect: Dialect, device: str) -> Ended:
-    """Return the result of `reference_training`, which continues `recorded`, from the cache if possible."""
+    """Return the end of the training that continues `recorded` with the reference's loss, cached if possible."""
     return _kept(
         f"reference {recorded.schedule} {dialect} {device}",
         lambda: reference_training(recorded, dialect, device=device),
@@ -73,9 +79,13 @@ def cached_reference(recorded: RecordedTraining, dialect: Dialect, device: str) 
 
 
 def _kept(what: str, made: Callable[[], T], write: Callable[[T, Path], None], read: Callable[[Path], T]) -> T:
-    """Return the cached value that `what` names; if there is none, compute it with `made` and store it.
+    """Return the cached value named `what`; if it is not in the cache, compute it with `made` and store it.
 
-    A file lock lets only one process compute it.
+    Args:
+        what: description of the value, from which the name of its folder in the cache is derived.
+        made: computes the value. A file lock lets only one process compute it.
+        write: writes the value into a folder.
+        read: reads the value from a folder.
     """
     folder = cache_folder() / f"kept-{fingerprint(what)}"
     try:
@@ -144,7 +154,7 @@ def write_training(recorded: RecordedTraining, folder: Path) -> None:
         OSError: a file cannot be written.
     """
     facts = {
-        "head": asdict(recorded.head),
+        "head": head_as_dict(recorded.head),
         "progress": [asdict(progress) for progress in recorded.progress],
         "losses": recorded.losses,
         "schedule": asdict(recorded.schedule),
@@ -168,7 +178,7 @@ def read_training(folder: Path) -> RecordedTraining:
     }
     return RecordedTraining(
         Schedule(**schedule),
-        Head(**(facts["head"] | {"strides": tuple(facts["head"]["strides"])})),
+        head_from_dict(facts["head"]),
         [Batch.load(folder / f"{number}.safetensors") for number in range(len(facts["progress"]))],
         [Progress(**progress) for progress in facts["progress"]],
         facts["losses"],

@@ -26,12 +26,12 @@ class CannotRecord(Exception):
 
 
 class Unfit(ValueError):
-    """Error: the inputs of a loss cannot be represented in a case file."""
+    """Error: a captured call of a loss has inputs that a case file cannot represent."""
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of the official loss, after it returned.
+    """One finished call of the official detection loss: its inputs and its result.
 
     Attributes:
         criterion: the loss object.
@@ -62,12 +62,6 @@ class Call:
         """Boxes (N, 4) of the annotation rows: normalised cx, cy, w, h (ANN-1)."""
         boxes: Tensor = self.rows["bboxes"]
         return boxes
-
-    @property
-    def class_weights(self) -> Tensor | None:
-        """Class weights of the BCE, which a training can set from release 8.4.37 on; None without them."""
-        weights: Tensor | None = getattr(self.criterion, "class_weights", None)
-        return weights
 
     def detached(self) -> "Call":
         """Return a copy of the call without autograd graph, images and features, which can be stored cheaply."""
@@ -132,9 +126,13 @@ def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
 
 
 def head_of(criterion: Any) -> Head:
-    """Return the strides, classes and bins of the head for which an official loss was made."""
+    """Return the strides, classes, bins and class weights of the head for which an official loss was made."""
+    weights = getattr(criterion, "class_weights", None)  # from release 8.4.37 on (COR-7)
     return Head(
-        tuple(int(stride) for stride in criterion.stride.tolist()), int(criterion.nc), int(criterion.reg_max)
+        tuple(int(stride) for stride in criterion.stride.tolist()),
+        int(criterion.nc),
+        int(criterion.reg_max),
+        None if weights is None else tuple(weights.detach().float().flatten().tolist()),
     )
 
 

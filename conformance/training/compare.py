@@ -87,10 +87,10 @@ class TrainingComparison:
         steps: number of steps trained with each loss.
         bound: largest allowed distance of the weights, as a share of the distance that the reference's training
             travelled.
-        worst: distance of the weights, as the same share.
+        worst: distance of the weights after the last step, as a share of the same distance.
         agrees: True if the distance is within the bound, and no choice of the implementation was wrong.
-        followed: number of steps at which several choices are allowed and the reference adopted that of the
-            implementation.
+        followed: number of steps at which several choices are allowed and the reference adopted the choice of
+            the implementation.
         summary: the result in one or two sentences.
     """
 
@@ -109,7 +109,7 @@ class Ended:
 
     Attributes:
         weights: all trained weights after the last step.
-        choices: the reference's positives at each step.
+        choices: masks of the reference's positives at each step.
     """
 
     weights: Tensor
@@ -177,10 +177,10 @@ class Reference:
 
     Attributes:
         dialect: dialect of the reference.
-        subject: implementation whose choices the reference adopts where several are allowed, or None.
+        subject: implementation whose choice the reference adopts if several choices are allowed; None for none.
         choices: positives at each step.
         followed: number of steps at which the reference adopted the implementation's choice.
-        problem: reason why the first rejected choice of the implementation is not admissible.
+        problem: description of the implementation's first choice that is not allowed; "" without such a choice.
     """
 
     dialect: Dialect
@@ -192,7 +192,7 @@ class Reference:
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
         """Return the gradient of the reference's loss on each feature map.
 
-        The assignment is the reference's own, or that of the implementation if it is another admissible one.
+        The assignment is the reference's, or the implementation's if this differs from it and is admissible.
         """
         maps = [level.clone().requires_grad_() for level in batch.feature_maps]
         loss = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, self.dialect)
@@ -212,7 +212,10 @@ class Reference:
             try:
                 judge(outcome, Expectation(self.subject.batches[step], self.dialect))
             except Divergence as error:
-                self.problem = self.problem or f"at step {step + 1} the loss itself diverges: {error}"
+                self.problem = (
+                    self.problem
+                    or f"at step {step + 1} the implementation diverges from the reference: {error}"
+                )
                 return None
         self.followed += 1
         return self.subject.choices[step]
@@ -253,7 +256,7 @@ def compare_training(
         steps: number of steps to train.
         controls: number of control trainings.
         device: device of the trainings.
-        rms: result of `rms_of_controls` for these arguments, if it was computed before.
+        rms: result of `rms_of_controls` for the same training, steps, controls and device; None to compute it.
         ended: result of `reference_training` for the implementation's dialect, if an earlier process computed it. A
             distance beyond the bound is then confirmed by a new reference training in this process.
 
@@ -277,7 +280,14 @@ def compare_training(
 
 
 def _followed(start: Start, subject: Subject, ended: Ended) -> tuple[Reference, Tensor]:
-    """Return the reference and its last weights, trained again if the implementation chose otherwise."""
+    """Return the reference and its last weights.
+
+    Args:
+        start: the common start of the trainings.
+        subject: the implementation's loss, after its training.
+        ended: an earlier result of the reference's training. The reference is trained again if the implementation made
+            other choices than `ended` has.
+    """
     dialect = subject.implementation.dialect
     if all(same_choice(one, other) for one, other in zip(ended.choices, subject.choices, strict=True)):
         return Reference(dialect, choices=ended.choices), ended.weights
@@ -303,7 +313,7 @@ def reference_training(
 
 
 def factor(controls: int) -> float:
-    """Return the allowed distance of a correct training divided by that of the controls (Student's t)."""
+    """Return the largest distance of a correct training, as a multiple of the control trainings' rms (Student's t)."""
     from scipy.special import stdtrit  # takes half a second to import
 
     return float(stdtrit(controls, 1 - FALSE_ALARM / 2))
@@ -313,11 +323,14 @@ def _summary(name: str, start: Start, worst: float, allowed: float, reference: R
     relation = "within" if worst <= allowed else "NOT within"
     where = "" if start.device == "cpu" else f" on {start.device}"
     text = (
-        f"after {start.steps} steps{where} the weights that the loss of {name} leads to lie {worst:.1e} of the "
-        f"way travelled from those of the reference's loss, {relation} the bound {allowed:.1e}"
+        f"after {start.steps} steps{where}, the weights trained with the loss of {name} differ from those trained with "
+        f"the reference's loss by {worst:.1e} of the distance travelled, {relation} the bound {allowed:.1e}"
     )
     if reference.followed:
-        text += f"; the reference followed {reference.followed} open choice{'s' * (reference.followed > 1)}"
+        text += (
+            f"; in {reference.followed} step{'s' * (reference.followed > 1)} the reference adopted the choice of "
+            f"{name}"
+        )
     return text + (f"; {reference.problem}" if reference.problem else "")
 
 
@@ -353,7 +366,7 @@ def own_targets(batch: Batch, dialect: Dialect) -> list[Targets]:
 
 
 def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
-    """Return the positives of an assignment that contribute to the loss: those with a target score above zero."""
+    """Return the mask (M, A) of each image's positives with a target score above zero, which contribute to the loss."""
     if isinstance(assigned, Assignment):
         rows = list(zip(assigned.foreground, assigned.truth_index, assigned.scores.sum(-1), strict=True))
     else:
@@ -366,7 +379,7 @@ def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
 
 
 def same_choice(one: Positives, other: Positives) -> bool:
-    """Return True if two choices of positives are the same in every image."""
+    """Return True if two lists of positives are equal in every image."""
     return all(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
 
 
@@ -380,7 +393,7 @@ def gradient_on(batch: Batch, choice: Positives) -> Sequence[Tensor]:
 
 @torch.no_grad()
 def replayed(batch: Batch, choice: Positives) -> BatchTargets:
-    """Return the targets that follow from given positives (TAL-NORM-1, TAL-TGT-1)."""
+    """Return the targets of a batch's anchors for the positives `choice` of each image (TAL-NORM-1, TAL-TGT-1)."""
     expected = Expectation(batch, NEWEST)
     inputs, truths = expected.inputs, expected.rounded_truths
     targets = []

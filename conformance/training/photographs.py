@@ -15,7 +15,7 @@ from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 
 LABELS = Path(__file__).parent / "photographs.json"
-"""File with the objects of each photograph. It describes how they were labelled."""
+"""File with the objects of each photograph. The file also says how the objects were labelled."""
 GREY = 114 / 255
 """Value of the padding of a letterboxed image."""
 SHARE_KEPT = 0.1
@@ -90,7 +90,7 @@ def photograph(name: str) -> Photograph:
     height, width = pixels.shape[1:]
     if (width, height) != (made["width"], made["height"]):
         raise UnknownImplementation(
-            f"the installed ultralytics has a {name} of {width}x{height} px; the labelled one has "
+            f"the installed ultralytics has a {name} of {width}x{height} px; the labelled photograph has "
             f"{made['width']}x{made['height']}"
         )
     labels = torch.tensor([thing["class"] for thing in made["objects"]])  # (M,)

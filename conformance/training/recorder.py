@@ -57,7 +57,7 @@ class Recording:
         every: number of steps between two batches that are stored regularly; 0 for none.
         release: release of Ultralytics.
         calls: number of calls of the official loss in training.
-        over: reason why recording has stopped; None while it continues.
+        over: reason why recording has stopped; None while recording continues.
     """
 
     shelf: CaseStore
@@ -100,10 +100,6 @@ class Recording:
             self._trainer = trainer_above(sys._getframe(1))
         self.calls += 1
         which = self._losses.setdefault(call.criterion, (len(self._losses), BatchSelector(self.every)))[0]
-        if call.class_weights is not None:
-            self._print_once(
-                "the training uses class weights; case files cannot hold them, and are judged without class weights"
-            )
         numbers, ready = _numbers(call)
         epoch = getattr(self._trainer, "epoch", None)
         self._pending.append(Pending(call.detached(), which, epoch, numbers, ready))
@@ -117,7 +113,7 @@ class Recording:
         if now >= self._next_line:
             self._next_line = now + SECONDS_BETWEEN_LINES
             stored, size = len(self.shelf.kept), self.shelf.size / 1e6
-            print_message(f"{self.calls} steps seen, {stored} batches stored ({size:.1f} MB)")
+            print_message(f"{self.calls} calls of the loss captured, {stored} batches stored ({size:.1f} MB)")
 
     def _decide(self, pending: Pending) -> None:
         """Store the batch of a pending call if there is a reason to (`BatchSelector.reasons`)."""
@@ -133,7 +129,9 @@ class Recording:
         origin = self._origin(pending, step, total, reasons)
         batch = replace(batch, origin=origin, hazards=hazards_of(batch))
         if not self.shelf.add(batch, step, {(pending.which, reason) for reason in reasons}):
-            self._print_once("a batch was not recorded: more interesting batches fill the size limit")
+            self._print_once(
+                "a batch was not recorded: more interesting batches fill the size limit (--limit-mb)"
+            )
 
     def _origin(self, pending: Pending, step: int, total: float, reasons: set[str]) -> str:
         """Return where a batch was recorded, and why, in one line, for its field `origin`."""
@@ -145,8 +143,6 @@ class Recording:
         )  # the second loss of an end-to-end head
         where += [f"step {step}"]
         where += [f"epoch {pending.epoch}"] if pending.epoch is not None else []
-        weights = pending.call.class_weights
-        where += ["without class weights"] if weights is not None else []
         return f"{', '.join(where)}: {', '.join(sorted(reasons))}, loss {total:.6g}"
 
     def _print_once(self, text: str) -> None:
@@ -163,9 +159,9 @@ def print_message(text: str) -> None:
 
 
 def _numbers(call: Call) -> tuple[Tensor, "torch.cuda.Event | None"]:
-    """Return the loss's total and the smallest area of a ground truth (2,), and the CUDA event of their copy.
+    """Return a tensor (2,) of the loss's total and the smallest area of a ground truth, and a CUDA event.
 
-    They are copied to the CPU asynchronously. Without a GPU the event is None.
+    The tensor is copied to the CPU asynchronously, and is valid after the event. Without a GPU the event is None.
     """
     total, boxes = call.total.float(), call.boxes.detach().float()
     areas = boxes[:, 2] * boxes[:, 3] if len(boxes) else torch.full((1,), torch.inf)  # (N,)

@@ -68,7 +68,7 @@ def write_dataset(folder: Path) -> Path:
 
 
 def training_options(folder: Path, description: Path) -> dict[str, object]:
-    """Return options of Ultralytics' trainer: a small training on the CPU, no network, plots, validation."""
+    """Return options of Ultralytics' trainer for a small training on the CPU without network, plots or validation."""
     return {
         "data": str(description), "epochs": EPOCHS, "imgsz": SIDE, "batch": TOGETHER, "device": "cpu", "workers": 0,
         "project": str(folder / "runs"), "name": "drawn", "plots": False, "val": False, "save": False, "seed": 0,
@@ -111,5 +111,5 @@ if __name__ == "__main__":
     )
     chosen: Path = parser.parse_args().folder
     if chosen.exists():
-        parser.error(f"{chosen} is there already: name another folder")
+        parser.error(f"{chosen} already exists: name another folder")
     main(chosen)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 FIRST, EVERY, NO_GT = "first", "every n-th", "no GT"
 MOST, SMALLEST, LARGEST = "most GTs so far", "smallest GT so far", "largest loss so far"
 RECORDS = (MOST, SMALLEST, LARGEST)
-"""Reasons that only the newest batch of each keeps: it supersedes earlier batches with the same reason."""
+"""Reasons of which only the newest batch is a record: it supersedes earlier batches with the same reason."""
 BEATS = 1.1
 """Factor by which a record must exceed the previous one, so that a slowly rising loss is not stored at each step."""
 
@@ -35,7 +35,7 @@ class BatchSelector:
     """State of the selection for one loss of a training.
 
     Attributes:
-        every: number of steps between two batches that are stored regularly; 0 for none.
+        every: number of steps between two batches that are stored regularly; 0 to store none regularly.
         step: number of the next step, from 0.
     """
 

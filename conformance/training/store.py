@@ -23,7 +23,7 @@ class Kept:
         path: path of the file.
         size: size in bytes.
         step: number of the training step.
-        reasons: reasons to store the batch; a record that a later batch exceeded is removed from them.
+        reasons: reasons to store the batch. A record, such as the largest loss, is removed when a batch exceeds it.
     """
 
     path: Path
@@ -99,7 +99,7 @@ class CaseStore:
     def _least(among: list[Kept], rank: int) -> Kept | None:
         """Return the least interesting file whose rank is at most `rank`, or None.
 
-        Among files of the same rank it is the one that follows another of them by the fewest steps.
+        Among files of the same rank, it is the file with the fewest steps since the previous file of that rank.
         """
         lowest = min((one.rank for one in among), default=rank + 1)
         if lowest > rank or lowest == 3:

@@ -68,7 +68,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Progress:
-    """Quality of the model at a recorded step.
+    """Quality of the trained model's predictions at a recorded step.
 
     Attributes:
         step: number of the step.
@@ -240,7 +240,7 @@ def batch_of(predictions: Predictions, images: Images, head: Head) -> Batch:
 
 
 def progress_of(step: int, total: float, batch: Batch) -> Progress:
-    """Return the quality of the predictions of a batch's positives, by the reference's assignment."""
+    """Return the quality of a batch's predictions: overlap and score of the reference's positives."""
     with torch.no_grad():
         loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, keep_trace=True)
     traces = [image.trace for image in loss.targets if image.trace]
@@ -269,7 +269,7 @@ def train(
     gradients: Gradients,
     device: str = "cpu",
 ) -> Tensor:
-    """Train a model with any loss from given weights, and return the trained weights.
+    """Train a YOLOv8n with any loss from given weights, and return the trained weights.
 
     Args:
         weights: the model's state at the start.

@@ -14,7 +14,7 @@ Causes = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Timing:
-    """A benchmark that became faster or slower, in texts; times are ratios to the official implementation."""
+    """A benchmark that became faster or slower, as texts; times are ratios to the official implementation."""
 
     name: str
     implementation: str
@@ -29,10 +29,11 @@ class Change:
 
     Attributes:
         before, after: the history entries of the earlier and the later run.
-        new: causes of failure of the later run alone.
-        still: causes of both runs.
-        fixed: causes of the earlier run alone, whose implementation and clauses the later run tested.
-        untested: causes of the earlier run alone, whose implementation or clauses the later run did not test.
+        new: causes of failure that only the later run has.
+        still: causes of failure that both runs have.
+        fixed: causes that only the earlier run has, although the later run tested their implementation and clauses.
+        untested: causes that only the earlier run has, because the later run did not test their implementation or
+            clauses.
         results: name, earlier result and later result of every implementation whose result changed.
         timings: benchmarks that became slower or faster; empty if the machines differ.
         notes: sentences about other differences between the runs, which weaken the comparison.
@@ -86,7 +87,7 @@ def compare(before: Entry, after: Entry) -> Change:
 
 
 def _could_not_be_loaded(cause: dict[str, Any]) -> bool:
-    """Return True if the cause is that an implementation could not be loaded: it is new in any case."""
+    """Return True if the cause is that an implementation could not be loaded. Such a cause always counts as new."""
     return not cause.get("stage") and not cause.get("case") and cause.get("verdict") == "error"
 
 
@@ -142,7 +143,7 @@ def _notes(before: Entry, after: Entry) -> list[str]:
     if before.get("profile") != after.get("profile"):
         notes.append(f"the profile was {before.get('profile')} and is {after.get('profile')}")
     if before.get("seed") != after.get("seed"):
-        notes.append("the seeds differ: a cause counted as fixed may simply not have been drawn again")
+        notes.append("the seeds differ: a cause counted as fixed may only lack a generated batch this time")
     old, new = before["environment"], after["environment"]
     for name in dict.fromkeys([*old, *new]):
         if old.get(name) != new.get(name):

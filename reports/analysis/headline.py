@@ -24,9 +24,9 @@ def headline(
     """Return the result of a run in one sentence.
 
     Args:
-        implementations: the `implementations` of a summary.
+        implementations: field `implementations` of the run's summary.
         finished: True if all tests of the run finished.
-        power: the `power` of a summary: counts of planted faults by profile, if the run tests the suite.
+        power: field `power` of the summary: counts of planted faults by profile; None or {} without planted faults.
     """
     failing = [line for line in implementations if line["result"] in FAILING]
     tested = [line for line in implementations if line["result"] != "not tested"]
@@ -55,7 +55,7 @@ def result_of(line: dict[str, Any], worth: str = "") -> str:
 
     Args:
         line: the implementation, as the summary has it.
-        worth: a clause about the worth of a pass, added to it.
+        worth: clause that is appended to `conforms`, such as "dev: finds 171 of 250 planted faults"; "" for none.
     """
     if is_complete(line):
         return with_worth(line["result"], line, worth)
@@ -64,7 +64,7 @@ def result_of(line: dict[str, Any], worth: str = "") -> str:
 
 
 def with_worth(text: str, line: dict[str, Any], worth: str) -> str:
-    """Return the result of an implementation in words, followed by its worth if it is a pass."""
+    """Return the text of an implementation's result, with `worth` in brackets if the result is `conforms`."""
     return f"{text} ({worth})" if worth and line["result"] == "conforms" else text
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from tal_reports.analysis.causes import Cause, causes
+from tal_reports.analysis.causes import Cause
+from tal_reports.analysis.folding import causes_of
 from tal_reports.analysis.summary import failures_of
 from tal_reports.log.reader import Log
 from tal_reports.text import real, shortened
@@ -27,8 +28,8 @@ Entry = dict[str, Any]
 
 
 def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
-    """Return the entry of a run in history.jsonl, from its log and its summary."""
-    found = causes(failures_of(log), log.stages, log.batches)
+    """Return the entry for history.jsonl of a run, given its log and its summary."""
+    found = causes_of(log, failures_of(log))
     environment = {
         name: value for name, value in log.run["environment"].items() if isinstance(value, (str, int, float))
     }
@@ -52,12 +53,12 @@ def entry_of(log: Log, summary: dict[str, Any]) -> Entry:
 
 
 def repeats(log: Log) -> bool:
-    """Return True if the run judged case files instead of generated batches."""
+    """Return True if the run only judged given case files again, instead of generated batches."""
     return any(word == "--case" or word.startswith("--case=") for word in log.run["command"])
 
 
 def fingerprint(environment: dict[str, Any]) -> str:
-    """Return ten hexadecimal digits that are equal for environments whose times are comparable."""
+    """Return a hash of ten hexadecimal digits that is equal for environments in which times are comparable."""
     fields = json.dumps([environment.get(name) for name in TIMING], sort_keys=True)
     return hashlib.sha256(fields.encode(errors="backslashreplace")).hexdigest()[:10]
 
@@ -140,7 +141,7 @@ def read_history(path: Path) -> list[Entry]:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Return True if a parsed line has the expected fields and types."""
+    """Return True if a parsed line of the history has the expected fields and types."""
     if not isinstance(entry, dict) or entry.get("schema") != SCHEMA:
         return False
     texts = all(isinstance(entry.get(name), str) for name in ("run", "started", "fingerprint"))

@@ -27,7 +27,7 @@ class Shard:
     Attributes:
         name: name of the shard, unique among the shards.
         log: the log of the run.
-        place: suffix for the names of devices in the merged run, if versions of torch differ; otherwise "".
+        place: suffix for the names of devices in the merged run if the shards' versions of torch differ; otherwise "".
         names: new name of each implementation whose version differs between shards, by its old name.
     """
 
@@ -52,13 +52,19 @@ def merge(runs: Iterable[Path], into: Path) -> Path:
         The merged run's folder.
 
     Raises:
-        LogError: a shard has no readable log, or there are no shards.
+        LogError: a shard has no readable log, there are no shards, or a run is given twice.
         FileExistsError: `into` exists.
         OSError: a file cannot be read or written.
     """
     logs = [read_log(run) for run in runs]
     if not logs:
         raise LogError("no runs to merge")
+    for at, log in enumerate(logs):
+        twin = next((other for other in logs[:at] if _is_same_run(log, other)), None)
+        if twin is not None:
+            raise LogError(
+                f"{log.folder} and {twin.folder} are the same run, whose batches would count twice: give it once"
+            )
     shards = _shards(logs)
     with RunLog.create(into.parent, into.name) as merged:
         merged.append("run", **_run_line(shards))
@@ -70,6 +76,11 @@ def merge(runs: Iterable[Path], into: Path) -> Path:
         ends = [1 if shard.log.end is None else int(shard.log.end["exit"]) for shard in shards]
         merged.finish(max(ends))
     return into
+
+
+def _is_same_run(log: Log, other: Log) -> bool:
+    """Return True if two logs are one folder, or copies of one run, whose first lines are equal, time included."""
+    return log.folder.resolve() == other.folder.resolve() or log.run == other.run
 
 
 def _shards(logs: list[Log]) -> list[Shard]:
@@ -126,7 +137,10 @@ def _run_line(shards: list[Shard]) -> Line:
 
 
 def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any]:
-    """Merge lists in the order of the first; other items follow the item before them in their list."""
+    """Merge lists without duplicates (by `key`), in the order of the first list.
+
+    An item that is missing in the first list is placed after its predecessor in the list that contains it.
+    """
     merged: list[Any] = []
     for items in lists:
         place = 0
@@ -141,7 +155,7 @@ def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any
 
 
 def _test_counts(shards: list[Shard]) -> dict[str | None, TestCount]:
-    """Add up the tests of the shards by implementation; finished is None if it is for one of the shards."""
+    """Add up the tests of the shards by implementation; `finished` is None if it is None for one of the shards."""
     counts: dict[str | None, TestCount] = {}
     for shard in shards:
         for name, count in shard.log.tests.items():
@@ -203,7 +217,7 @@ def _copy_lines(shard: Shard, merged: RunLog, tested: set[str]) -> None:
 
 
 def _lines(folder: Path) -> Iterator[Line | None]:
-    """Yield every line of all logs in the folder of a run; None for a line that cannot be used."""
+    """Yield every line of all logs in the folder of a run; None for an invalid line."""
     for path in [folder / MAIN, *sorted(folder.glob("log-*.jsonl"))]:
         if is_readable(path):
             yield from valid_lines(path)
@@ -241,7 +255,8 @@ def _moved(command: Any, case: str, path: str) -> Any:
 def _copy_files(shard: Shard, merged: RunLog) -> None:
     """Copy cases and outcomes, whose names are content hashes, and other files with the shard's name appended.
 
-    Links are not copied. Of two different files with one name, the first is kept, and the log names the other.
+    Links are not copied. Of two different files with the same name, the first is copied, and the log names
+    the second.
     """
     folder, into = shard.log.folder, merged.folder
     cases = folder / "cases"
@@ -250,7 +265,9 @@ def _copy_files(shard: Shard, merged: RunLog) -> None:
         if not copy.exists():
             shutil.copyfile(path, copy)
         elif not filecmp.cmp(path, copy, shallow=False):
-            reason = f"cases/{path.name} of the run {shard.name} differs from that of an earlier run, which was kept"
+            reason = (
+                f"cases/{path.name} of the run {shard.name} was not copied: another run has a different one"
+            )
             merged.append("not_tested", implementation=None, device=None, reason=reason)
     if _is_plain(folder / "benchmark.json"):
         shutil.copyfile(folder / "benchmark.json", into / f"benchmark-{shard.name}.json")

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from tal_reports.analysis.causes import causes
+from tal_reports.analysis.folding import cause_fields, causes_of, identification_fields
 from tal_reports.analysis.worth import worth_in_words
 from tal_reports.log.batches import FAILING, SHOWING, UNIQUENESS, VERDICTS, Cost
 from tal_reports.log.reader import Log
@@ -14,7 +15,7 @@ from tal_reports.log.schemas import fault
 from tal_reports.log.writer import write_whole
 from tal_reports.text import counted, listed
 
-SCHEMA = 2
+SCHEMA = 3
 NAME = "summary.json"
 NO_BATCH = "no batch was judged"
 PARTLY = "judged in part"
@@ -80,7 +81,7 @@ def power_of(log: Log) -> dict[str, dict[str, Any]]:
 
 
 def _worth(log: Log) -> dict[str, Any] | None:
-    """Return the planted faults that the run's profile finds, also in words; None if the log does not say."""
+    """Return how many planted faults the run's profile finds, also in words; None if the log lacks the number."""
     worth = log.run.get("worth")
     return worth and {**worth, "words": worth_in_words(worth)}
 
@@ -166,7 +167,7 @@ def not_tested(log: Log) -> list[dict[str, Any]]:
 
 
 def inconclusive_of(log: Log, name: str) -> dict[str, dict[str, int]]:
-    """Return the number of batches and of inconclusive batches of an implementation, by clause group that has any."""
+    """Return the numbers of all and of inconclusive batches for every clause group with inconclusive batches."""
     counts = {}
     for group in log.batches.clause_groups():
         verdicts = log.batches.verdicts(name, group)
@@ -176,7 +177,7 @@ def inconclusive_of(log: Log, name: str) -> dict[str, dict[str, int]]:
 
 
 def inconclusive_in_words(counts: dict[str, dict[str, int]]) -> list[str]:
-    """Return one sentence about the inconclusive batches by clause group; none without such batches."""
+    """Return a list with one sentence about the inconclusive batches by clause group; [] if there are none."""
     if not counts:
         return []
     total = sum(count["inconclusive"] for count in counts.values())
@@ -229,18 +230,38 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
         "uniqueness": {kind: log.batches.uniqueness[name][kind] for kind in UNIQUENESS},
         "undecided": log.batches.undecided[name],
         "inconclusive": inconclusive_of(log, name),
+        "undecided_because": dict(log.batches.undecided_because[name].most_common()),
+        "not_supported": _not_supported(log, name, judged),
         "margins": _margins(log, name),
         "cost": _cost(log, name),
-        "first_divergences": [
-            {key: cause.example.get(key) or None for key in ("stage", "clause", "case", "verdict")}
-            | {"summary": cause.example["summary"], "id": cause.id}
-            for cause in causes(divergences, log.stages, log.batches)
-        ],
+        "first_divergences": [cause_fields(cause) for cause in causes_of(log, divergences)],
+        "identification": identification_fields(log, name),
     }
 
 
+def _not_supported(log: Log, name: str, judged: int) -> dict[str, Any]:
+    """Return the number of batches that an adapter declares not to support, their share, and the reasons."""
+    reasons = log.batches.unsupported[name]
+    share = reasons.total() / judged if judged else 0.0
+    return {"batches": reasons.total(), "share": round(share, 4), "reasons": dict(reasons.most_common())}
+
+
+def unsupported_sentence(line: dict[str, Any]) -> str:
+    """Return how many batches of an implementation are not supported and why, or "" if all are supported.
+
+    Args:
+        line: the element of the summary's `implementations`.
+    """
+    found = line.get("not_supported") or {"batches": 0}
+    if not found["batches"]:
+        return ""
+    reasons = "; ".join(f"{reason} ({count:,})" for reason, count in found["reasons"].items())
+    share = f"{100 * found['share']:.0f} %" if found["share"] >= 0.01 else "less than 1 %"
+    return f"{found['batches']:,} of {counted(line['batches'], 'batch')} ({share}): {reasons}"
+
+
 def _tests(log: Log, name: str) -> dict[str, int | None] | None:
-    """Return the planned and finished tests of an implementation; None if a complete log has no counts."""
+    """Return the numbers of planned and finished tests of an implementation; None if a complete log has no counts."""
     count = log.tests.get(name)
     if count is not None:
         return {"planned": count.planned, "finished": count.finished}

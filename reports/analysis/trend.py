@@ -48,7 +48,7 @@ class Trend:
 
 
 def trend_of(entries: Sequence[Entry]) -> Trend | None:
-    """Return the trend of comparable history entries, ordered by time; None for fewer than two."""
+    """Return the trend of comparable history entries, ordered by time; None for fewer than two entries."""
     entries = entries[-MAX_RUNS:]
     if len(entries) < 2:
         return None
@@ -60,7 +60,7 @@ def trend_of(entries: Sequence[Entry]) -> Trend | None:
 
 
 def power_trend_of(entries: Sequence[Entry]) -> Trend | None:
-    """Return the trend of planted faults by profile, for entries ordered by time; None for less than two."""
+    """Return the trend of planted faults by profile, for entries ordered by time; None for fewer than two."""
     entries = entries[-MAX_RUNS:]
     if len(entries) < 2:
         return None
@@ -79,7 +79,7 @@ def power_trend_of(entries: Sequence[Entry]) -> Trend | None:
 
 
 def _counts(entry: Entry, profile: str) -> dict[str, float | None]:
-    """Return an entry's counts of planted faults for one profile; {} if it has none in this form."""
+    """Return an entry's counts of planted faults for one profile; {} if it has no valid counts."""
     counts = entry["power"].get(profile)
     return {name: real(value) for name, value in counts.items()} if isinstance(counts, dict) else {}
 

@@ -1,4 +1,4 @@
-"""Describe in words how many planted faults the profile of a run finds."""
+"""Format how many planted faults a profile finds, which tells how much a passing run in that profile is worth."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ def worth_in_words(worth: dict[str, Any] | None) -> str:
     """Return a clause such as "dev: a quick look, finds 171 of 250 planted faults; ci finds all".
 
     Args:
-        worth: as the log's first line has it; None in logs of older versions.
+        worth: field `worth` of the log's first line; None in logs of older versions.
 
     Returns:
-        "" if nothing was measured.
+        The clause; "" if no number of found faults was measured.
     """
     if not worth or not worth["figures"]:
         return ""

@@ -1,6 +1,5 @@
 """Cards of the report: each describes one cause of failure, or one declared difference, on one batch."""
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-from tal_reports.analysis.causes import Cause
+from tal_reports.analysis.causes import Cause, share_of_bound
 from tal_reports.html.drawing import UNLIMITED, Drawing
 from tal_reports.html.pictures import draw
 from tal_reports.text import counted, listed, real, short, shortened
@@ -29,6 +28,15 @@ REPRODUCE = {"pytest": "pytest", "python": "Python", "example": "Hypothesis"}
 """Ways to reproduce a case: key in the log, and heading on the card."""
 
 
+HIDDEN = {
+    "separate": "The loss hides its assignment: the stages before the loss and the picture show a separate call of "
+    "assign(inputs), which the loss need not have used. Return the assignment that it used as Loss.assignment.",
+    "hidden": "The loss hides its assignment: the stages before the loss are inferred from its gradients or not "
+    "judged, and the picture shows the reference alone. Return the assignment that it used as Loss.assignment.",
+}
+"""Notes on the strip and picture of a loss that does not show its assignment, by the source of the shown one."""
+
+
 @dataclass(frozen=True)
 class Card:
     """One cause of failure, or one declared difference, with the values of its smallest batch."""
@@ -40,6 +48,7 @@ class Card:
     clause: str
     clause_title: str
     clause_link: str
+    choice: str
     summary: str
     batches: str
     case: str
@@ -47,11 +56,14 @@ class Card:
     description: str
     facts: list[tuple[str, str]]
     strip: list[dict[str, str]]
+    note: str
     values: list[dict[str, str]]
     more_values: int
     drawing: Drawing | None
     undrawn: bool
     repeats: list[tuple[str, str]]
+    follows: list[str]
+    more_follows: int
     others: list[str]
     more_others: int
     traceback: str | None
@@ -80,7 +92,9 @@ def card_of(
     """
     line = cause.example
     values = [value_of(value) for value in line.get("values") or ()]
-    others = [_other(other) for other in cause.lines[1:]]
+    follows = [_follower(part) for part in cause.follows]
+    following = [line for part in cause.follows for line in part.lines]
+    others = [_other(other) for other in cause.lines[1:] if other not in following]
     traceback = line.get("traceback") or ""
     failed = f"on {counted(cause.batches, 'batch')}" if cause.batches else ""
     return Card(
@@ -91,6 +105,7 @@ def card_of(
         clause=shortened(line.get("clause") or "", MAX_NAME_LENGTH),
         clause_title=shortened(titles.get(line.get("clause") or "", ""), MAX_SUMMARY_LENGTH),
         clause_link=specification_link(line.get("clause") or "", folder),
+        choice=shortened(cause.choice, MAX_SUMMARY_LENGTH),
         summary=shortened(line["summary"], MAX_SUMMARY_LENGTH),
         batches=failed,
         case=shortened(line.get("case") or "", MAX_NAME_LENGTH),
@@ -98,6 +113,7 @@ def card_of(
         description=shortened(line.get("description") or "", MAX_TEXT_LENGTH),
         facts=_card_facts(cause),
         strip=_strip(line),
+        note=HIDDEN.get(str(line.get("assignment")), ""),
         values=values[:MAX_VALUES],
         more_values=len(values) - MAX_VALUES,
         drawing=draw(line["picture"], characters)
@@ -105,6 +121,8 @@ def card_of(
         else None,
         undrawn=bool(line.get("picture")) and characters < MIN_PICTURE_BUDGET,
         repeats=_repeats(line),
+        follows=follows[:MAX_OTHERS],
+        more_follows=len(follows) - MAX_OTHERS,
         others=others[:MAX_OTHERS],
         more_others=len(others) - MAX_OTHERS,
         traceback=shortened(traceback.strip("\n"), MAX_TRACEBACK_LENGTH) or None,
@@ -148,7 +166,7 @@ def _hazards(cause: Cause) -> list[str]:
 
 
 def _strip(line: dict[str, Any]) -> list[dict[str, str]]:
-    """Return every stage with its verdict and its error as a share of the bound, for the row of stages."""
+    """Return every stage with its verdict and its error divided by the bound, for the row of stages on a card."""
     stages = line.get("stages") or []
     if all(stage["state"] == "not shown" for stage in stages):
         return []
@@ -176,27 +194,17 @@ def _margin(stage: dict[str, Any]) -> str:
 
 
 def value_of(value: dict[str, Any]) -> dict[str, str]:
-    """Return the texts of a row in the table of differing values."""
+    """Return the cells of a differing value's row in a table, as texts."""
     texts = {
         name: shortened(value[name], 200) for name in ("where", "quantity", "reference", "implementation")
     }
     margin = real(value.get("margin"))
-    margin = _error_over_bound(value) if margin is None else margin
+    margin = share_of_bound(value) if margin is None else margin
     return texts | {
         "theirs": "" if value["reference"] == value["implementation"] else "theirs",
         "bound": shortened(value.get("bound") or "–", 200),
         "margin": "" if margin is None else f"{short(margin)} × the bound",
     }
-
-
-def _error_over_bound(value: dict[str, Any]) -> float | None:
-    """Return the error divided by its bound; None unless both values and the bound are finite numbers."""
-    try:
-        reference, other, bound = (float(value[key]) for key in ("reference", "implementation", "bound"))
-    except (KeyError, TypeError, ValueError):
-        return None
-    share = abs(other - reference) / bound if bound > 0 else math.nan
-    return None if math.isnan(share) else share
 
 
 def _repeats(line: dict[str, Any]) -> list[tuple[str, str]]:
@@ -224,8 +232,16 @@ def _other(line: dict[str, Any]) -> str:
     return shortened(f"{where}: {line.get('description') or line['summary']}", 400)
 
 
+def _follower(cause: Cause) -> str:
+    """Return one line about a cause that follows from another: stage, clause, number of tests and summary."""
+    line = cause.example
+    clause = f" ({line['clause']})" if line.get("clause") else ""
+    tests = counted(len(cause.lines), "test")
+    return shortened(f"{line.get('stage') or 'before any stage'}{clause}, {tests}: {line['summary']}", 400)
+
+
 def _tokens(cause: Cause) -> str:
-    """Return what the page's filter matches: a line for each field, its name and values separated by tabs."""
+    """Return the text that the page's filter matches: a line for each field, its name and values separated by tabs."""
     tokens = {
         "impl": cause.every("implementation"),
         "clause": cause.every("clause") + cause.every("clause_group"),

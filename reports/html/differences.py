@@ -24,7 +24,7 @@ class Section:
     Attributes:
         heading: the difference in a few words.
         lines: sentences about the difference.
-        batch: description of the smallest batch with the difference (of any such batch if it `fails`), or "".
+        batch: description of a batch with the difference, the smallest one unless `fails`; or "".
         recipe: Python code that builds this batch, or "".
         values: differing values, in the form of `divergence` log lines.
         picture: a picture as `log.schema.json` describes it, or None.
@@ -46,7 +46,7 @@ class Section:
 
 @dataclass(frozen=True)
 class PreparedSection:
-    """A section in the form that the template needs; some names are those that `card.html.j2` reads."""
+    """A section in the form that the template needs. The template `card.html.j2` reads some of its fields."""
 
     heading: str
     lines: list[str]

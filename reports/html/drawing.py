@@ -34,8 +34,8 @@ class Sides(NamedTuple):
 
     Attributes:
         first, second: names of the sides in one word.
-        first_alone, second_alone: descriptions of an anchor that is positive on that side only.
-        who: the second side, at the beginning of a sentence; "" if only the first side is drawn.
+        first_alone, second_alone: descriptions of an anchor that is positive only on the first (second) side.
+        who: name of the second side at the beginning of a sentence; "" if only the first side is drawn.
     """
 
     first: str = "reference"
@@ -89,9 +89,9 @@ class Outline:
     """A ground truth as it is drawn.
 
     Attributes:
-        box: x, y, width and height.
+        box: box of the ground truth: x, y, width and height.
         name: label; "" for a less important ground truth, which is drawn behind the others.
-        tag: x, y, width and height of the label.
+        tag: rectangle of the label: x, y, width and height.
         colour: index into the palette.
         real: False if the ground truth is dropped (ANN-3).
         title: text on hover.
@@ -107,7 +107,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Mark:
-    """An anchor that is positive on either side: a disc that each view of the picture colours and labels.
+    """An anchor that is positive in either of the two assignments: a disc, coloured and labelled by every view.
 
     Attributes:
         x, y, radius: position and size.
@@ -174,7 +174,7 @@ class Drawing:
         display_size: width and height on the page, in CSS pixels.
         unit: pixels of the image per CSS pixel.
         levels, truths, marks, rings, spots: the shapes, in the order in which they are drawn.
-        views: ways to colour and label the marks; the first one is visible at first.
+        views: ways to colour and label the marks; the page initially shows the first one.
         legend: key, glyph, meaning and count of each kind of difference that occurs.
         title: the picture in a sentence.
         notes: sentences about parts that are not drawn.

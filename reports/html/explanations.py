@@ -1,4 +1,4 @@
-"""Explain in words why an anchor is assigned to a ground truth or to background, from the numbers of a picture.
+"""Explanations in words of an anchor's assignment, from the values that a picture stores.
 
 The report and `tal-conformance explain` show the same lines.
 """
@@ -27,13 +27,13 @@ class Anchor(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """An anchor and a ground truth: one that contains the anchor's centre, or to which the anchor is assigned.
+    """A pair of an anchor and a ground truth that contains the anchor's centre, or to which it is assigned.
 
     Attributes:
         truth: index of the ground truth.
         score, overlap, metric: predicted class score s, overlap u and alignment metric t (TAL-MET-1).
-        rank: place by t among all anchors, from 1; 0 if the ground truth does not contain the anchor.
-        equal: number of other anchors with the same t.
+        rank: rank of t among all anchors of the ground truth, from 1; 0 if it does not contain the anchor.
+        equal: number of other anchors with the same t for this ground truth.
         selected: True if the ground truth selected the anchor (TAL-TOPK-1).
     """
 
@@ -61,7 +61,7 @@ class AnchorFacts:
 
     @property
     def takers(self) -> list[Pair]:
-        """The pairs of this anchor with each ground truth that selected it."""
+        """The (ground truth, anchor) pairs of this anchor, one for each ground truth that selected it."""
         return [pair for pair in self.pairs if pair.selected]
 
 
@@ -99,10 +99,10 @@ def _pair(row: Sequence[Any]) -> Pair:
 
 
 def anchor_lines(picture: dict[str, Any], number: int, who: str = "The implementation") -> list[str]:
-    """Return the reasons for an anchor's assignment as sentences; [] if the picture lacks its values.
+    """Return sentences that explain an anchor's assignment; [] if the picture lacks the anchor's values.
 
     Args:
-        picture: `picture` of a log line.
+        picture: the field `picture` of a log line.
         number: index of the anchor.
         who: name of the implementation, at the beginning of a sentence.
     """
@@ -157,7 +157,7 @@ def _candidate(picture: dict[str, Any], pair: Pair) -> str:
 
 
 def _against(facts: dict[str, Any], pair: Pair, k: int) -> str:
-    """Return a clause that compares an anchor's alignment metric t with the ground truth's k-th largest t."""
+    """Return words that compare the pair's metric t with the ground truth's k-th largest metric."""
     kth = real(facts.get("kth")) or 0.0
     gap = abs(pair.metric - kth)
     if pair.metric == 0 == kth:
@@ -175,7 +175,7 @@ def _against(facts: dict[str, Any], pair: Pair, k: int) -> str:
 
 
 def _contest(anchor: AnchorFacts) -> list[str]:
-    """Return sentences about which of the ground truths that selected an anchor gets it (TAL-CONF-1)."""
+    """Return sentences that say which ground truth won the contested anchor, and why (TAL-CONF-1)."""
     takers = anchor.takers
     if len(takers) < 2:
         return []
@@ -238,7 +238,7 @@ def _implementation(picture: dict[str, Any], anchor: AnchorFacts, who: str) -> l
 
 
 def truth_lines(picture: dict[str, Any], number: int) -> list[str]:
-    """Return a line for each anchor that a ground truth selected, lost to another one, or was assigned."""
+    """Return a line for each anchor that ground truth `number` selected, won, or lost to another one."""
     truth, facts = picture["truths"][number], _facts(picture, number)
     x1, y1, x2, y2 = truth["box"]
     where = f"({_n(x1)}, {_n(y1)})-({_n(x2)}, {_n(y2)})"
@@ -323,7 +323,7 @@ def _n(value: Any) -> str:
 
 
 def short_line(picture: dict[str, Any], number: int) -> str:
-    """Return the values of an anchor in a few words, for its tooltip."""
+    """Return the values of anchor `number` in a few words, as its tooltip."""
     anchor = anchor_facts(picture, number)
     if anchor is None or not anchor.pairs:
         return "in no ground truth"

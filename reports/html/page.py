@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tal_reports.analysis.causes import causes
 from tal_reports.analysis.compare import compare
+from tal_reports.analysis.folding import causes_of
 from tal_reports.analysis.history import Entry
 from tal_reports.analysis.summary import failures_of
 from tal_reports.analysis.trend import Trend, trend_of
@@ -70,7 +70,7 @@ def page_of(
     """
     change = compare(entries[-2], entries[-1]) if len(entries) > 1 else None
     new = {cause["id"] for cause in change.new} if change else set()
-    found = causes(failures_of(log), log.stages, log.batches)
+    found = causes_of(log, failures_of(log))
     judged = [line["name"] for line in summary["implementations"] if line["batches"]]
     walkthrough, fault = read_walkthrough(log.folder)
     problems = [*summary["problems"], *([visible(shortened(fault, MAX_SUMMARY_LENGTH))] if fault else [])]

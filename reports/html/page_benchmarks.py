@@ -17,7 +17,7 @@ class Bar:
     """A time ratio and its confidence interval, as positions from 0 to 100 on a logarithmic scale.
 
     Attributes:
-        low, at, high: lower end of the interval, ratio, and upper end.
+        low, at, high: positions of the interval's lower end, the ratio, and the interval's upper end.
         one: position of the ratio 1.
     """
 
@@ -51,7 +51,7 @@ class Benchmarks:
     Attributes:
         groups: pairs of the name of a workload and its rows.
         synchronisations: numbers of synchronisations and transfers by implementation.
-        waiting: the lines of code that cause most of them.
+        waiting: the lines of code that cause most synchronisations and transfers.
     """
 
     groups: list[tuple[str, list[Benchmark]]]

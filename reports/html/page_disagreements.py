@@ -32,8 +32,8 @@ class Disagreements:
     """Causes of failure, and differences that a dialect declares.
 
     Attributes:
-        stages: number of causes by stage; None if there are few.
-        cards: one for each cause.
+        stages: number of causes by stage; None if there are few causes.
+        cards: cards of the first causes.
         more_cards: number of causes without a card.
         unexplained: failing batches for which the log has no smallest batch, because the run stopped early.
         differences: one card for each declared difference.
@@ -86,14 +86,19 @@ def _stage_table(found: list[Cause], order: Sequence[str]) -> StageTable | None:
     counts = Counter((cause.example["implementation"], cause.example.get("stage") or "") for cause in found)
     columns = sorted({stage: None for _, stage in counts}, key=place_in(["", *order]))
     rows = [
-        (name, [(counts[name, stage], _stage_link(name, stage)) for stage in columns])
+        (name, [(counts[name, stage], _stage_link(name, stage, found)) for stage in columns])
         for name in dict.fromkeys(name for name, _ in counts)
     ]
     return StageTable([stage or "before any stage" for stage in columns], rows)
 
 
-def _stage_link(name: str, stage: str) -> str:
-    return filter_link(impl=name, stage=stage) if stage else filter_link(impl=name, verdict="error")
+def _stage_link(name: str, stage: str, found: list[Cause]) -> str:
+    if stage:
+        return filter_link(impl=name, stage=stage)
+    own = [
+        cause for cause in found if cause.example["implementation"] == name and not cause.example.get("stage")
+    ]
+    return filter_link(impl=name, verdict=own[0].verdict if own else "error")
 
 
 def _unexplained(log: Log) -> list[dict[str, Any]]:

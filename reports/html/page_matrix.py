@@ -27,7 +27,7 @@ class Cell:
     """The verdicts of one implementation on one clause group.
 
     Attributes:
-        verdict: the worst one; None if nothing was tested.
+        verdict: the worst verdict; None if nothing was tested.
         text: the count of batches, or of failing batches by verdict.
         detail: second line of text in the cell.
         link: URL fragment that filters the cards; None without failures.
@@ -53,7 +53,7 @@ class PlaceMatrix:
         name: device and dtype.
         caption: number of batches by verdict, in words.
         fails: True if a batch failed on this device in this dtype.
-        columns: names of the implementations that were tested on it.
+        columns: names of the implementations that were tested on this device in this dtype.
         rows: rows of the table, as in `Matrix`.
     """
 
@@ -72,7 +72,7 @@ class Matrix:
         columns: names of the implementations.
         rows: name and cells of each clause group.
         places: counts of verdicts by implementation, device and dtype.
-        by_place: a matrix for each device and dtype, if there are several; failing ones first.
+        by_place: a matrix for each pair of device and dtype, if there are several pairs; failing pairs first.
     """
 
     columns: list[str]
@@ -93,7 +93,7 @@ def matrix_of(log: Log, names: list[str], found: list[Cause]) -> Matrix:
 
 
 def _rows(log: Log, names: list[str], found: list[Cause], place: Place | None = None) -> Rows:
-    """Return the table's rows, with the verdicts on all batches or only on those of one device and dtype."""
+    """Return the table's rows, with verdicts on all batches, or only on batches of one device and dtype (`place`)."""
     linked = {
         (line["implementation"], line.get("clause_group"))
         for cause in found

@@ -22,8 +22,8 @@ class Mutation:
 
     Attributes:
         counts: number of faults by profile and result.
-        faults: the visible rows; faults that were not found come first.
-        folded: the other rows, which are collapsed at first.
+        faults: table of the visible faults; faults that were not found come first.
+        folded: table of the faults that are not in `faults`; the page shows it collapsed at first.
         trend: counts over the last runs; None for fewer than two runs.
     """
 
@@ -62,7 +62,7 @@ def _counts(power: dict[str, dict[str, Any]]) -> Table:
 
 
 def _faults(lines: list[dict[str, Any]]) -> tuple[Table, Table]:
-    """Return the table of visible faults and the table of collapsed ones."""
+    """Return two tables of faults: the visible one and the collapsed one."""
     missed = sum(line["result"] != "killed" for line in lines)
     visible = len(lines) if len(lines) <= MAX_UNFOLDED else min(max(missed, 1), MAX_UNFOLDED)
     rows = [

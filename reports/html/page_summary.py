@@ -5,7 +5,9 @@ from typing import Any
 
 from tal_reports.analysis.causes import Cause
 from tal_reports.analysis.compare import Change, Timing, change_sentence
+from tal_reports.analysis.folding import identified_in_words
 from tal_reports.analysis.headline import headline, predicate_of
+from tal_reports.analysis.summary import unsupported_sentence
 from tal_reports.html.cards import MAX_SUMMARY_LENGTH, filter_link
 from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
@@ -48,6 +50,7 @@ class Row:
     verdict: str
     link: str | None
     why: str
+    unsupported: str
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,19 @@ class Summary:
     Attributes:
         run: id of the run.
         headline: the result in one sentence.
+        identified: for each failing implementation its name, the sentence that explains its failures, and details.
         tone: the verdict whose colour the headline has.
         facts: counts, duration, profile, seed and start.
         devices: for each device its name, its state as text, and True if it was tested.
         problems: sentences about parts of the log that could not be used.
         since: changes since the last run; None without an earlier run.
         rows: a row for each implementation.
-        not_tested: pairs of what was not tested and the reason.
+        not_tested: pairs of an implementation, device or test that was not tested and the reason.
     """
 
     run: str
     headline: str
+    identified: list[tuple[str, str, list[str]]]
     tone: str
     facts: list[str]
     devices: list[tuple[str, str, bool]]
@@ -115,6 +120,11 @@ def summary_of(
     return Summary(
         run=log.run["run"],
         headline=headline(implementations, finished, power),
+        identified=[
+            (shortened(line["name"], 60), *identified_in_words(line["identification"]))
+            for line in implementations
+            if line["identification"]
+        ],
         tone=_tone(implementations, finished, power),
         facts=_facts(log),
         devices=[(device, state, state == "tested") for device, state in summary["devices"].items()],
@@ -191,6 +201,7 @@ def _row(line: dict[str, Any], found: list[Cause], worth: str) -> Row:
         verdict=line["result"],
         link=filter_link(impl=line["name"]) if own else None,
         why=f"{counted(len(own), 'cause')}{at}",
+        unsupported=shortened(unsupported_sentence(line), MAX_SUMMARY_LENGTH),
     )
 
 
@@ -210,7 +221,7 @@ def _shares(verdicts: dict[str, int]) -> list[Share]:
 
 
 def _not_tested(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return pairs of what was not tested and why: equal reasons are merged, then equal subjects."""
+    """Return pairs of a subject that was not tested and the reason; equal reasons are merged, then equal subjects."""
     subjects: dict[str, list[str]] = {}
     for line in lines:
         subject = " on ".join(filter(None, (line["implementation"], line["device"])))

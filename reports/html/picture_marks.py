@@ -19,7 +19,7 @@ FARTHEST = 1e6
 
 
 def marks_of(picture: dict[str, Any], sides: Sides) -> list[Mark]:
-    """Return a mark for every anchor that is positive on either side, gravest difference last (on top)."""
+    """Return a mark for every anchor that is positive on either side; the gravest differences are last (on top)."""
     alone = picture["implementation"] is None
     reference = {anchor: rest for anchor, *rest in picture["reference"]}
     implementation = {anchor: rest for anchor, *rest in picture["implementation"] or ()}
@@ -57,9 +57,9 @@ def _comparison(kind: str, expected: Assigned, observed: Assigned, sides: Sides)
 
 
 def _kind(expected: Assigned, observed: Assigned, in_focus: bool) -> str:
-    """Return the kind of difference between the two sides at an anchor.
+    """Return the kind of difference between the two sides at an anchor, or of their agreement.
 
-    Weights that agree to four digits count as equal, unless the judge found them to differ (`in_focus`).
+    Weights that agree to four digits count as equal, unless the judge found a difference (`in_focus`).
     """
     if expected is None or observed is None:
         return "missing" if observed is None else "extra"
@@ -91,8 +91,8 @@ def spots_of(
     """Return the anchors with explanations, as many as the size limit allows, but at least one.
 
     Args:
-        picture: `picture` of a log line.
-        marks: the marks of the picture, the gravest last.
+        picture: the field `picture` of a log line.
+        marks: the marks of the picture, the gravest differences last.
         unit: pixels of the image per CSS pixel.
         characters: limit of the HTML, in characters.
         sides: names of the two sides.

@@ -43,7 +43,7 @@ def draw(picture: dict[str, Any], characters: int = UNLIMITED, sides: Sides = SI
     """Return the drawing of a picture; anchors that do not exist are left out.
 
     Args:
-        picture: `picture` of a log line, following `log.schema.json`.
+        picture: the field `picture` of a log line, following `log.schema.json`.
         characters: approximate limit of the HTML, in characters; the most important parts are drawn.
         sides: names of the two sides.
     """
@@ -84,7 +84,7 @@ def _fitted(mark: Mark, unit: float) -> Mark:
 
 
 def _concerned(picture: dict[str, Any], important: Sequence[Mark]) -> set[int]:
-    """Return the indices of the ground truths that contain an important anchor, or that it is assigned to."""
+    """Return the indices of the ground truths that contain an important anchor, or to which one is assigned."""
     owners = {
         owner for mark in important for owner in (mark.reference, mark.implementation) if owner is not None
     }
@@ -101,8 +101,8 @@ def _frame(picture: dict[str, Any], important: Sequence[Mark], concerned: set[in
     """Return the part of image and surroundings that is drawn, and True if it does not show the whole image.
 
     Args:
-        picture: `picture` of a log line.
-        important: marks that must be visible; if empty, all ground truths must be.
+        picture: the field `picture` of a log line.
+        important: marks that must be visible; if empty, all ground truths must be visible.
         concerned: indices of the ground truths that must be visible with these marks.
     """
     image: Box = (0.0, 0.0, float(picture["width"]), float(picture["height"]))
@@ -129,7 +129,7 @@ def _neighbourhood(mark: Mark) -> Box:
 
 
 def _clipped(box: Sequence[float], image: Box) -> Box:
-    """Return a box clipped to the image and a border around it, half as wide and high as the image."""
+    """Return a box clipped to the image plus a border of half the image's width and height."""
     x, y = image[2] / 2, image[3] / 2
     left, right = (min(max(edge, -x), image[2] + x) for edge in (box[0], box[2]))
     top, bottom = (min(max(edge, -y), image[3] + y) for edge in (box[1], box[3]))
@@ -196,7 +196,7 @@ def _outlines(
 
 
 def _free(tag: Box, taken: Sequence[Box]) -> Box:
-    """Return a label's box (x, y, width, height), shifted to the right until it covers no other label."""
+    """Return the label's box `tag` (x, y, width, height), shifted to the right until it overlaps no box in `taken`."""
     x, y, width, height = tag
     for other in sorted(taken):
         if abs(other[1] - y) < height and other[0] < x + width and x < other[0] + other[2]:

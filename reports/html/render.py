@@ -115,7 +115,7 @@ def write_differences(path: Path, headline: str, lines: Sequence[str], sections:
 
 
 def _policy(*allowed: str) -> str:
-    """Return a Content-Security-Policy by which a page loads nothing but the inline content given."""
+    """Return a Content-Security-Policy that allows a page to load only the given inline content."""
     return "; ".join(("default-src 'none'", *allowed, "base-uri 'none'", "form-action 'none'"))
 
 

@@ -11,7 +11,7 @@ class Table:
     Attributes:
         columns: headings.
         rows: cells, row by row.
-        numeric: index of the first column of numbers; all columns from there on hold numbers.
+        numeric: index of the first column of numbers; all later columns contain numbers too.
     """
 
     columns: list[str]
@@ -25,6 +25,6 @@ def word(verdict: str) -> str:
 
 
 def place_in(names: Iterable[str]) -> Callable[[str], int]:
-    """Return a sort key that puts the given names into this order, and all others after them."""
+    """Return a sort key function: the given names come first, in the given order, and all other names after them."""
     places = {name: place for place, name in enumerate(names)}
     return lambda name: places.get(name, len(places))

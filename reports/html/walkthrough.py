@@ -1,4 +1,4 @@
-"""The walkthrough: every stage of the assigner on one photograph, from the values in walkthrough.json."""
+"""The walkthrough page: every stage of the assigner on one photograph, drawn from walkthrough.json."""
 
 import json
 import math
@@ -31,7 +31,7 @@ MIN_DISC = 0.7
 
 @dataclass(frozen=True)
 class Shape:
-    """A rectangle (x, y, width, height) or a disc (x, y, radius), with a kind that the style sheet defines.
+    """A rectangle (x, y, width, height) or a disc (x, y, radius), whose `kind` the style sheet defines.
 
     Attributes:
         kind: `box`, `predicted`, `disc`, `line` or `cell`.
@@ -102,7 +102,7 @@ class Walkthrough:
 
 
 def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
-    """Return the walkthrough of a run, or else what is wrong with its file; (None, None) without the file."""
+    """Return (walkthrough of a run, None), or (None, fault of its file); (None, None) if there is no file."""
     path = folder / NAME
     if not path.is_file():
         return None, None
@@ -111,13 +111,13 @@ def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
             return None, f"{NAME} is too large to be read"
         data = json.loads(path.read_bytes().decode())
         wrong = fault(data, "walkthrough") or fault(data["picture"], "log", "picture") or _broken(data)
-    except (OSError, ValueError, RecursionError) as error:
-        return None, f"{NAME} cannot be read: {error}"
-    return (None, f"{NAME}: {wrong}") if wrong else (walk(data), None)
+        return (None, f"{NAME}: {wrong}") if wrong else (walk(data), None)
+    except (OSError, ValueError, TypeError, RecursionError, LookupError) as error:
+        return None, f"{NAME} cannot be read: {error!s:.200}"
 
 
 def _broken(data: dict[str, Any]) -> str | None:
-    """Return what is wrong with valid JSON data, such as an index out of range; None if nothing is."""
+    """Return a description of the first fault in the data, such as an index out of range; None if valid."""
     picture, truths = data["picture"], len(data["picture"]["truths"])
     anchors = [data["anchor"], *(row[0] for row in data["candidates"])]
     anchors += [row["anchor"] for row in data["conflict"]["anchors"]]
@@ -154,12 +154,13 @@ def _gt(data: dict[str, Any], number: int) -> str:
 
 def _at(data: dict[str, Any], number: int) -> Anchor:
     anchor = place(data["picture"], number)
-    assert anchor is not None  # checked by `_broken`
+    if anchor is None:
+        raise ValueError(f"it names anchor {number}, which does not exist")
     return anchor
 
 
 def _truths(data: dict[str, Any], only: int | None = None) -> list[Shape]:
-    """Return the outlines of all ground truths, or of one ground truth."""
+    """Return the outlines of all ground truths, or only of ground truth `only`."""
     return [
         Shape("box", _sides(truth["box"]), number, text=f"GT {number}", title=_gt(data, number))
         for number, truth in enumerate(data["picture"]["truths"])
@@ -172,7 +173,7 @@ def _sides(box: Sequence[float]) -> list[float]:
 
 
 def _disc(data: dict[str, Any], number: int, colour: int | None, share: float = 1.0, **more: Any) -> Shape:
-    """Return a disc at an anchor, whose area is a share of the anchor's cell."""
+    """Return a disc at an anchor. `share` is the disc's area divided by the area of the anchor's cell."""
     anchor = _at(data, number)
     radius = max(0.48 * anchor.stride * math.sqrt(max(share, 0.0)), MIN_DISC)
     return Shape("disc", [anchor.x, anchor.y, radius], colour, **more)
@@ -431,7 +432,7 @@ def _loss(data: dict[str, Any]) -> Step:
 
 
 def _static(data: dict[str, Any]) -> Step | None:
-    """Return a step that compares YOLOv5's fixed positives with the assignment at two times, or None."""
+    """Return a step that compares YOLOv5's fixed positives with two assignments; None without the data."""
     static = data["static"]
     if static is None:
         return None

@@ -14,6 +14,7 @@ VERDICTS = (
     "admissible",
     "rejected",
     "inconclusive",
+    "not_supported",
     "known",
     "divergent",
     "nondeterministic",
@@ -26,6 +27,11 @@ SHOWING = ("exact", "within_bound", "admissible", "known")
 UNIQUENESS = ("unique", "tie", "near_tie")
 STEPS_PER_OCTAVE = 16
 """Resolution of the quantiles of a `Margins`: 4 %."""
+MAX_REASONS = 20
+"""Largest number of different reasons that are counted for an implementation."""
+MAX_REASON = 300
+"""Largest number of characters of a reason that are kept."""
+OTHER_REASONS = "other reasons"
 MAX_FAILURES = 20
 """Maximum number of failing batches that are stored for one `Cell`."""
 
@@ -86,7 +92,7 @@ class Cost:
         batches: number of these batches.
         call: seconds in calls of the implementation, for value and gradient.
         judged: seconds of calling the implementation and judging its results.
-        drawing: seconds of drawing (generating), building and logging batches.
+        drawing: seconds of generating, building and logging batches.
     """
 
     batches: int = 0
@@ -107,12 +113,12 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Total seconds of calling, judging, drawing, building and logging."""
+        """Total seconds: calling, judging, generating, building and logging."""
         return self.judged + self.drawing
 
     @property
     def times_the_call(self) -> float | None:
-        """Total time divided by the time in calls of the implementation; None if that is zero."""
+        """Total time divided by the time in calls of the implementation; None if the time in calls is zero."""
         return self.seconds / self.call if self.call > 0 else None
 
     @property
@@ -126,16 +132,18 @@ class Batches:
     """Counts over the `batch` lines of a log.
 
     Attributes:
-        cells: number of batches by verdict, for each `Cell`; without batches drawn while shrinking.
+        cells: number of batches by verdict, for each `Cell`; without batches that Hypothesis generated while shrinking.
         uniqueness: number of batches whose assignment is unique, tied or nearly tied, by implementation.
         undecided: number of batches whose verdict is partly inconclusive, by implementation.
+        undecided_because: number of these batches by reason, by implementation; the first `MAX_REASONS` reasons.
         hazards: number of different batches with each hazard.
         margins: distribution of errors divided by bounds, by implementation and stage, of conforming batches.
         failures: failing batches by cell, the first `MAX_FAILURES` of each.
         causes: number of failing batches by implementation, verdict, stage and clause.
         met: number of batches that matched a known issue, by issue, implementation and device.
         known: number of these batches whose failure the known issue excused.
-        shrinking: number of batches that Hypothesis drew for shrinking, by implementation.
+        unsupported: number of batches by the adapter's reason for not supporting them, by implementation.
+        shrinking: number of batches that Hypothesis generated while shrinking, by implementation.
         seconds: time spent on judged batches and on shrinking, by implementation.
         costs: time of judging and time in calls of the implementation, by implementation; without shrinking.
     """
@@ -143,12 +151,14 @@ class Batches:
     cells: defaultdict[Cell, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     uniqueness: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     undecided: Counter[str] = field(default_factory=Counter)
+    undecided_because: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     hazards: Counter[str] = field(default_factory=Counter)
     margins: defaultdict[tuple[str, str], Margins] = field(default_factory=lambda: defaultdict(Margins))
     failures: defaultdict[Cell, list[Failure]] = field(default_factory=lambda: defaultdict(list))
     causes: Counter[tuple[str, str, str | None, str | None]] = field(default_factory=Counter)
     met: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     known: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    unsupported: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     shrinking: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     costs: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
@@ -167,8 +177,13 @@ class Batches:
         if line.get("uniqueness"):
             self.uniqueness[name][line["uniqueness"]] += 1
         self.undecided[name] += line.get("undecided") is True
+        self._add_reasons(name, line)
         self._add_hazards(line)
         self._add_entries(line)
+        if verdict == "not_supported":
+            reasons, reason = self.unsupported[name], (line.get("reason") or "no reason given")[:MAX_REASON]
+            reasons[reason if reason in reasons or len(reasons) < MAX_REASONS else OTHER_REASONS] += 1
+            return
         if verdict in FAILING:
             self._add_failure(cell, line)
             return
@@ -192,7 +207,7 @@ class Batches:
 
     @property
     def judged(self) -> int:
-        """Number of judged batches, without those that Hypothesis drew while shrinking."""
+        """Number of judged batches, without batches that Hypothesis generated while shrinking."""
         return sum(self.verdicts().values())
 
     @property
@@ -212,6 +227,12 @@ class Batches:
         if line.get("entry"):
             self.known[line["entry"], *place] += 1
 
+    def _add_reasons(self, name: str, line: dict[str, Any]) -> None:
+        counts = self.undecided_because[name]
+        for reason in {text[:MAX_REASON] for text in line.get("undecided_because", ())}:
+            if reason in counts or len(counts) < MAX_REASONS:
+                counts[reason] += 1
+
     def _add_failure(self, cell: Cell, line: dict[str, Any]) -> None:
         stage, clause = line.get("stage"), line.get("clause")
         self.causes[cell.implementation, line["verdict"], stage, clause] += 1
@@ -227,9 +248,9 @@ def verdict_of(line: dict[str, Any]) -> str:
 
 
 def batch_fault(line: dict[str, Any]) -> str | None:
-    """Return what is wrong with a `batch` line, or None if it is valid.
+    """Return a description of the fault of a `batch` line, or None if the line is valid.
 
-    The result is that of validating by the JSON Schema, but four hundred times as fast.
+    The result is that of validation by the JSON Schema, which is four hundred times slower.
     """
     for name in _NAMES:
         if not isinstance(line.get(name), str):
@@ -238,11 +259,12 @@ def batch_fault(line: dict[str, Any]) -> str | None:
         return f"verdict: {line.get('verdict')!r:.80} is not one of {', '.join(VERDICTS)}"
     if line.get("uniqueness") not in (*UNIQUENESS, None):
         return f"uniqueness: {line['uniqueness']!r:.80} is not one of {', '.join(UNIQUENESS)}"
-    for name in ("stage", "clause", "phase", "entry"):
+    for name in ("stage", "clause", "phase", "entry", "reason", "recipe", "parameter"):
         if not isinstance(line.get(name), (str, type(None))):
             return f"{name}: {line[name]!r:.80} is not a string"
     hazards, stages = line.get("hazards", []), line.get("stages", {})
-    for name, names in (("hazards", hazards), ("met", line.get("met", []))):
+    lists = {name: line.get(name, []) for name in ("met", "undecided_because")}
+    for name, names in (("hazards", hazards), *lists.items()):
         if not isinstance(names, list) or not all(isinstance(text, str) for text in names):
             return f"{name}: expected a list of strings"
     if (
@@ -255,7 +277,7 @@ def batch_fault(line: dict[str, Any]) -> str | None:
 
 
 def _step(margin: float) -> float:
-    """Return the index of a margin on a logarithmic scale, rounded up; -inf for zero, inf for non-finite margins."""
+    """Return the index of a margin on a logarithmic scale, rounded up; -inf for zero, inf for a non-finite margin."""
     if margin <= 0:
         return -math.inf
     return math.ceil(math.log2(margin) * STEPS_PER_OCTAVE) if margin < math.inf else math.inf

@@ -32,6 +32,7 @@ ADDED_SINCE: dict[int, dict[str, Any]] = {
         "terms": list(TERMS_OF_SCHEMA_1),
     },
     2: {},  # without the verdicts `rejected` and `inconclusive`: `undecided` marked the latter
+    3: {},  # without the verdict `not_supported`
 }
 """For each older schema that is still read, the fields of the run line that it lacks."""
 

@@ -33,6 +33,8 @@ MERGES = (["-m", "tal_reports", "merge"], ["-m", "reports", "merge"])
 """The first words after `python` in the command of a merged run."""
 OPENING = b'{"kind":"run"'
 """First bytes of every run log."""
+BATCH = b'{"kind":"batch"'
+"""First bytes of the line of a batch, as `RunLog.append` writes it."""
 
 
 class LogError(ValueError):
@@ -96,7 +98,7 @@ class Log:
         run: the `run` line.
         batches: counts over the `batch` lines.
         divergences, differences, not_tested, benchmarks, training, synchronisations, scopes, power, ledger, findings,
-            test_counts, inconclusive: the lines of these kinds, in the order of the log.
+            test_counts, inconclusive, identifications, shrinking: the lines of these kinds, in the order of the log.
         end: the `end` line; None if the run did not finish.
         last_time: latest time of a line in the log.
         problems: parts of the log that could not be used.
@@ -117,6 +119,8 @@ class Log:
     findings: list[Line] = field(default_factory=list)
     test_counts: list[Line] = field(default_factory=list)
     inconclusive: list[Line] = field(default_factory=list)
+    identifications: list[Line] = field(default_factory=list)
+    shrinking: list[Line] = field(default_factory=list)
     end: Line | None = None
     last_time: str | None = None
     problems: Problems = field(default_factory=Problems)
@@ -128,7 +132,7 @@ class Log:
 
     @property
     def loss_stages(self) -> list[str]:
-        """Names of the stages of the loss: those from the first loss term on."""
+        """Names of the stages of the loss: all stages from the first loss term on."""
         stages, terms = self.stages, self.run["terms"]
         return stages[next((at for at, stage in enumerate(stages) if stage in terms), len(stages)) :]
 
@@ -204,6 +208,22 @@ def valid_lines(path: Path) -> Iterator[Line | None]:
             without_picture = line | {"picture": None} if "picture" in line else line
             wrong = batch_fault(line) if kind == "batch" else fault(without_picture, "log", kind)
             yield None if wrong else line
+
+
+def batch_lines(folder: Path, implementation: str) -> Iterator[Line]:
+    """Yield the valid `batch` lines of an implementation in all logs of a run, except those of the shrinking phase."""
+    for path in filter(is_readable, [folder / MAIN, *sorted(folder.glob("log-*.jsonl"))]):
+        with path.open("rb") as file:
+            for raw in _raw_lines(file):
+                if not raw.startswith(BATCH):
+                    continue
+                try:
+                    line = _parsed(raw)
+                except ValueError:
+                    continue
+                own = line.get("implementation") == implementation and line.get("phase") != "shrink"
+                if own and batch_fault(line) is None:
+                    yield line
 
 
 def _run_line(file: BinaryIO, path: Path) -> Line:
@@ -296,7 +316,7 @@ def _no_constant(name: str) -> None:
 
 
 def _add(log: Log, line: Line) -> str | None:
-    """Add a line to the log. Return None, or what is wrong with a line that cannot be added."""
+    """Add a line to the log. Return None, or the fault of a line that cannot be added."""
     kind = line.get("kind")
     if kind == "batch":
         problem = batch_fault(line)
@@ -323,6 +343,8 @@ def _store(log: Log, kind: Any, line: Line) -> str | None:
         "finding": log.findings,
         "tests": log.test_counts,
         "inconclusive": log.inconclusive,
+        "identification": log.identifications,
+        "shrinking": log.shrinking,
     }
     if kind == "end":
         problem = fault(line, "log", kind)
@@ -353,7 +375,7 @@ def _leave_out(log: Log, where: str, reason: str) -> None:
 
 
 def _tally(counts: Counter[str], name: str) -> str:
-    """Count a name in `counts`, or "other" if there are already many names, and return the counted name."""
+    """Add 1 to the count of a name, or of "other" if there are already many names, and return the counted name."""
     name = name if name in counts or len(counts) < MAX_FAULTS else "other"
     counts[name] += 1
     return name

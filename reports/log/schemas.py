@@ -47,7 +47,7 @@ def _resolved(part: Any, definitions: dict[str, Any]) -> Any:
 
 
 def fault(value: Any, name: str, part: str | None = None) -> str | None:
-    """Return in one line what violates a schema and where, or None if the value follows the schema.
+    """Return a one-line description of the place where a value violates its schema, or None if it does not.
 
     Args:
         value: a result of json.loads.

@@ -15,7 +15,7 @@ from typing import Any, Self
 from tal_reports.log.batches import batch_fault
 from tal_reports.log.schemas import fault, kinds
 
-SCHEMA = 3
+SCHEMA = 4
 """Number of the schema of the logs that this version writes.
 
 It is raised only where older readers would misread a log; new kinds of lines and new optional fields leave it as it is.
@@ -193,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _locked(file: int) -> Iterator[None]:
-    """Lock an open file while the block runs, if the file system has locks; a closed file is not locked."""
+    """Lock an open file while the `with` block runs, if the file system supports locks; a closed file is not locked."""
     with suppress(OSError, ValueError):
         fcntl.flock(file, fcntl.LOCK_EX)
     try:

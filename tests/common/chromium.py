@@ -15,7 +15,7 @@ OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--d
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Start the system's Chromium; skip the test without one, unless TAL_REQUIRE_BROWSER=1."""
+    """Start the system's Chromium. If there is none, skip the test, or fail if TAL_REQUIRE_BROWSER=1."""
     required = os.environ.get("TAL_REQUIRE_BROWSER") == "1"
     playwright = None
     try:

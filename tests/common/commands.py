@@ -1,4 +1,4 @@
-"""Run commands in a separate process, as a user does."""
+"""Run commands of the project in a separate process, as a user does, for tests."""
 
 import os
 import subprocess

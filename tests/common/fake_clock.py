@@ -1,4 +1,4 @@
-"""A clock for tests, and operations that take a given time on it."""
+"""A clock that tests advance by hand, and operations to be timed that advance the clock by given times."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +8,10 @@ from tal_conformance.benchmarks.operations import Operation
 
 @dataclass
 class FakeClock:
-    """A clock that only `pass_` advances. It records the order of events."""
+    """A clock that only `pass_` advances.
+
+    `calls` lists the names of all settling and timed calls in order.
+    """
 
     now: float = 0.0
     calls: list[str] = field(default_factory=list)
@@ -29,12 +32,12 @@ class FakeClock:
 def taking(
     clock: FakeClock, name: str, *seconds: Callable[[int], float], raises_in: int | None = None
 ) -> Operation:
-    """Return an operation for the clock whose steps take given times.
+    """Return an operation to be timed, whose steps advance the clock by given times.
 
     Args:
         clock: the clock that the operation advances.
         name: name of the operation.
-        seconds: for each step a function from the number of the call (0 is the untimed one) to the step's seconds.
+        seconds: for each step, a function from the number of the call (0: the untimed call) to the step's seconds.
         raises_in: number of the call that raises; None if no call does.
     """
     calls = iter(range(10**9))

@@ -95,7 +95,7 @@ def batch(number: int = 0, name: str = "ultralytics", **fields: Any) -> dict[str
 
 
 def picture(**fields: Any) -> dict[str, Any]:
-    """Return a picture of 32 x 32 px, stride 8, with two overlapping ground truths; the owner of anchor 6 is wrong."""
+    """Return the data of a picture: 32 x 32 px, stride 8, two overlapping ground truths, a wrong anchor 6."""
     drawn = {
         "image": 0,
         "width": 32,
@@ -142,12 +142,12 @@ def picture(**fields: Any) -> dict[str, Any]:
 
 
 def anchor(pairs: list[list[float]], **fields: Any) -> dict[str, Any]:
-    """Return the explanation of one anchor, with the reference's values."""
+    """Return the data of an anchor's explanation; `pairs` has one row of values for each ground truth."""
     return {"box": [9.5, 2.5, 30.0, 28.0], "pairs": pairs, "loss": [0.0, 0.1, 0.0], "outside": None} | fields
 
 
 def large_picture(number: int = 0) -> dict[str, Any]:
-    """Return a picture of 640 x 640 px with 20 ground truths, 100 positives per assignment, 48 explained anchors."""
+    """Return a picture's data: 640 x 640 px, 20 ground truths, 100 positives per assignment, 48 explained anchors."""
     chance = random.Random(number)
     truths = []
     for _ in range(20):
@@ -308,7 +308,7 @@ def synchronisations(**fields: Any) -> dict[str, Any]:
 
 
 def walkthrough(**fields: Any) -> dict[str, Any]:
-    """Return the data of a walkthrough that uses the picture of `picture` instead of a photograph."""
+    """Return the data of a walkthrough page with the small image of `picture` in place of a photograph."""
     told = {
         "schema": 1,
         "batch": "0000c0ffee00",
@@ -356,7 +356,10 @@ def scope(**fields: Any) -> dict[str, Any]:
 
 
 def power(number: int = 0, **fields: Any) -> dict[str, Any]:
-    """Return a log line of one planted fault; of ten faults the ninth is equivalent and the tenth survives."""
+    """Return the log line of a planted fault. If `number` ends in 8, it is equivalent.
+
+    If in 9, it survives.
+    """
     stage = list(CLAUSES)[number % len(CLAUSES)]
     line = {
         "profile": "ci",
@@ -405,7 +408,7 @@ def planting(faults: int = 20) -> Lines:
 
 
 def failing(divergences: int = 1, batches: int = 90) -> Lines:
-    """Return the log lines of a run in which implementations fail with the given number of causes."""
+    """Return the log lines of a run in which implementations fail, with the given number of distinct causes."""
     lines = passing(batches)
     lines[0][1]["implementations"].append(
         implementation("my-assigner", version="1.0", capabilities=["assign"])
@@ -432,7 +435,7 @@ def failing(divergences: int = 1, batches: int = 90) -> Lines:
 
 
 def write(folder: Path, lines: Lines) -> Path:
-    """Write log lines into the folder of a run, and return the folder."""
+    """Write log lines into the folder of a run, and return the path of the folder."""
     with RunLog.create(folder.parent, folder.name) as log:
         for kind, fields in lines:
             log.append(kind, **fields)
@@ -450,6 +453,6 @@ def raw(*lines: dict[str, Any]) -> bytes:
 
 
 def line(kind: str, fields: dict[str, Any], time: str = "2025-11-24T02:10:33.000+00:00") -> dict[str, Any]:
-    """Return a line of the run log in the form that RunLog writes."""
-    run = {"schema": 3, "run": "synthetic"} if kind == "run" else {}
+    """Return a line of the run log as a dictionary, as `RunLog` would write it for these fields."""
+    run = {"schema": 4, "run": "synthetic"} if kind == "run" else {}
     return {"kind": kind, "time": time, **run, **fields}

@@ -1,4 +1,4 @@
-"""Adapters whose attributes, names and imports are awkward."""
+"""Adapters with attributes that raise, names that contain escape sequences, and similar oddities."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ def no_name(_: Any) -> str:
 
 
 class NameRaises(Double):
-    """Its `name` raises."""
+    """Raises when its `name` is read."""
 
 
 NameRaises.name = property(no_name)  # type: ignore[attr-defined]
 
 
 class VersionSkips(Double):
-    """Its `version` skips the test."""
+    """Calls `pytest.skip` when its `version` is read."""
 
     @property
     def version(self) -> str:
@@ -28,7 +28,7 @@ class VersionSkips(Double):
 
 
 class AssignRaises(Double):
-    """Its `assign` cannot be read."""
+    """Raises when its `assign` is read."""
 
     @property
     def assign(self) -> Any:
@@ -36,7 +36,7 @@ class AssignRaises(Double):
 
 
 class DialectRaises(Double):
-    """Its `dialect` raises."""
+    """Raises when its `dialect` is read."""
 
     @property
     def dialect(self) -> str:
@@ -44,7 +44,7 @@ class DialectRaises(Double):
 
 
 class ControlsTheTerminal(Double):
-    """Its name, version and message hold escape sequences, line breaks and a runner's command."""
+    """Has escape sequences, line breaks and a CI runner's command in name, version and error message."""
 
     version = "1\n::error::lost"
 

@@ -1,4 +1,4 @@
-"""Adapters of modules that change global state on import; the environment variable `CHANGE` selects the change."""
+"""A module that changes global state when imported, as selected by the environment variable `CHANGE`."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""A second, dense implementation of assigner and loss with its own choices, written without the reference's steps.
+"""A second, dense implementation of assigner and loss, written separately from the reference.
 
 It is deliberately small and slow: every pair of a ground truth and an anchor is computed, image by image, with
 PyTorch's own losses. A test judges it by the composed dialect with the same choices.
@@ -16,7 +16,7 @@ from tal_reference import Head, Hyperparameters
 
 
 def overlap_of(kind: str, one: Tensor, other: Tensor) -> Tensor:
-    """Return IoU, GIoU, DIoU or CIoU of boxes (.., 4) that broadcast, with an eps of 1e-7 as in IOU-1."""
+    """Return IoU, GIoU, DIoU or CIoU, selected by `kind`, of two tensors of boxes (.., 4) that broadcast."""
     eps = 1e-7
     (x1, y1, x2, y2), (a1, b1, a2, b2) = one.unbind(-1), other.unbind(-1)
     w, h, v, g = x2 - x1, y2 - y1 + eps, a2 - a1, b2 - b1 + eps
@@ -39,12 +39,12 @@ def overlap_of(kind: str, one: Tensor, other: Tensor) -> Tensor:
 
 
 class DensePort:
-    """Assigner and loss of the newest release with some choices changed.
+    """Assigner and loss of the newest release, with some of its algorithmic choices changed.
 
     Args:
-        dialect: the declared dialect.
+        dialect: dialect that the adapter declares.
         shows: "all", or "nothing" to expose only items and total of the loss.
-        choices: names and plain values of the changed choices.
+        choices: changed choices by name, such as `overlap="iou"`.
     """
 
     name, version = "dense-port", "1"
@@ -54,16 +54,16 @@ class DensePort:
         self.dialect, self.shows, self.choices = dialect, shows, choices
 
     def chosen(self, name: str, default: Any = False) -> Any:
-        """Return the value of a choice, by default that of the newest release."""
+        """Return the value of a choice; `default` is the value of the newest release."""
         return self.choices.get(name, default)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Return the assignment, computed image by image."""
+        """Return the assignment of a batch."""
         images = [self.image(inputs, image) for image in range(len(inputs.scores))]
         return Assignment(*(torch.stack(part) for part in zip(*images, strict=True)))
 
     def image(self, inputs: AssignerInputs, image: int) -> tuple[Tensor, ...]:
-        """Return labels, boxes, scores, foreground and index of one image."""
+        """Return labels (A,), boxes (A, 4), scores (A, C), foreground (A,) and GT index (A,) of an image."""
         truths, real = inputs.truth_boxes[image], inputs.truth_mask[image] > 0  # (M, 4), (M, 1)
         scores, classes = inputs.scores[image], inputs.head.classes
         labels = inputs.labels[image, :, 0].long()
@@ -96,7 +96,7 @@ class DensePort:
         return labels[index], truths[index], scores.to(weights), foreground, index
 
     def inside(self, truths: Tensor, inputs: AssignerInputs) -> Tensor:
-        """Return the anchors (M, A) inside the widened ground truths."""
+        """Return a mask (M, A): True if the anchor's centre lies inside the ground truth's widened box."""
         widest = inputs.head.strides[min(1, len(inputs.head.strides) - 1)]
         if self.chosen("small_box_floor") == "none":
             widest = 0
@@ -110,7 +110,10 @@ class DensePort:
         return depth >= 0 if self.chosen("edge_counts") else depth > 1e-9
 
     def settled(self, taken: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        """Return the selection (M, A) with conflicts resolved: one owner for each anchor."""
+        """Return the selection (M, A) with at most one ground truth per anchor.
+
+        `u` and `t` are overlap and alignment metric, (M, A).
+        """
         rivals = {"overlap": u, "metric": t, "claimants": u.masked_fill(~taken, -10), "first": taken.int()}
         best = rivals[self.chosen("contested", "overlap")].argmax(0)
         only = functional.one_hot(best, len(taken)).T.bool()
@@ -123,7 +126,7 @@ class DensePort:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Return the loss of a batch."""
+        """Return total and items of the loss, and the assignment unless `shows` is "nothing"."""
         images, bins = len(feature_maps[0]), head.reg_max
         flat = torch.cat([level.flatten(2) for level in feature_maps], 2).mT  # (B, A, 4R + C)
         distances, logits = flat.split((4 * bins, head.classes), 2)
@@ -156,7 +159,7 @@ class DensePort:
         self, found: Assignment, boxes: Tensor, distances: Tensor, logits: Tensor, centres: Tensor, strides: Tensor,
         size: tuple[int, int], inputs: AssignerInputs,
     ) -> Tensor:  # fmt: skip
-        """Return box, cls and dfl."""
+        """Return the box, cls and dfl loss (3,), multiplied by their gains."""
         weights = found.scores.sum(2)  # (B, A)
         score_sum = weights.sum().clamp(min=self.chosen("score_sum_floor", 1.0))
         if self.chosen("score_sum", "batch") == "per image":
@@ -184,7 +187,7 @@ class DensePort:
     def side(
         self, distances: Tensor, wanted: Tensor, strides: Tensor, size: tuple[int, int], bins: int
     ) -> Tensor:
-        """Return the distance loss of each positive, (P,)."""
+        """Return the DFL, or L1 if there is one bin, of each positive (P,)."""
         if bins == 1:
             share = strides / torch.tensor([*size, *size])
             return ((distances - wanted).abs() * share).mean(1)
@@ -204,7 +207,7 @@ class DensePort:
 
 
 def padded(annotations: Tensor, images: int, width: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return boxes (B, M, 4) in pixels, labels (B, M, 1) and mask (B, M, 1)."""
+    """Return ground truths padded to M per image: boxes (B, M, 4) in pixels, labels and mask (B, M, 1)."""
     rows = [annotations[annotations[:, 0] == image, 1:] for image in range(images)]
     most = max(map(len, rows), default=0)
     boxes, labels = annotations.new_zeros(images, most, 4), annotations.new_zeros(images, most, 1)

@@ -1,4 +1,4 @@
-"""Variants of the article's assigner with one operation on the wrong device, on a line marked `planted`."""
+"""Faulty variants of the article's assigner: the line marked `planted` computes on the wrong device."""
 
 import inspect
 from unittest import mock
@@ -57,7 +57,7 @@ class ByIndices(ArticleAssigner):
         taken = align_metrics.cpu().topk(topk, dim=1).indices  # planted
         mask = torch.zeros_like(align_metrics, dtype=torch.bool)
         mask[torch.arange(len(taken))[:, None], taken] = (
-            True  # an index may be anywhere, so PyTorch does not mind
+            True  # PyTorch accepts indices on the CPU for tensors on any device
         )
         return mask
 
@@ -99,7 +99,7 @@ class Doubled(torch.autograd.Function):
 
 
 class Backward(ArticleAdapter):
-    """An adapter whose loss is doubled through an autograd function with a backward pass on the CPU."""
+    """An adapter with a doubled loss, whose backward pass computes on the CPU."""
 
     def loss(
         self,
@@ -124,11 +124,11 @@ FAULTS: dict[type, str] = {
     Numpy: "Tensor.numpy",
     Returned: "Tensor.cpu",
 }
-"""Each assigner, and what its planted line calls."""
+"""Each faulty assigner, and the function that its planted line calls."""
 
 
 def with_assigner(assigner: type) -> Implementation:
-    """Return the article's adapter with another assigner class."""
+    """Return an adapter of the article's code that uses the class `assigner` instead of its own one."""
 
     class Planted(ArticleAdapter):
         name = assigner.__name__
@@ -141,6 +141,6 @@ def with_assigner(assigner: type) -> Implementation:
 
 
 def planted_line(of: type) -> int:
-    """Return the number of the line with the fault."""
+    """Return the number of the line marked `planted` in the source file of the class `of`."""
     lines, start = inspect.getsourcelines(of)
     return start + next(number for number, line in enumerate(lines) if line.rstrip().endswith("# planted"))

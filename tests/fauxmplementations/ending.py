@@ -1,4 +1,4 @@
-"""Adapters that end the process of the run, at once or at its end."""
+"""Adapters that end the process of the test run, or prevent its end."""
 
 import atexit
 import ctypes

@@ -12,7 +12,7 @@ from tal_conformance.core.outcome import AssignerInputs, Assignment
 
 
 class DaemonisesTwice(Double):
-    """Starts a daemon: a session of its own, an environment of its own, and a parent that has ended."""
+    """Starts a daemon with its own session and environment, whose parent process has ended."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         if os.fork() == 0:
@@ -25,7 +25,7 @@ class DaemonisesTwice(Double):
 
 
 class ConnectsInC(Double):
-    """Opens a connection without Python, and raises with what the system said."""
+    """Opens a network connection through the C library, and raises an error with the system's message."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -36,7 +36,7 @@ class ConnectsInC(Double):
 
 
 class RunsAnotherProgram(Double):
-    """Lets another program look up a host, and raises with its answer."""
+    """Starts a program that lists network interfaces, and raises an error with its output."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         code = "import socket; print(socket.if_nameindex())"

@@ -1,4 +1,4 @@
-"""Adapters whose results deceive: unusual types, changing answers, shared memory."""
+"""Adapters with deceptive results: tensor subclasses, results that change later, and shared memory."""
 
 import threading
 import time
@@ -69,7 +69,7 @@ class Pretender:
 
 
 class PretendsToBeATensor(Double):
-    """Returns an object that only `isinstance` takes for a tensor."""
+    """Returns an object that is not a tensor, but passes `isinstance(_, Tensor)`."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return replace(right, scores=Pretender(right.scores))  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 
 RIGHT = ReferenceAdapter()
 LATE = 500
-"""At this batch the late ones fail."""
+"""Number of the batch at which adapters such as `RaisesLate` fail."""
 
 
 class Double:
@@ -40,11 +40,11 @@ class Double:
 
 
 class Right(Double):
-    """Correct on all batches."""
+    """Returns correct results on all batches."""
 
 
 class RightToo(Double):
-    """Correct on all batches."""
+    """Returns correct results on all batches."""
 
 
 class Raises(Double):
@@ -79,7 +79,7 @@ class RaisesFromThenOn(Double):
 
 
 class RaisesBackwards(Double):
-    """A loss that can be computed, but not differentiated."""
+    """Returns a loss whose backward pass raises an exception."""
 
     assign = None  # type: ignore[assignment]
 
@@ -168,7 +168,7 @@ class TooMany(Double):
 
 
 class OneImageTooFew(Double):
-    """Returns results of one image too few."""
+    """Returns results for all images except one."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return Assignment(
@@ -184,10 +184,10 @@ class WrongShape(Double):
 
 
 class WrongDtype(Double):
-    """Returns indices of a floating-point dtype."""
+    """Returns indices that are halves, which no conversion explains."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
-        return replace(right, truth_index=right.truth_index.float())
+        return replace(right, truth_index=right.truth_index.float() + 0.5)
 
 
 class WrongDevice(Double):
@@ -242,7 +242,7 @@ class Prints(Double):
 
 
 class Leaves(Double):
-    """Starts a process that is still running when it returns."""
+    """Starts a process that is still running when the call returns."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -275,11 +275,11 @@ class Writes(Double):
         return right
 
 
-# What the suite's own process would not survive
+# Behaviour that would end the suite's own process
 
 
 class Hangs(Double):
-    """Computes without end."""
+    """Computes in an endless loop."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         while True:
@@ -295,7 +295,7 @@ class Sleeps(Double):
 
 
 class Segfaults(Double):
-    """Reads memory that is not its own."""
+    """Reads invalid memory, which causes a segmentation fault."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return ctypes.string_at(0)
@@ -364,11 +364,11 @@ class Daemonises(Double):
 
 
 FIRST_GAIN = 100
-"""A DFL gain of so much, and more, chooses a double by its place."""
+"""A DFL gain of FIRST_GAIN + n selects the n-th adapter of `Every`."""
 
 
 class Every(Double):
-    """All adapters in one process. The DFL gain of the batch selects the adapter."""
+    """Adapter that delegates each call to another adapter, which the DFL gain of the batch selects."""
 
     def __init__(self, names: list[str]) -> None:
         self.each = [globals()[name]() for name in names]

@@ -1,6 +1,7 @@
-"""Adapters that answer too much, or use memory where a limit of one process does not see it."""
+"""Adapters that return too much data, or use memory that a limit of one process does not count."""
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class RaisesMegabytes(Double):
 
 
 class KeepsTensorsInFrames(Double):
-    """Raises where a local variable holds 256 MiB."""
+    """Raises in a function whose local variable is a tensor of 256 MiB."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         large = torch.ones(2**26)
@@ -44,3 +45,13 @@ class SharesGigabytes(Double):
             memory = os.memfd_create("shared")
             for _ in range(4):
                 os.write(memory, bytes(2**24))
+
+
+class OpensFiles(Double):
+    """Opens files until the system refuses, and leaves them open."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        with suppress(OSError):
+            while True:
+                os.open(os.devnull, os.O_RDONLY)
+        return right

@@ -1,4 +1,4 @@
-"""Implementations for the tests of relations: faults that a relation must find, and conforming ones of all kinds."""
+"""Implementations for tests of metamorphic relations: faulty implementations, and correct ones."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,7 @@ def planted(replaces: dict[str, Any], stage: str = "normalisation") -> Fault:
 
 
 def items_over(own_sum: Any) -> Any:
-    """Return a function that computes the loss items with another N (LOSS-SUM-1)."""
+    """Return a faulty `loss_items` that divides by `own_sum(weights)`, not the score sum (LOSS-SUM-1)."""
 
     def loss_items(predictions: Predictions, targets: Any, *rest: Any) -> Tensor:
         weights = predictions.boxes.new_zeros(predictions.boxes.shape[:2])  # (B, A)
@@ -39,25 +39,25 @@ def items_over(own_sum: Any) -> Any:
 
 
 def half_open(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Return candidates including centres on the left and top border, but not on the right and bottom border."""
+    """Return candidates (M, A) that include anchors on the left and top edge, but not on the other edges."""
     boxes = tal_reference.assignment.widened(truths.boxes, floor)[:, None]
     inside = (centres >= boxes[..., :2]) & (centres < boxes[..., 2:])
     return inside.all(-1) & truths.real[:, None]
 
 
 def cell_corners(*arguments: Any) -> Any:
-    """Return anchors at the top left corners of the cells."""
+    """Return anchors at the top left corners of grid cells instead of at their centres."""
     anchors = _make_anchors(*arguments)
     return replace(anchors, centres=anchors.centres - 0.5)
 
 
 def images_reversed(predictions: Predictions, truths: list[GroundTruths], *rest: Any) -> list[Targets]:
-    """Return targets that assign the last image's ground truths to the first image, and so on."""
+    """Return the targets of images whose ground truths are assigned to the images in reverse order."""
     return _assign_images(predictions, truths[::-1], *rest)
 
 
 def softmax_for_sigmoid(predictions: Predictions, *rest: Any) -> list[Targets]:
-    """Return targets computed with softmax scores, which add up to one over the classes."""
+    """Return targets computed with the softmax of class logits instead of the sigmoid."""
     logits = predictions.logits.log_softmax(2)
     return _assign_images(
         replace(predictions, logits=(logits - torch.log1p(-logits.exp().clamp(max=0.999)))), *rest
@@ -65,7 +65,7 @@ def softmax_for_sigmoid(predictions: Predictions, *rest: Any) -> list[Targets]:
 
 
 class Stale:
-    """An image without ground truths gets the targets of the previous image."""
+    """Faulty assignment that gives an image without ground truths the targets of the previous image."""
 
     last: Targets | None = None
 
@@ -87,7 +87,7 @@ class Stale:
 
 
 def over_the_mean(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Return weights divided by the mean metric of a ground truth's positives instead of the largest."""
+    """Return target weights (A,) normalised by the mean metric of the positives, not the largest."""
     metric, overlap = metric * positives, overlap * positives
     mean = metric.sum(1, keepdim=True) / positives.sum(1, keepdim=True).clamp(min=1)
     return (metric * overlap.amax(1, keepdim=True) / (mean + NORMALISATION_EPS)).sum(0)
@@ -165,11 +165,11 @@ PLANTED: list[tuple[str, str, Fault]] = [
     ("META-BEST-SCORE", "before contested anchors are settled", FAULTS["weights_before_conflict"]),
     ("META-BEST-SCORE", "clamped for added eps", FAULTS["clamped_for_added_eps"]),
 ]
-"""Relation, what is wrong, and the fault."""
+"""Tuples of a relation's id, a description of a fault, and the fault, which the relation must find."""
 
 
 class OutputsOnly(ReferenceAdapter):
-    """The reference, exposing its outputs but not its stages."""
+    """The reference, exposing the outputs of its assigner but no intermediate results."""
 
     exposes_stages = False
 
@@ -192,7 +192,7 @@ class AssignerAlone:
 
 
 class LossAlone:
-    """The reference's loss, exposing neither assignment nor inputs."""
+    """The reference's loss, which exposes neither its assignment nor the assigner's inputs."""
 
     def __init__(self, fault: Fault | None = None) -> None:
         self.adapter = FaultyReference(fault) if fault else ReferenceAdapter()
@@ -203,7 +203,7 @@ class LossAlone:
 
 
 class Float64Inside(ReferenceAdapter):
-    """The reference computed in float64 with rounded results: conforming, with other bits than in float32."""
+    """The reference computed in float64 and rounded to float32: correct, but not bitwise equal to float32."""
 
     exposes_stages = False
 
@@ -216,7 +216,7 @@ class Float64Inside(ReferenceAdapter):
 
 
 class BreaksTiesAtRandom(ReferenceAdapter):
-    """The reference with a random choice among equal values, different in each call."""
+    """The reference with ties broken at random, in a different way at each call."""
 
     def __init__(self, exposes_stages: bool = True) -> None:
         super().__init__()
@@ -257,4 +257,4 @@ HONEST: dict[str, Any] = {
     "ties at random": BreaksTiesAtRandom,
     "ties at random, outputs alone": lambda: BreaksTiesAtRandom(exposes_stages=False),
 }
-"""Implementations in which no relation may find anything."""
+"""Correct implementations by name, in which no relation may find a fault."""

@@ -1,4 +1,4 @@
-"""A module that skips the test while it is imported."""
+"""A module that calls `pytest.skip` when it is imported."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Wrong implementations that violate no relation, so that relations must accept them."""
+"""Wrong implementations that violate no metamorphic relation, so that the relations must accept them."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,24 +20,24 @@ _ground_truths = tal_reference.loss.ground_truths
 
 
 def plain_overlaps(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
-    """Return IoU instead of CIoU, which is above zero for many pairs with a CIoU of zero."""
+    """Return overlaps (M, A) computed as IoU instead of CIoU."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)
     return scatter_pairs(tal_reference.boxes.iou(truths[truth], boxes[anchor]), pairs, candidates)
 
 
 def signed_overlaps(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
-    """Return CIoU without clamping it at zero."""
+    """Return overlaps (M, A) computed as CIoU that is not clamped at zero."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)
     return scatter_pairs(_ciou(truths[truth], boxes[anchor]), pairs, candidates)
 
 
 def edges_count(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Return candidates including centres on an edge."""
+    """Return candidates (M, A) that include anchors on the edges of a box."""
     return (distance_inside(truths.boxes, centres, floor) >= 0) & truths.real[:, None]
 
 
 def halved(*arguments: Any) -> list[GroundTruths]:
-    """Return candidates of boxes with halved sides."""
+    """Return ground truths whose boxes have half the width and height."""
     made = []
     for image in _ground_truths(*arguments):
         quarter = (image.boxes[:, 2:] - image.boxes[:, :2]) / 4  # (M, 2)
@@ -55,7 +55,7 @@ HALF_SIZE = planted({"tal_reference.loss.ground_truths": halved}, "candidates")
 
 
 class Outputs(FaultyReference):
-    """An assigner that exposes only its outputs, optionally with its loss."""
+    """A faulty assigner and loss that expose the assigner's outputs, but no intermediate results."""
 
     def __init__(self, fault: Fault, dialect: Dialect = NEWEST) -> None:
         ReferenceAdapter.__init__(self, dialect)
@@ -63,7 +63,7 @@ class Outputs(FaultyReference):
 
 
 class AssignerOutputs:
-    """The same assigner without a loss."""
+    """The assigner of `Outputs`, without a loss."""
 
     def __init__(self, fault: Fault, dialect: Dialect = NEWEST) -> None:
         self.whole = Outputs(fault, dialect)
@@ -74,7 +74,7 @@ class AssignerOutputs:
 
 
 class HiddenLoss:
-    """A loss that does not expose its assignment."""
+    """A faulty loss that does not expose its assignment."""
 
     def __init__(self, fault: Fault) -> None:
         self.whole = FaultyReference(fault)
@@ -85,7 +85,7 @@ class HiddenLoss:
 
 
 class OtherFactor(ReferenceAdapter):
-    """A loss whose total is another multiple of the items than B."""
+    """A loss whose total is its items times `factor`, where times the batch size is correct."""
 
     def __init__(self, factor: float, hides: bool) -> None:
         super().__init__()
@@ -112,4 +112,4 @@ SYMMETRIC: dict[str, Any] = {
     "three for B": lambda: OtherFactor(3, hides=False),
     "three for B, hidden": lambda: OtherFactor(3, hides=True),
 }
-"""Every one is found where it is held to its dialect."""
+"""Wrong implementations by name. The comparison with the reference finds all of them."""

@@ -1,6 +1,6 @@
-"""The result of every ill-behaved double, in the process of the run and isolated: the table of docs/security.md.
+"""The table of docs/security.md: results of misbehaving adapters (doubles), with and without `--isolate`.
 
-`python -m tests.fauxmplementations.table` prints the table. Tests compare it with the page and with what happens.
+`python -m tests.fauxmplementations.table` prints the table. Tests compare it with the page and real runs.
 """
 
 import ast
@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 FOLDER = Path(__file__).parent
 FILES = ("misbehaving", "lying", "replacing", "ending", "overwhelming", "escaping", "awkward")
-"""Files with one double a class; each has a docstring that says what it does, or a name that does."""
+"""Files whose classes are doubles; the docstring, or else the name of a class, describes its behaviour."""
 ERROR, DIVERGENT, CONFORMS = "error", "divergent", "conforms"
 REFUSED, ENDS, NEVER = "refused", "not finished", "—"
-"""Refused: it is not loaded, and the run ends with status 4. Not finished: its process ends, and the table names it."""
+"""Refused: the adapter is not loaded; exit status 4. Not finished: the process ends early."""
 
 
 class Result(NamedTuple):
-    """The result of a double.
+    """The suite's result for a double (a misbehaving adapter).
 
     Attributes:
-        here: in the process of the run.
-        isolated: with `--isolate`.
+        here: result if the double runs in the suite's process.
+        isolated: result with `--isolate`.
     """
 
     here: str = ERROR
@@ -64,11 +64,11 @@ RESULTS = {
     ),
     **dict.fromkeys(("ReplacesAMethodOfTensors", "ReplacesTheJudge"), Result(ERROR, CONFORMS)),
 }
-"""All other doubles are an error in both ways. —: not run, because this process would not survive it."""
+"""Doubles that are not listed are an error in both cases. —: not run, because it would end this process."""
 
 
 def doubles() -> dict[str, list[tuple[str, str]]]:
-    """Return the doubles of each file: name, and what it does."""
+    """Return the doubles of each file: pairs of a class name and a description of its behaviour."""
     found: dict[str, list[tuple[str, str]]] = {}
     for file in FILES:
         tree = ast.parse((FOLDER / f"{file}.py").read_text(encoding="utf-8"))
@@ -80,12 +80,12 @@ def doubles() -> dict[str, list[tuple[str, str]]]:
 
 
 def words(name: str) -> str:
-    """Return a name in words: `ReturnsNone` becomes "Returns none."."""
+    """Return a class name as a sentence: `ReturnsNone` becomes "Returns none."."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize() + "."
 
 
 def table() -> str:
-    """Return the table in Markdown."""
+    """Return the table of all doubles and results in Markdown."""
     lines = ["| Double | What it does | In process | Isolated |", "|---|---|---|---|"]
     for file, members in doubles().items():
         for name, does in members:

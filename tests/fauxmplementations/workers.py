@@ -18,11 +18,11 @@ from tal_conformance.implementations.protocol import EVERY
 
 
 class Right(ReferenceAdapter):
-    """The reference, for a worker."""
+    """The reference adapter, loaded by a worker process."""
 
 
 class Double:
-    """Base class: correct on batches without ground truths, and failing on all others."""
+    """Base class of the adapters: correct on batches without ground truths, failing on all others."""
 
     name = "double"
     version = "1"
@@ -52,7 +52,7 @@ class Hangs(Double):
 
 
 class Leaves(Double):
-    """Starts a process that outlives the worker, writes its process id into a file, and hangs."""
+    """Starts a process that outlives the worker, writes that process's id into a file, and hangs."""
 
     def fail(self) -> None:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -151,11 +151,11 @@ EVERY_DOUBLE = (
     WrongShape, NoAssignment, WrongGradient,
 )  # fmt: skip
 FIRST_GAIN = 100
-"""A DFL gain of so much, and more, chooses a double by its place."""
+"""A DFL gain of FIRST_GAIN + n selects the n-th adapter of EVERY_DOUBLE."""
 
 
 class Every(Double):
-    """All adapters in one process. The DFL gain of the batch selects the adapter."""
+    """Adapter that delegates each call to one of the other adapters, which the batch's DFL gain selects."""
 
     def loss(self, feature_maps: Any, annotations: Tensor, head: Any, hyperparameters: Any) -> Loss:
         place = max(0, int(hyperparameters.dfl_gain) - FIRST_GAIN)

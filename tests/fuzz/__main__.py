@@ -1,8 +1,8 @@
 """`python -m tests.fuzz [READER...] --inputs N`: test the readers of files with damaged and hostile inputs.
 
 A reader must return, or raise one of its documented errors. It must not execute anything from the input, and its
-memory must not grow. An input that violates this is stored as a file and reported once per place in the code, and the
-exit status is 1.
+memory must not grow. The first input that violates this at a line of code is stored and reported; the exit
+status is then 1.
 """
 
 import argparse
@@ -16,10 +16,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.readers import READERS, Reader, inputs
+from tests.fuzz.readers import Reader, inputs
+from tests.fuzz.registry import READERS
 
 ROOM = 2**30
-"""Bytes that a reader may take, more than this process has at the beginning."""
+"""Bytes of memory that readers may allocate."""
 RUNS_CODE = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "os.fork")
 """Audit events that no reader may cause."""
 
@@ -29,7 +30,7 @@ class CodeRan(Exception):
 
 
 class Watch:
-    """Audit hook that records if code is executed, even if the reader catches the error."""
+    """Audit hook that records each execution of code, even if the reader catches the error."""
 
     def __init__(self) -> None:
         self.seen = ""
@@ -41,13 +42,13 @@ class Watch:
 
 
 def problem(reader: Reader, content: bytes, watch: Watch) -> tuple[str, str] | None:
-    """Return a description of a reader's failure on an input; None if the reader does not fail."""
+    """Return code line and message of a reader's failure on an input; None if the reader does not fail."""
     watch.seen = ""
     try:
         reader.read(content)
     except reader.refuses as error:
         if len(str(error)) > 3000:
-            return f"a message of {len(str(error))} characters", ""
+            return f"the error message has {len(str(error))} characters, more than 3000", ""
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -56,11 +57,11 @@ def problem(reader: Reader, content: bytes, watch: Watch) -> tuple[str, str] | N
         return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}", "".join(text[-1:])[
             :300
         ]
-    return (f"it ran code: {watch.seen}", "") if watch.seen else None
+    return (f"the reader executed code: {watch.seen}", "") if watch.seen else None
 
 
 def fuzz(name: str, count: int, seed: int, kept: Path, watch: Watch) -> Counter[str]:
-    """Test one reader, and return its failures by place in the code."""
+    """Test one reader with `count` inputs; return the number of failures at each line of code."""
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="tal-conformance-fuzz-") as folder:
         reader = READERS[name](Path(folder))
@@ -80,8 +81,8 @@ def fuzz(name: str, count: int, seed: int, kept: Path, watch: Watch) -> Counter[
                 path.write_bytes(content)
                 print(f"{name}: {where}: {message.strip()} ({path})", flush=True)
     print(
-        f"{name}: {count:,} inputs, {sum(found.values()):,} of them found something, "
-        f"{len(found)} places, {time.monotonic() - began:.0f} s",
+        f"{name}: {count:,} inputs, {sum(found.values()):,} failures at "
+        f"{len(found)} lines of code, {time.monotonic() - began:.0f} s",
         flush=True,
     )
     return found
@@ -98,12 +99,12 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=10_000, help="inputs for each reader")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--kept", type=Path, default=Path("fuzz-findings"), help="where to keep what is found"
+        "--kept", type=Path, default=Path("fuzz-findings"), help="folder for inputs that made a reader fail"
     )
     options = parser.parse_args()
     unknown = [name for name in options.readers if name not in READERS]
     if unknown:
-        parser.error(f"{unknown[0]!r} is no reader: {', '.join(READERS)}")
+        parser.error(f"{unknown[0]!r} is not a reader; choose from {', '.join(READERS)}")
     taken = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (taken + ROOM, taken + ROOM))
     watch = Watch()

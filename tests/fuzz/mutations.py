@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 DEEP = 3_000
-"""Levels of nesting that no reader follows."""
+"""Number of nested lists, more than every reader accepts."""
 BYTES = (
     b"\x00", b"\xff\xff\xff\xff", b"\x80\x04\x95", b"\xf0\x9f", b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"null",
     b"{}", b"[]",
@@ -13,11 +13,11 @@ BYTES = (
     b"\r\n", b'"', b"\\", b"\\ud800", b",", b"-0",
     b"csystem\n(S'true'\ntR.",
 )  # fmt: skip
-"""What is put in somewhere."""
+"""Byte strings that `changed_bytes` inserts at a random position."""
 
 
 def nested(levels: int) -> list[Any]:
-    """Return deeply nested lists."""
+    """Return an empty list that is nested in `levels` lists."""
     value: list[Any] = []
     for _ in range(levels):
         value = [value]
@@ -32,7 +32,7 @@ VALUES: tuple[Any, ...] = (
     {"": None},
     [1, 2, 3], [-1, 2**40], {"__class__": "os.system"}, nested(60), ["x"] * 500,
 )  # fmt: skip
-"""What takes the place of something."""
+"""Values that replace a random JSON value in `changed_json`."""
 
 
 def changed_bytes(sample: bytes, chance: random.Random) -> bytes:
@@ -57,7 +57,7 @@ def changed_bytes(sample: bytes, chance: random.Random) -> bytes:
 
 
 def changed_json(value: Any, chance: random.Random) -> Any:
-    """Return a copy of a JSON value with one to three nodes replaced, removed, duplicated or renamed."""
+    """Return a copy of a JSON value in which one to three nodes are replaced, removed, doubled or renamed."""
     value = copy.deepcopy(value)
     for _ in range(chance.choice((1, 1, 2, 3))):
         value = _changed(value, chance)
@@ -89,7 +89,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _nodes(value: Any) -> list[Any]:
-    """Yield every object and list in a JSON value."""
+    """Return every object and list in a JSON value."""
     found, left = [], [value]
     while left:
         node = left.pop()

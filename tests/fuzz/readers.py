@@ -1,4 +1,4 @@
-"""The readers of external files and messages, each with valid samples and its documented errors."""
+"""All readers of files and messages from outside, each with valid samples and its documented errors."""
 
 import json
 import random
@@ -32,17 +32,17 @@ from tal_reports.html.render import html_of
 from tal_reports.log.reader import LogError, read_log
 
 RECIPE = Recipe(((Truth("ordinary"), Truth("tiny")), ()), (2, 3), reg_max=2, predictions="near")
-"""Small: most of its file is what can be wrong."""
+"""A batch with little tensor data, so that most changed bytes of its file belong to the header."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader to test.
+    """A function that reads files or messages, with the data to test it.
 
     Attributes:
         samples: valid inputs.
-        read: reads one input; it must return, or raise an exception of `refuses`.
-        refuses: the documented errors.
+        read: reads an input (bytes); it must return, or raise one of the `refuses` exceptions.
+        refuses: exceptions that the documentation of the reader names.
         changed: returns a changed copy of a valid input, with a valid checksum if the format has one.
     """
 
@@ -53,7 +53,7 @@ class Reader:
 
 
 def case_reader(folder: Path) -> Reader:
-    """Return the reader of case files."""
+    """Return the reader of case files (stored batches); files are written into `folder`."""
     path = folder / "case.safetensors"
     samples = []
     for batch in (RECIPE.build(), Recipe().build()):
@@ -71,7 +71,7 @@ def case_reader(folder: Path) -> Reader:
 
 
 def outcome_reader(folder: Path) -> Reader:
-    """Return the reader of stored outcomes."""
+    """Return the reader of outcome files: stored results of an implementation."""
     batch = replace(RECIPE, hyperparameters=Hyperparameters(topk=3)).build()
     path = folder / f"case.x{outcomes.SUFFIX}"
     samples = []
@@ -94,7 +94,7 @@ def outcome_reader(folder: Path) -> Reader:
 
 
 def log_reader(folder: Path) -> Reader:
-    """Return the reader of run logs, including the output made from them."""
+    """Return the reader of run logs, which also makes summary and report of a log."""
     run = folder / "runs" / "run"
     samples = []
     for lines in (factory.passing(3), factory.failing(2, batches=2), every_kind()):
@@ -116,7 +116,7 @@ def log_reader(folder: Path) -> Reader:
 
 
 def every_kind() -> factory.Lines:
-    """Return a log with one line of each kind that the factory can make."""
+    """Return the lines of a run log that has one line of every kind."""
     return [
         *factory.failing(1, batches=2)[:-1],
         ("difference", factory.difference()),
@@ -130,7 +130,7 @@ def every_kind() -> factory.Lines:
 
 
 def history_reader(folder: Path) -> Reader:
-    """Return the reader of histories, including comparison and charts."""
+    """Return the reader of history files, which also compares runs and draws charts."""
     runs = folder / "histories"
     path = runs / "history.jsonl"
     entry: dict[str, Any] = {}
@@ -159,7 +159,7 @@ def history_reader(folder: Path) -> Reader:
 
 
 def cache_reader(folder: Path) -> Reader:
-    """Return the reader of the package cache's lists of hashes."""
+    """Return the reader of the list of file hashes in the package cache."""
     package = folder / "package"
     (package / packages.FILES).mkdir(parents=True)
     (package / packages.FILES / "module.py").write_text("x = 1\n", encoding="utf-8")
@@ -175,7 +175,7 @@ def cache_reader(folder: Path) -> Reader:
 
 
 def frame_reader(_: Path) -> Reader:
-    """Return the reader of messages between the suite and a worker."""
+    """Return the reader of messages between the suite's process and a worker process."""
     batch = RECIPE.build()
     tensors = {"0.annotations": batch.annotations, "0.level.0": batch.feature_maps[0]}
     samples = [encoded({"answers": [{"total": True, "assignment": False}]}, tensors), encoded({"name": "x"})]
@@ -211,11 +211,11 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "cache": cache_reader,
     "frame": frame_reader,
 }
-"""All of them, by name."""
+"""Functions that return a reader, given a folder for files, by name."""
 
 
 def inputs(reader: Reader, chance: random.Random) -> Iterator[bytes]:
-    """Yield changed inputs endlessly: half with changed bytes, half with changed content."""
+    """Yield endless changed samples: half with random changes of bytes, half changed by `reader.changed`."""
     while True:
         sample = chance.choice(reader.samples)
         if chance.random() < 0.5:
@@ -225,12 +225,12 @@ def inputs(reader: Reader, chance: random.Random) -> Iterator[bytes]:
 
 
 def dumped(value: object) -> bytes:
-    """Return a value as JSON, with NaN and infinities in Python's notation."""
+    """Return a value as JSON in bytes, with NaN and infinities if it has any."""
     return json.dumps(value).encode()
 
 
 def changed_lines(sample: bytes, chance: random.Random) -> bytes:
-    """Return JSON lines with one changed line, and sometimes a line missing, duplicated or moved."""
+    """Return JSON lines with one changed line, and sometimes a missing or duplicated line."""
     lines = sample.splitlines(keepends=True)
     at = chance.randrange(len(lines))
     lines[at] = dumped(changed_json(json.loads(lines[at]), chance)) + b"\n"
@@ -242,14 +242,14 @@ def changed_lines(sample: bytes, chance: random.Random) -> bytes:
 
 
 def changed_header(block: bytes, chance: random.Random) -> bytes:
-    """Return a safetensors block with a changed header."""
+    """Return safetensors bytes whose JSON header is changed."""
     (length,) = struct.unpack("<Q", block[:8])
     header = dumped(changed_json(json.loads(block[8 : 8 + length]), chance))
     return struct.pack("<Q", len(header)) + header + block[8 + length :]
 
 
 def changed_tensors(sample: bytes, key: str, chance: random.Random) -> bytes:
-    """Return a case file with changed metadata, usually with a valid checksum."""
+    """Return a case or outcome file with a changed header, usually with a valid checksum."""
     (length,) = struct.unpack("<Q", sample[:8])
     header = json.loads(sample[8 : 8 + length])
     text = json.loads(header["__metadata__"][key])

@@ -1,4 +1,7 @@
-"""A few changed inputs for each reader (`python -m tests.fuzz` runs more), and pickles, which must not be loaded."""
+"""Some changed inputs for each reader, and pickles, which must not be loaded.
+
+`python -m tests.fuzz` runs more.
+"""
 
 import io
 import random
@@ -11,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fuzz.__main__ import Watch, problem
 from tests.fuzz.mutations import nested
-from tests.fuzz.readers import READERS, Reader, changed_bytes, inputs
+from tests.fuzz.readers import Reader, changed_bytes, inputs
+from tests.fuzz.registry import READERS
 
 WATCH = Watch()
 PICKLE = b"cos\nsystem\n(S'touch ran-the-pickle'\ntR."
@@ -48,7 +52,7 @@ def test_any_bytes(reader: Reader, content: bytes, seed: int):
 
 
 def zipped(content: bytes) -> bytes:
-    """Return a zip file with a pickle, in the format of torch.save."""
+    """Return a zip file that contains a pickle, as written by torch.save."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", content)
@@ -65,7 +69,7 @@ def test_a_pickle_is_not_run(reader: Reader, content: bytes, tmp_path: Path, mon
 
 
 def test_depth(reader: Reader):
-    """JSON that is nested deeper than Python's stack."""
+    """JSON nested deeper than Python's recursion limit: every reader rejects it without a RecursionError."""
     text = b"[" * 100_000
     for content in (
         text,
@@ -77,7 +81,7 @@ def test_depth(reader: Reader):
 
 
 def test_what_the_fuzzer_must_notice(tmp_path: Path):
-    """A reader that raises an undocumented error, and a reader that executes its input, are reported."""
+    """`problem` reports a reader that raises an undocumented error, and one that loads a pickle."""
 
     def runs(content: bytes) -> object:
         return __import__("pickle").loads(content)
@@ -88,4 +92,4 @@ def test_what_the_fuzzer_must_notice(tmp_path: Path):
     assert found
     assert found[0].startswith("ValueError at")
     ran = problem(runner, b"cbuiltins\nlen\n.", WATCH)
-    assert ran == ("it ran code: pickle.find_class", "")
+    assert ran == ("the reader executed code: pickle.find_class", "")

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def printed_files(page: Path) -> dict[str, str]:
-    """Return the Python files printed in a page of the documentation, by the file name in a block's first line."""
+    """Return the Python code blocks of a page by file name, which is the comment in a block's first line."""
     blocks = re.findall(
         r"```python\n# (\w+\.py)[^\n]*\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
     )
@@ -24,7 +24,7 @@ def readme_assigner() -> str:
 
 @pytest.fixture(scope="session")
 def documented_adapters() -> dict[str, str]:
-    """Return every adapter of docs/adapters.md as source code by file name."""
+    """Return the source code of every adapter in docs/adapters.md, by file name."""
     return printed_files(ROOT / "docs" / "adapters.md")
 
 

@@ -31,10 +31,10 @@ DRAWN = ("-k", "test_metric", "--examples", "10", "--device", "cpu")
 
 
 def start(folder: Path, judged: int) -> int:
-    """Fork a run of the suite, and return its process id.
+    """Fork a run of the suite that writes its report into `folder`, and return its process id.
 
-    The run writes one byte into the pipe `judged` after each batch. It is forked, because a new process would mostly be
-    killed while it imports torch.
+    The run writes one byte into the pipe `judged` after each batch. The process is forked, because a
+    new process would mostly be killed while it imports torch.
     """
     pid = os.fork()
     if pid:
@@ -56,7 +56,7 @@ def start(folder: Path, judged: int) -> int:
 
 
 def read_all(pipe: int) -> int:
-    """Return the number of bytes in a pipe."""
+    """Read a pipe until it is empty, and return the number of bytes."""
     count = 0
     while select.select([pipe], [], [], 0)[0] and (part := os.read(pipe, 2**16)):
         count += len(part)
@@ -64,10 +64,10 @@ def read_all(pipe: int) -> int:
 
 
 def run_once(folder: Path, seconds: float | None) -> tuple[int, int, Path | None]:
-    """Run the suite, and kill it after `seconds` unless that is None.
+    """Start the suite and kill it after `seconds`; if None, wait for its end.
 
     Returns:
-        The wait status, the number of judged batches, and the folder of the run.
+        The wait status of the process, the number of judged batches, and the run's folder, if it exists.
     """
     before = set(folder.glob("2*"))
     reading, writing = os.pipe()
@@ -88,7 +88,9 @@ def run_once(folder: Path, seconds: float | None) -> tuple[int, int, Path | None
 
 
 def state_of(run: Path | None, judged: int) -> str:
-    """Return a description of the state in which a killed run was left.
+    """Return a description of a killed run's log.
+
+    `judged` is the number of batches that the run had judged.
 
     Raises:
         AssertionError: a judged batch is missing, or the log cannot be rendered.
@@ -104,7 +106,7 @@ def state_of(run: Path | None, judged: int) -> str:
     whole = [
         line for line in (run / "log.jsonl").read_bytes().splitlines(keepends=True) if line.endswith(b"\n")
     ]
-    logged = sum(json.loads(line)["kind"] == "batch" for line in whole)  # those of shrinking too
+    logged = sum(json.loads(line)["kind"] == "batch" for line in whole)  # shrinking included
     assert judged <= logged <= judged + 1, f"{judged} batches were judged, {logged} are in the log of {run}"
     for line in log.divergences:
         Batch.load(run / "cases" / f"{line['case']}.safetensors")
@@ -122,7 +124,7 @@ def check_latest(folder: Path) -> None:
 
 
 def kill_runs(folder: Path, kills: int, seed: int) -> Counter[str]:
-    """Run the suite completely, kill a number of runs, and run it again; return the number of runs by state."""
+    """Kill `kills` runs of the suite at random times; return the number of runs by `state_of`."""
     torch.set_num_threads(1)
     find("reference")
     began = time.monotonic()
@@ -143,7 +145,7 @@ def kill_runs(folder: Path, kills: int, seed: int) -> Counter[str]:
 
 
 def main() -> None:
-    """Kill runs, and print the number of runs by the state in which they were left."""
+    """Parse options, kill runs, and print the number of runs by `state_of`."""
     parser = argparse.ArgumentParser(prog="python -m tests.integration.killed", description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

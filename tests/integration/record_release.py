@@ -1,4 +1,4 @@
-"""`python record_release.py VERSION FOLDER`: record the loss of a release on a batch twice, in a separate process."""
+"""`python record_release.py VERSION FOLDER`: record two calls of the loss of an Ultralytics release."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ from tal_conformance.training.recorder import recording  # noqa: E402
 
 
 def main(version: str, folder: str) -> None:
-    """Put the release and its dependencies first on the import path, and call its loss like trainer and validator."""
+    """Record two calls of the release's loss on a batch: one as by a trainer, one as by a validator."""
     for package in [Package("ultralytics", version), *chosen(IMPORTS, parsed(version))]:
         sys.path.insert(0, str(ensure_package(package)))
     for name in STAND_INS:

@@ -1,4 +1,4 @@
-"""`conformance/suite/test_benchmark.py` as a user runs it: its log lines, files and output."""
+"""Log lines, files and output of `conformance/suite/test_benchmark.py`, run in a process like a user's."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def start(tmp_path: Path) -> Start:
 
 
 def test_an_implementation_that_fails_and_one_without_a_loss(start: Start, tmp_path: Path):
-    """The assigner of an implementation without a loss is timed; a failing implementation does not stop the others."""
+    """An implementation without a loss is timed; an implementation that raises is reported as an error."""
     mine = [f"--implementation={tmp_path}/adapter.py:{name}" for name in ("AssignerOnly", "Broken")]
     run = start("conformance/suite/test_benchmark.py", *mine)
     assert run.status == 1, run.output
@@ -103,7 +103,7 @@ def test_an_implementation_that_fails_and_one_without_a_loss(start: Start, tmp_p
 
 
 def check_json(run: Run, lines: list[dict[str, Any]]) -> None:
-    """pytest-benchmark's JSON has the times of every implementation, in groups that can be compared."""
+    """Check that benchmark.json has the time of every log line, grouped by benchmark."""
     content = json.loads((run.folder / "benchmark.json").read_text(encoding="utf-8"))
     benchmarks = content["benchmarks"]
     assert len(benchmarks) == len(lines)
@@ -121,7 +121,7 @@ def test_disabled_is_said_and_everything_is_called_once(start: Start, tmp_path: 
         "--benchmark-disable",
         f"--implementation={tmp_path}/adapter.py:Broken",
     )
-    assert run.status == 1, "the broken one is still found"
+    assert run.status == 1, "expected exit status 1, because `Broken` raises"
     assert not run.lines("benchmark")
     assert not (run.folder / "benchmark.json").exists()
     assert [line["reason"] for line in run.lines("not_tested") if "disabled" in line["reason"]]

@@ -57,7 +57,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def open_page(browser: Any, reports: dict[str, Path]) -> Iterator[Open]:
-    """Open a report; afterwards, fail if it loaded other files or wrote to the console."""
+    """Yield a function that opens a report; fail if a report loads other files or writes to the console."""
     asked: list[str] = []
     complaints: list[str] = []
 
@@ -85,7 +85,7 @@ def open_page(browser: Any, reports: dict[str, Path]) -> Iterator[Open]:
 
 
 def cards(page: Any) -> list[str]:
-    """Return the first lines of the visible cards."""
+    """Return the headings of the visible cards of a page."""
     return page.locator("details.card > summary h3").filter(visible=True).all_inner_texts()
 
 
@@ -297,7 +297,7 @@ def test_names_with_spaces_quotes_and_backslashes_are_found(open_page: Open):
         page.locator("a.see").click()
         assert len(cards(page)) == 4
         page.locator(".counts-by-stage a").first.click()
-        for _ in range(100):  # the address changes first, and what is shown after it
+        for _ in range(100):  # the address changes before the page
             if len(cards(page)) == 1:
                 break
             page.wait_for_timeout(50)
@@ -462,7 +462,7 @@ AXE = """async (rules) => {
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    """Return the source of axe-core, from a Python package that contains it."""
+    """Return the JavaScript source of axe-core, which checks accessibility; skip the test without it."""
     found = importlib.util.find_spec("axe_playwright_python")
     if found is None or found.origin is None:
         assert os.environ.get("TAL_REQUIRE_BROWSER") != "1", "axe-playwright-python is not installed"

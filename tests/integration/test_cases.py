@@ -1,4 +1,4 @@
-"""`--case`: valid case files are judged, even if others are invalid or missing."""
+"""Option `--case`: valid case files are judged, even if other case files are invalid or missing."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from tal_reports import read_log
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
-    """Return the result of a run with a valid case, a truncated case and a missing path."""
+    """Return exit status, output and folder of a run with three case files: valid, truncated and missing."""
     folder = tmp_path_factory.mktemp("cases")
     whole, half = folder / "whole.safetensors", folder / "half.safetensors"
     Recipe(((Truth(),),)).build().save(whole)
@@ -44,7 +44,7 @@ def test_each_of_the_others_is_an_error_that_says_what_to_do(done: tuple[int, st
 
 
 def test_a_gating_profile_asks_one_case_for_no_more(tmp_path: Path):
-    """Coverage of clauses and hazards is checked only if the profile's own batches are drawn, not for single cases."""
+    """Profile `ci` does not fail for lack of coverage if it judges only a case file."""
     case = tmp_path / "case.safetensors"
     Recipe(((Truth(),),)).build().save(case)
     ended = run(

@@ -1,4 +1,4 @@
-"""Killed, interrupted and concurrent runs, and full disks: judged batches are in the log, and no file is truncated."""
+"""Logs and reports of runs that are killed, interrupted or concurrent, or that run out of disk space."""
 
 import os
 import re
@@ -23,7 +23,7 @@ DOUBLES = Path(__file__).parents[1] / "fauxmplementations" / "misbehaving.py"
 def start(
     folder: Path, *options: str, names: tuple[str, ...] = ("reference",), blocks: str = "unlimited"
 ) -> subprocess.Popen[str]:
-    """Start a short run. `blocks` limits the size of its files, in blocks of 512 bytes."""
+    """Start a short run of the suite; `blocks` limits each file that it writes, in blocks of 512 bytes."""
     asked = [word for name in names for word in ("--implementation", name)]
     drawn = ("-k", "test_metric", "--device", "cpu", "--hypothesis-seed", "0", *options)
     return subprocess.Popen(
@@ -37,7 +37,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Where these tests run in a shell's background, SIGINT is ignored, and children inherit that.
+        # Background processes of a shell ignore SIGINT, and child processes inherit this setting.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
     )
 
@@ -48,7 +48,7 @@ def the_run(folder: Path) -> Path:
 
 
 def test_killed_runs():
-    """Kill a few runs; `python -m tests.integration.killed` kills more."""
+    """Four runs are killed at random moments. The log of each run has all of its judged batches."""
     command = [sys.executable, "-m", "tests.integration.killed", "--kills", "4"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -60,7 +60,7 @@ def test_killed_runs():
 
 @pytest.mark.parametrize("names", [("reference", f"{DOUBLES}:Raises"), (f"{DOUBLES}:Raises",)])
 def test_a_disk_that_is_full(tmp_path: Path, names: tuple[str, ...]):
-    """On a full disk the run stops with a message and keeps its log. The next run, with enough space, is complete."""
+    """A run whose log exceeds the allowed file size stops with a message, and keeps the log."""
 
     run = start(tmp_path / "runs", "--examples", "200", names=names, blocks="20")
     said, _ = run.communicate(timeout=600)
@@ -78,7 +78,7 @@ def test_a_disk_that_is_full(tmp_path: Path, names: tuple[str, ...]):
 
 
 def test_a_folder_that_cannot_be_written():
-    """If the report folder is read-only, the run stops with a message. Root needs a file system that rejects writes."""
+    """A report folder in /proc, where even root cannot write, stops the run with exit status 4."""
     run = start(Path("/proc/self/runs"))
     said, _ = run.communicate(timeout=600)
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
@@ -98,7 +98,7 @@ def test_a_folder_that_is_read_only(tmp_path: Path):
 
 
 def test_two_at_once(tmp_path: Path):
-    """Concurrent runs have separate folders; `latest` points to one of them, and the history contains both."""
+    """Two concurrent runs have separate folders. `latest` points to one of them, and the history has both."""
     folder = tmp_path / "runs"
     both = [start(folder, "--examples", "10") for _ in range(2)]
     said = [run.communicate(timeout=600)[0] for run in both]
@@ -115,7 +115,7 @@ def test_two_at_once(tmp_path: Path):
 
 
 def test_interrupted_from_the_keyboard(tmp_path: Path):
-    """A run that is interrupted with Ctrl-C renders the report of the batches judged so far."""
+    """A run that is interrupted with Ctrl-C writes a report of the batches judged until then."""
     run = start(tmp_path / "runs", "--examples", "100000")
     while not list(tmp_path.glob("runs/2*/log.jsonl")) or '"batch"' not in next(
         tmp_path.glob("runs/2*/log.jsonl")
@@ -134,7 +134,7 @@ def test_interrupted_from_the_keyboard(tmp_path: Path):
 
 
 def test_a_case_file_that_does_not_fit_leaves_nothing(tmp_path: Path):
-    """A case file that exceeds the disk is removed, and reported like other files that cannot be written."""
+    """`Batch.save` raises OSError and leaves no file if the file exceeds the allowed size."""
     path = tmp_path / "case.safetensors"
     batch = Recipe().build()
     kept = resource.getrlimit(resource.RLIMIT_FSIZE)

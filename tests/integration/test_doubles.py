@@ -1,4 +1,4 @@
-"""Every ill-behaved double has the result that docs/security.md states, in process and isolated."""
+"""Every misbehaving adapter has the result that docs/security.md lists, with and without `--isolate`."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -34,9 +34,9 @@ from tal_conformance.judgement.judge import judge
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 BATCH = Recipe(images=((Truth("ordinary"),),), classes=2).build()
 ONE_BATCH = ("lying", "replacing", "overwhelming", "awkward", "escaping")
-"""Files whose doubles show what they do on one batch; `test_misbehaviour` and `test_supervision` run the others."""
+"""Files of doubles that misbehave on one batch; `test_misbehaviour` and `test_supervision` run the others."""
 NEEDS_A_SUPERVISOR = ("DaemonisesTwice", "ConnectsInC")
-"""Doubles that need a run of their own: a daemon's parent must be the run, and a connection may block."""
+"""Doubles that need a whole run of the suite: they start daemons, or open connections that may block."""
 NAMES = [
     f"{file}.py:{name}" for file, members in doubles().items() if file in ONE_BATCH for name, _ in members
 ]
@@ -58,7 +58,7 @@ def code_before() -> Iterator[None]:
 
 
 def result_of(name: str, isolate: bool) -> str:
-    """Return the result of a double on one batch, with a second call for changes of what it returned."""
+    """Return the result of an adapter on a batch: "conforms", "divergent", "error" or "refused"."""
     try:
         double = find(f"{FOLDER}/{name}", isolate)
     except (UnknownImplementation, ProtocolViolation):
@@ -90,7 +90,7 @@ def expected(name: str) -> Result:
         for name in NAMES
         if expected(name).here in (ERROR, DIVERGENT, CONFORMS, REFUSED)
         and name.partition(":")[2]
-        not in (*NEEDS_A_SUPERVISOR, "ReplacesTheJudge")  # found at the end of its test
+        not in (*NEEDS_A_SUPERVISOR, "ReplacesTheJudge")  # the suite finds it at the end of a test
     ],
 )
 def test_in_process_beside_a_bystander(name: str, code_before: None):
@@ -99,7 +99,7 @@ def test_in_process_beside_a_bystander(name: str, code_before: None):
 
 
 @pytest.mark.slow
-@pytest.mark.long  # a worker for each; nightly and after a change to workers
+@pytest.mark.long  # a worker for each double; nightly, and after changes to workers
 @pytest.mark.parametrize("name", NAMES)
 def test_isolated(name: str):
     assert result_of(name, isolate=True) == expected(name).isolated

@@ -7,7 +7,7 @@ from tests.common.commands import run
 
 
 def planned(folder: Path, *options: str) -> str:
-    """Return pytest's list of the tests that a run would contain."""
+    """Return the tests that a run would contain, as listed by pytest's `--setup-plan`."""
     command = (sys.executable, "-m", "pytest", "conformance", "-p", "no:cacheprovider", "--setup-plan")
     return run(*command, "--report-dir", str(folder), *options).stdout
 

@@ -1,4 +1,4 @@
-"""Commands of the Makefile and of CI: they are printed or recorded, but not executed."""
+"""Commands of the Makefile and of .ci/run, which are printed or recorded, but not executed."""
 
 import os
 import re
@@ -12,11 +12,11 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run make with a clean environment, because make itself may run this test and export its variables."""
+    """Run make without the variables that it exports, because make itself may run this test."""
     given = {
         "ARGS",
         "PROFILE",
@@ -42,7 +42,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def printed(*arguments: str) -> list[str]:
-    """Return the commands that make would run."""
+    """Return the commands that make would run (`make -n`)."""
     return make("-n", *arguments).stdout.splitlines()
 
 
@@ -93,7 +93,7 @@ def test_it_sets_up_once_for_a_torch(tmp_path: Path):
         for line in printed("setup", f"VENV={tmp_path}")
         if line.startswith("touch ")
     ]
-    for stamp in stamps:  # the user's environment, then the developers'
+    for stamp in stamps:  # the environment of users, then that of developers
         Path(stamp).touch()
     assert "pip install" not in make("-n", "test", f"VENV={tmp_path}").stdout
     assert "'torch==0'" in make("-n", "test", f"VENV={tmp_path}", "TORCH=torch==0").stdout
@@ -122,7 +122,7 @@ def test_help_lists_every_target():
 
 @pytest.fixture
 def ci(tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
-    """Run .ci/run with make and apt-get replaced by recorders; return the exit status and the recorded calls."""
+    """Return a function that runs .ci/run with stubs of make and apt-get; it returns status and calls."""
     calls = tmp_path / "calls"
     for name in ("dirname", "id"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
@@ -151,14 +151,14 @@ STEPS = [
     *("make setup 1", "make lint 1", "make test 1", "make test-slow 1", "make docs 1"),
     "make conformance PROFILE=ci 1",
 ]
-"""Each with TAL_REQUIRE_BROWSER=1: a test that needs a browser fails where there is none."""
+"""Calls of make in .ci/run. With TAL_REQUIRE_BROWSER=1, tests that need a browser fail without a browser."""
 
 
 def test_ci_runs_lint_tests_and_the_main_job(ci: Callable[..., tuple[int, list[str]]]):
     assert ci("chromium") == (0, STEPS)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="without root it asks sudo")
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="as an ordinary user, .ci/run calls sudo")
 def test_ci_installs_a_browser_where_there_is_none(ci: Callable[..., tuple[int, list[str]]]):
     status, calls = ci()
     assert status == 0

@@ -1,4 +1,4 @@
-"""Any misbehaviour of an implementation is reported as its own error, with batch and reason, and stops no other."""
+"""A misbehaving implementation is reported with batch and reason, and does not stop other implementations."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from tal_reference import NEWEST
 ROOT = Path(__file__).parents[2]
 DOUBLES = Path(__file__).parents[1] / "fauxmplementations" / "misbehaving.py"
 GIBIBYTES, SECONDS = 3, 20
-"""What a worker may take in these tests."""
+"""Limits of memory and time for a call in a worker."""
 
 SURVIVABLE = {
     "Raises": "raised ZeroDivisionError: one by none",
@@ -59,21 +59,21 @@ SURVIVABLE = {
     "ForksAndReturns": r"left a child process running \(killed\): ",
     "Writes": "wrote into the working directory: left-by-writes.txt",
 }
-"""What each double is told to have done, in the suite's process or in one of its own."""
+"""Expected error message of each double, in the suite's process and in a worker process."""
 HERE = SURVIVABLE | {
     "ReturnsNone": "assign returned None, expected an Assignment",
     "TooFew": "assign returned a tuple, expected an Assignment",
     "TooMany": "assign returned a tuple, expected an Assignment",
 }
 ANSWERED = SURVIVABLE | {
-    "ReturnsNone": "expected Assignment, and NoneType was returned",
-    "TooFew": "expected Assignment, and tuple was returned",
-    "TooMany": "expected Assignment, and tuple was returned",
+    "ReturnsNone": "returned a value of type NoneType, expected Assignment",
+    "TooFew": "returned a value of type tuple, expected Assignment",
+    "TooMany": "returned a value of type tuple, expected Assignment",
     "PrintsWithoutEnd": r"raised OSError: \[Errno 27\] File too large",
     "Daemonises": r"left a child process running \(killed\): ",
 }
-"""In a worker that survives it."""
-NAMES = [name for name in ANSWERED if name != "RaisesBackwards"]  # that one has a loss alone
+"""Expected error message of each double in a worker process that continues after the error."""
+NAMES = [name for name in ANSWERED if name != "RaisesBackwards"]  # it has a loss, but no assigner
 DEADLY = {
     "RaisesBackwards": "raised ArithmeticError: no way back",
     "Hangs": f"its process did not answer within {SECONDS} s and was killed",
@@ -81,16 +81,16 @@ DEADLY = {
     "Segfaults": r"its process died of signal 11 \(SIGSEGV\)",
     "Exits": "its process died with exit status 0",
     "IsKilled": r"its process died of signal 9 \(SIGKILL\)",
-    "EatsMemory": f"its process died: it wanted more than {GIBIBYTES} GiB of memory",
-    "EatsMemoryInTorch": f"its process died: it wanted more than {GIBIBYTES} GiB of memory",
-    "LeaksMemory": f"its process died: it wanted more than {GIBIBYTES} GiB of memory",
+    "EatsMemory": f"its process died: it needed more than {GIBIBYTES} GiB of memory",
+    "EatsMemoryInTorch": f"its process died: it needed more than {GIBIBYTES} GiB of memory",
+    "LeaksMemory": f"its process died: it needed more than {GIBIBYTES} GiB of memory",
 }
-"""Each in a worker of its own, which another takes the place of; the loss among them has one too."""
+"""Expected error message of each double whose worker process ends and is replaced."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """Result of a finished run."""
+    """Result of a finished run: exit status, output, folder of the run, working directory and log lines."""
 
     status: int
     printed: str
@@ -103,7 +103,7 @@ class Done:
 
 
 def cases(folder: Path) -> list[Batch]:
-    """Return three batches: one with ground truths between two without. They are large, so that no batch is added."""
+    """Save three batches as case files and return them; only the second has ground truths."""
     one = Recipe(images=((Truth("ordinary"),),), classes=2)
     empty = Recipe(cells=(40, 40), classes=2)
     batches = [empty.build(), one.build(), replace(empty, seed=1).build()]
@@ -114,7 +114,7 @@ def cases(folder: Path) -> list[Batch]:
 
 
 def marked(mark: str) -> list[int]:
-    """Return the ids of living processes that have `mark` in their environment."""
+    """Return the ids of running processes that have the text `mark` in an environment variable."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -127,7 +127,7 @@ def marked(mark: str) -> list[int]:
 
 
 def run(folder: Path, names: list[str], *options: str) -> Done:
-    """Run the suite on the named doubles in a separate folder."""
+    """Run the suite on the named adapters; assert that no process and no temporary file remains."""
     working, temporary = folder / "working", folder / "temporary"
     for each in (working, temporary):
         each.mkdir()
@@ -157,7 +157,7 @@ def run(folder: Path, names: list[str], *options: str) -> Done:
 
 @pytest.fixture(scope="module", params=["here", "elsewhere"])
 def done(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, list[Batch], dict[str, str]]:
-    """Return one run with all doubles of a kind: in the suite's process, or in one worker each."""
+    """Return a run of misbehaving adapters, with or without `--isolate`, its batches, and expected errors."""
     folder = tmp_path_factory.mktemp(request.param)
     batches = cases(folder)
     expected = HERE if request.param == "here" else DEADLY
@@ -167,7 +167,7 @@ def done(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, 
 
 
 SPOILS_EACH_LAST_RESULT = ("ChangesLater",)
-"""Doubles whose every call after the first one changes the result of the call before."""
+"""Doubles that change the result of the previous call in every call."""
 
 
 def test_the_error_is_told_with_batch_and_reason(done: Any):
@@ -178,7 +178,7 @@ def test_the_error_is_told_with_batch_and_reason(done: Any):
         assert {line["verdict"] for line in told} == {"error"}, name
         assert all(re.match(reason, line["summary"]) for line in told), told
         judged = {line["case"]: line["verdict"] for line in run.of("batch", name)}
-        assert list(judged) == [batch.id for batch in batches], name  # all of them, whatever happened before
+        assert list(judged) == [batch.id for batch in batches], name  # all batches, also after an error
         at = [batch.id for batch in batches].index(told[0]["case"])
         assert at == 1, name
         spoilt = range(at, 3) if name in SPOILS_EACH_LAST_RESULT else (at,)
@@ -210,7 +210,7 @@ def test_what_a_worker_writes_goes_with_its_folder(done: Any):
 
 @pytest.mark.parametrize("options", [[], ["--isolate"]], ids=["here", "elsewhere"])
 def test_what_fails_at_the_500th_batch_is_told_of_that_batch(tmp_path: Path, options: list[str]):
-    """An error at the 500th batch is reported with that batch; one that persists is shrunk to the smallest batch."""
+    """Adapters that raise at, or from, their 500th batch are reported as errors at that batch."""
     names = ["RaisesLate", "RaisesFromThenOn"]
     drawn = ["-k", "test_metric", "--examples", "505", "--hypothesis-seed", "0"]
     done = run(tmp_path, names, *drawn, *options)
@@ -229,7 +229,7 @@ def test_what_fails_at_the_500th_batch_is_told_of_that_batch(tmp_path: Path, opt
 
 @pytest.fixture(scope="module")
 def answered() -> Iterator[Implementation]:
-    """Yield doubles whose errors a worker survives, all in one worker."""
+    """Yield an implementation that runs every adapter of `NAMES` in one worker process."""
     worker = Worker(Launch("misbehaving:Every", {"names": NAMES}, [DOUBLES.parent]), timeout=120.0)
     yield implementation_from(RemoteAdapter("Every", worker), "Every")
     worker.close()

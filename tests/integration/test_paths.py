@@ -1,4 +1,4 @@
-"""Names in logs and of implementations are not used as paths: no file is written outside its folder."""
+"""Names in logs and of implementations, such as "../x", cause no files outside the folder of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ HOSTILE = (
 
 
 def hostile(value: Any, name: str) -> Any:
-    """Return a copy of a log line in which `name` replaces every name."""
+    """Return a copy of a log line in which every name (of a run, test, case ...) is `name`."""
     named = ("name", "run", "case", "implementation", "device", "test", "clause_group")
     if isinstance(value, dict):
         return {
@@ -38,7 +38,7 @@ def files(folder: Path) -> set[Path]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_log_whose_names_are_paths(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]):
-    """A log with hostile names is rendered, merged and printed without creating files beside the runs."""
+    """A log with names that are paths is rendered, merged and printed without files outside the runs."""
     runs = tmp_path / "deep" / "runs"
     lines = [(kind, hostile(fields, name)) for kind, fields in factory.failing(2, batches=2)]
     one, other = factory.write(runs / "one", lines), factory.write(runs / "other", lines)

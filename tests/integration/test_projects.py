@@ -1,4 +1,4 @@
-"""Implementations of other projects: finding them, calling them and, with a network, their known differences."""
+"""Adapters of other projects, such as libreyolo. With a network, their known differences are found."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -86,7 +86,7 @@ def test_parts_of_a_loss_are_weighted():
 
 
 class NoIndex:
-    """An assigner that returns four tensors, without the index of the ground truth."""
+    """Stand-in for the assigner of old releases, whose result has no ground truth indices."""
 
     def __init__(self, **_: Any) -> None:
         pass
@@ -176,7 +176,7 @@ OTHER_GAINS = replace(CROWD, hyperparameters=Hyperparameters(box_gain=1.0, cls_g
 
 @pytest.fixture(scope="module")
 def fetched_project() -> Iterator[Callable[[str], Implementation]]:
-    """Yield a function that loads a project by name; its worker is closed after the tests of this module."""
+    """Yield a function that returns a project's implementation by name, in a worker process."""
     found: dict[str, Implementation] = {}
 
     def one(name: str) -> Implementation:
@@ -256,7 +256,7 @@ ON_RECORD = [
     ("coreyolo-norm-clamp", "coreyolo", Recipe(images=((Truth("ordinary"),),), strides=(8, 16))),
     ("coreyolo-norm-clamp-lone", "coreyolo", Recipe(images=((Truth("ordinary"),),))),
 ]  # fmt: skip
-"""Each entry of the ledger, and a small batch that shows what it says."""
+"""Entry of the ledger of known issues, project, and a small batch on which the project has the issue."""
 
 
 def test_every_entry_of_the_ledger_has_its_batch():

@@ -1,4 +1,4 @@
-"""`tal-conformance record`, with trivial trainings and with a training by Ultralytics."""
+"""The command `tal-conformance record`, with trivial trainings and with a training by Ultralytics."""
 
 import os
 import signal
@@ -81,7 +81,7 @@ def test_without_a_folder_it_makes_one_of_its_own(script: Path):
         ("sys.exit(7)", 7, ""),
         ("sys.exit('no more')", 1, "no more"),
         ("raise RuntimeError('broken')", 1, "RuntimeError: broken"),
-        (  # in a shell's background SIGINT is ignored, and children inherit that
+        (  # background processes of a shell ignore SIGINT, as do their children
             "from signal import *; signal(SIGINT, default_int_handler); raise_signal(SIGINT)",
             130,
             "",

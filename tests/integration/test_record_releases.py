@@ -1,4 +1,4 @@
-"""Recording works for releases with different modules of the loss and different arguments."""
+"""Recording of training batches from releases whose loss has other modules or other arguments."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def test_a_release_is_recorded(version: str, family: str, tmp_path: Path):
         [sys.executable, SCRIPT, version, tmp_path],
         check=False,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], "MPLBACKEND": "Agg"},  # as workers have it
+        env=os.environ | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], "MPLBACKEND": "Agg"},  # as in workers
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,4 +1,4 @@
-"""The synthetic data set, and the recorded batches of this project that a training on it produces."""
+"""The synthetic data set of rectangles, and the batches recorded in a training on it."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def by_step(paths: list[Path]) -> dict[tuple[bool, str], Batch]:
-    """Return recorded batches by mixed precision and step."""
+    """Return recorded batches by (autocast, step); the step is part of the file name."""
     batches = [(path, Batch.load(path)) for path in paths]
     return {(batch.autocast, path.stem.rpartition("-")[0]): batch for path, batch in batches}
 
@@ -34,7 +34,7 @@ def test_labels_are_where_the_rectangles_are(number: int):
     assert pixels.shape == (3, SIDE, SIDE)
     assert len(rows) == number % 5
     if rows:
-        label, cx, cy, width, height = rows[-1]  # drawn last: nothing lies over it
+        label, cx, cy, width, height = rows[-1]  # the last rectangle is not covered by others
         left, top = round((cx - width / 2) * SIDE), round((cy - height / 2) * SIDE)
         inside = pixels[:, top : top + round(height * SIDE), left : left + round(width * SIDE)]
         assert {tuple(pixel) for pixel in inside.flatten(1).T.tolist()} == {COLOURS[label]}
@@ -42,11 +42,11 @@ def test_labels_are_where_the_rectangles_are(number: int):
 
 @pytest.mark.slow
 def test_the_command_makes_the_shipped_batches_again(tmp_path: Path):
-    """The ground truths equal those of the stored batches; predictions depend on the processor's rounding."""
+    """`training.rectangles` records batches that have the stored batches' annotations, head and dtype."""
     ultralytics = pytest.importorskip("ultralytics")
     said = {batch.origin.split(",")[0] for batch in by_step(recorded_cases()).values()}
     if said != {f"recorded: ultralytics {ultralytics.__version__}"}:
-        pytest.skip(f"other releases augment otherwise; the recorded batches are of {said}")
+        pytest.skip(f"the stored batches are of {said}; the installed release augments images differently")
     done = subprocess.run(
         [sys.executable, "-m", "tal_conformance.training.rectangles", tmp_path / "made"],
         check=False,
@@ -67,7 +67,7 @@ def test_the_command_makes_the_shipped_batches_again(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), [([], "required: FOLDER"), (["."], ". is there already: name another folder")]
+    ("arguments", "says"), [([], "required: FOLDER"), (["."], ". already exists: name another folder")]
 )
 def test_bad_usage_is_told(arguments: list[str], says: str):
     done = subprocess.run(

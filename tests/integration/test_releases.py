@@ -1,4 +1,4 @@
-"""Official releases in workers follow the dialect of their own era, and not that of the neighbouring era."""
+"""Releases in worker processes conform to their era's dialect, and fail in those of neighbouring eras."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The three ways to reproduce a divergence, executed as they are printed."""
+"""The three commands that a run prints to reproduce a divergence are executed, and each reproduces it."""
 
 import json
 import shlex
@@ -33,7 +33,7 @@ class Swapped:
 
 @pytest.fixture(scope="module", params=["from this repository", "from another folder"])
 def failed(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Return the working directory of a run with a failing adapter, and the failure's line in its log."""
+    """Run the suite on a faulty adapter, and return its working directory and a divergence's log line."""
     folder = tmp_path_factory.mktemp("elsewhere with space")
     adapter = folder / "swapped.py"
     adapter.write_text(SWAPPED)
@@ -53,7 +53,7 @@ def failed(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 def named(line: dict[str, Any]) -> tuple[str, str]:
-    """Return the implementation and the case file that are named in the lines of a failure."""
+    """Return implementation and case file that the Python command in a divergence's log line names."""
     _, implementation, _, path, _ = line["reproduce"]["python"].split('"')
     return implementation, path
 
@@ -66,8 +66,7 @@ def test_the_pytest_line(failed: Any, tmp_path: Path):
         sys.executable, "-m", *command, "-p", "no:cacheprovider", "--report-dir", str(tmp_path), cwd=where
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert f"swapped-cpu is DIVERGENT at stage {line['stage']} ({line['clause']})" in done.stdout
-    assert f"batch {line['case']}" in done.stdout
+    assert f"swapped: divergent at {line['stage']} ({line['clause']}), case {line['case']}" in done.stdout
 
 
 def test_the_python_lines(failed: Any):

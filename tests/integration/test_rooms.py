@@ -1,4 +1,7 @@
-"""The packages that the three distributions may import from elsewhere. import-linter checks imports between them."""
+"""The three packages import only permitted third-party packages.
+
+Import-linter checks imports between them.
+"""
 
 import ast
 import importlib
@@ -17,11 +20,11 @@ PACKAGES = tuple(FOLDERS)
 RUNS_CODE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 RUNS_CODE_CALLS = {"torch.load", "torch.save", "numpy.load", "np.load", "yaml.load"}
 IMPORTING = {"__import__", "import_module", "importorskip"}
-PYTEST_PLUGINS = {"pytest-benchmark", "pytest-xdist"}  # found by pytest, imported by nobody
+PYTEST_PLUGINS = {"pytest-benchmark", "pytest-xdist"}  # pytest loads them; no module imports them
 
 
 def imported(source: str, package: str = "") -> set[str]:
-    """Return dotted names of the modules that a module imports, at the top or inside functions."""
+    """Return the dotted names that a module's source imports, at the top or inside functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -35,7 +38,7 @@ def imported(source: str, package: str = "") -> set[str]:
 
 
 def modules(package: str, root: Path = ROOT) -> Iterator[tuple[Path, set[str]]]:
-    """Yield every module of a package: its path relative to the root, and the names that it imports."""
+    """Yield the path, relative to the root, and the imported names of every module of a package."""
     folder = root / FOLDERS[package]
     for path in sorted(folder.rglob("*.py")):
         if "runs" not in path.parts:
@@ -48,7 +51,7 @@ def tops(names: set[str]) -> set[str]:
 
 
 def strangers(package: str, allowed: set[str], root: Path = ROOT) -> list[str]:
-    """Return `path: package` for every import that is neither of the standard library nor allowed."""
+    """Return `path: package` for every import outside the standard library and the set `allowed`."""
     return [
         f"{path}: {name}"
         for path, names in modules(package, root)
@@ -170,11 +173,11 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
     used -= set(sys.stdlib_module_names) | set(PACKAGES) | {"tal_folder_names", "tal_text"}
     imported_as = {"xdist": "pytest-xdist"}
     used = {imported_as.get(name, name) for name in used}
-    optional = {"jaxtyping", "cosmic_ray", "_typeshed"}  # the last one is known to type checkers alone
+    optional = {"jaxtyping", "cosmic_ray", "_typeshed"}  # _typeshed exists only for type checkers
     assert used - optional <= declared
     assert declared - PYTEST_PLUGINS <= used
 
 
 def run(code: str) -> None:
-    """Run code in a new interpreter, from the repository's root."""
+    """Run code in a new interpreter, from the repository's root, and raise if it fails."""
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

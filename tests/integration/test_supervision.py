@@ -1,4 +1,4 @@
-"""An implementation that ends the process of a run is named, with a table and a status other than 0."""
+"""If an implementation ends the run's process, the run fails and prints the implementation's name."""
 
 import os
 import re
@@ -33,7 +33,7 @@ pytestmark = [
 
 
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Start the suite on a correct implementation and on others."""
+    """Start the suite on the reference, with the additional options `words`, and return the process."""
     command = [sys.executable, "-m", "pytest", "--pyargs", "tal_conformance", "-p", "no:cacheprovider", "-q"]
     options = ["--report-dir", str(folder / "runs"), "--device", "cpu", "--implementation", "reference"]
     return subprocess.Popen(

@@ -1,5 +1,6 @@
-"""Content of the wheel, and its use in a repository that contains only an adapter."""
+"""Content and size of the distributions, and the use of the wheel in a user's repository with an adapter."""
 
+import importlib.util
 import json
 import os
 import re
@@ -7,18 +8,22 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import tomllib
 import venv
 import zipfile
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"tal_reference": "reference", "tal_conformance": "conformance", "tal_reports": "reports"}
-"""Each package with its folder, to which src/ links."""
+"""Names of the packages with their folders in the repository."""
 PACKAGES = tuple(FOLDERS)
 
 pytestmark = pytest.mark.slow
@@ -32,7 +37,7 @@ class Consumer:
     python: Path
 
     def files(self) -> set[Path]:
-        """Return every file of the repository and its environment, except caches of Python and Hypothesis."""
+        """Return the relative paths of all files in the folder, except caches of Python and Hypothesis."""
         caches = {"__pycache__", ".hypothesis"}
         return {
             path.relative_to(self.folder)
@@ -41,7 +46,7 @@ class Consumer:
         }
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the repository's Python like an installed command: without the working directory on the path (-P)."""
+        """Run the environment's Python without the working directory on its path (-P)."""
         ours = ("PYTEST", "PYTHON", "COV", "HYPOTHESIS")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return subprocess.run(
@@ -57,7 +62,11 @@ class Consumer:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a wheel that was built from a copy of the tree with files left by a run."""
+    """Return the path of a wheel, built from a copy of this repository that also contains files of a run.
+
+    Returns:
+        The path of the wheel; the source distribution is in the same folder.
+    """
     copy = tmp_path_factory.mktemp("source") / "tal"
     leavings = shutil.ignore_patterns("__pycache__", "runs", "latest")
     for name in (*FOLDERS.values(), "src", "tests"):
@@ -70,7 +79,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (run / name).write_text("left by a run")
     out = copy / "dist"
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, copy],
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, copy],
         check=True,
         capture_output=True,
         timeout=300,
@@ -94,13 +103,13 @@ def metadata(wheel: Path) -> Message:
 
 @pytest.fixture(scope="session")
 def consumer(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Consumer:
-    """Return a user's repository with a new environment that borrows torch and other dependencies from this one."""
+    """Return a user's repository whose environment has the wheel, and uses this environment's torch."""
     folder = tmp_path_factory.mktemp("consumer")
     venv.create(folder / ".venv", with_pip=False)
     python = folder / ".venv" / "bin" / "python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / ".venv")}))
     lent = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    # The .pth files in there are not read, so that an editable install of this project is not lent with them.
+    # Python ignores .pth files in these folders, so that an editable install of this project is not found.
     (site / "lent.pth").write_text("\n".join(lent))
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel],
@@ -121,7 +130,7 @@ def test_every_file_of_the_packages_is_in_it(contents: set[str]):
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and not {"__pycache__", "runs"} & set(path.parts)
     }
-    pictures = {"tal_reports/example-report.png", "tal_reports/example-anchor.png"}  # the README's
+    pictures = {"tal_reports/example-report.png", "tal_reports/example-anchor.png"}  # pictures of the README
     assert expected - pictures <= contents
     assert {f"{package}/py.typed" for package in PACKAGES} <= expected
 
@@ -130,6 +139,59 @@ def test_nothing_else_is_in_it(contents: set[str]):
     tops = {re.sub(r"-[\d.]+\d", "", name.split("/")[0]) for name in contents}
     assert tops == {*PACKAGES, "tal_folder_names.py", "tal_text.py", "tal_conformance.dist-info"}
     assert not [name for name in contents if "runs/" in name]
+
+
+def release_check() -> ModuleType:
+    """Return the module `.ci/release.py`."""
+    spec = importlib.util.spec_from_file_location("release", ROOT / ".ci" / "release.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_distributions_pass_the_check_of_a_release(wheel: Path):
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    check = release_check()
+    assert check.problems(wheel.parent, version, f"v{version}") == []
+    assert wheel.stat().st_size < check.LARGEST_WHEEL == 1_500_000
+
+
+def test_the_check_of_a_release_finds_what_is_wrong(tmp_path: Path):
+    check = release_check()
+    (tmp_path / "tal_conformance-1.0-py3-none-any.whl").write_bytes(bytes(check.LARGEST_WHEEL + 1))
+    problems = check.problems(tmp_path, "1.0", "v1.1")
+    assert [problem.split(":")[0].split(" has ")[0] for problem in problems] == [
+        "the tag is v1.1, but pyproject.toml",
+        str(tmp_path),
+        "tal_conformance-1.0-py3-none-any.whl",
+    ]
+
+
+def test_the_source_distribution_has_the_packages_and_no_run(wheel: Path):
+    (source,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE"} <= names
+    assert {f"src/{package}/py.typed" for package in PACKAGES} <= names
+    assert not [name for name in names if "/runs/" in name]
+
+
+def test_the_citation_names_the_version_and_the_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*-*.yml")), ids=lambda p: p.stem
+)
+def test_an_issue_about_a_verdict_needs_the_case(path: Path):
+    body = yaml.safe_load(path.read_text(encoding="utf-8"))["body"]
+    assert len({field["id"] for field in body}) == len(body)
+    (case,) = (field for field in body if field["id"] == "case")
+    assert case["validations"]["required"]
 
 
 def test_its_metadata(metadata: Message, contents: set[str]):
@@ -179,7 +241,7 @@ def test_an_adapter_in_another_repository_is_tested_there(consumer: Consumer, re
 
 @pytest.fixture
 def namesake(consumer: Consumer, tmp_path: Path) -> Consumer:
-    """Return a repository that has packages with the names of this project's folders, and tests of them."""
+    """Return a user's repository whose own packages are named conformance, reference and reports."""
     for name in FOLDERS.values():
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"OWNER = 'somebody else: {name}'\n")
@@ -219,3 +281,19 @@ def test_the_console_script_says_its_version(consumer: Consumer):
     done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d+\.\d+", done.stdout)
+
+
+def test_assert_conforms_runs_beside_packages_of_all_three_names(namesake: Consumer, readme_assigner: str):
+    (namesake.folder / "my_adapter.py").write_text(readme_assigner)
+    (namesake.folder / "test_mine.py").write_text(
+        "import conformance, reference, reports\n\n"
+        "from my_adapter import MyAssigner\n"
+        "from tal_conformance import assert_conforms\n\n\n"
+        "def test_mine(conforms):\n"
+        "    assert 'somebody' in conformance.OWNER + reference.OWNER + reports.OWNER\n"
+        "    options = ['--examples', '2', '-k', 'topk']\n"
+        "    assert assert_conforms(MyAssigner, 'dev', options=options).conforms\n"
+        "    assert conforms(MyAssigner(), 'dev', options=options).counts['exact'] > 0\n"
+    )
+    done = namesake.run("-m", "pytest", "-p", "no:cacheprovider", "test_mine.py")
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]

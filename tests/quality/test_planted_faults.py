@@ -1,6 +1,6 @@
-"""The suite can fail: the gating profile finds every planted fault at its stage, and shrinks the failing batch.
+"""The profile `ci` finds every planted fault at its stage, and Hypothesis shrinks the failing batch.
 
-`tal_conformance.mutation.attack` runs the suite's checks with as many batches as the gating profile.
+`tal_conformance.mutation.attack` runs the suite's checks with as many batches as the profile `ci`.
 """
 
 import re
@@ -52,7 +52,7 @@ ISSUE = {
     "missing detach of the assignment": "assignment_not_detached",
     "alpha of CIoU differentiated": "alpha_differentiated",
 }
-"""Faults that the suite had to find from the beginning, with their names in the index."""
+"""Names of faults in the original requirements, and in `FAULTS`."""
 
 IMAGES = {"padding_leaks": 2, "score_sum_an_image": 2, "missing_batch_size": 2, "negative_sum_kept": 2}
 """Number of images of the smallest batch for faults that one image cannot show: it has no padding and no other image.
@@ -71,14 +71,14 @@ every_fault = pytest.mark.parametrize("name", FAULTS)
 
 
 def large(name: str) -> bool:
-    """Return True if a fault shows on batches of listed sizes alone, which take seconds."""
+    """Return True if only large batches, which take seconds to judge, reveal the fault with this name."""
     return FAULTS[name].check == "crossings"
 
 
 @pytest.mark.slow
 @every_fault
 def test_found_where_stages_are_shown(name: str):
-    """The fault is found at its own stage, and the failing batch shrinks to a readable one-line recipe."""
+    """If stages are exposed, a fault is found at its stage, and its batch shrinks to a short recipe."""
     fault = FAULTS[name]
     shrinks = not large(name)  # a smaller batch hides the fault
     phases = (Phase.generate, Phase.shrink) if shrinks else (Phase.generate,)
@@ -93,7 +93,10 @@ def test_found_where_stages_are_shown(name: str):
 def found(
     implementation: Implementation, lane: str, phases: tuple[Phase, ...] = (Phase.generate,)
 ) -> Hit | None:
-    """Return the failure found by the fault's own check, or by another one that the gating profile runs as well."""
+    """Return the first failure that the check named `lane`, or else another check, finds; None without one.
+
+    None if none finds any.
+    """
     lanes = dict.fromkeys((lane, "loss_of_large_boxes", "metric", "targets"))
     return next((hit for each in lanes if (hit := attack(implementation, each, phases))), None)
 
@@ -114,7 +117,7 @@ def assert_small(name: str, hit: Hit) -> None:
     "name", [pytest.param(name, marks=[pytest.mark.long] * large(name)) for name in FAULTS]
 )
 def test_found_where_outputs_alone_are_shown(name: str):
-    """The fault is found at its own stage, or at a stage that outputs cannot distinguish from it."""
+    """If the adapter exposes only outputs, a fault is found at its stage or an indistinguishable one."""
     fault = FAULTS[name]
     hit = found(faulty(fault, exposes_stages=False), fault.check)
     assert hit is not None, f"not found by test_{fault.check}"
@@ -122,7 +125,7 @@ def test_found_where_outputs_alone_are_shown(name: str):
 
 
 def test_a_check_that_does_not_apply_finds_nothing():
-    """The check of exponents skips a loss without an assigner; a search goes on with the next check."""
+    """`attack` returns None for the check of exponents, which skips a loss without assigner."""
     fault = FAULTS["beta_as_a_whole_number"]
     assert attack(implementation_with(fault, HIDDEN), fault.check) is None
 
@@ -151,7 +154,7 @@ def looked_up(name: str) -> object:
 
 
 def test_every_clause_has_at_least_two_faults():
-    """Every clause of specification sections 1 to 5 that the reference cites has two faults."""
+    """`FAULTS` has at least two faults for every clause that the reference's source cites."""
     folder = Path(tal_reference.__file__).parent
     text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     cited = set(re.findall(r"\b(?:PRE|ANC|DEC|ANN|IOU|(?:TAL|LOSS)-[A-Z]+)-\d\b", text))

@@ -1,7 +1,6 @@
 """A failing batch shrinks to a readable line without unnecessary parts.
 
-Each test lets Hypothesis look for the smallest recipe with some property, as it does for a batch that fails. That
-takes hundreds of batches a test.
+Each test calls `hypothesis.find` for the smallest recipe with a property. That takes hundreds of batches.
 """
 
 from collections.abc import Callable
@@ -39,7 +38,7 @@ def has(*hazards: str) -> Property:
 ONE = (Truth("ordinary"),)
 TWO = (Truth("ordinary"), Truth("ordinary"))
 
-# A property, and the recipe that it must shrink to.
+# Properties of recipes, with the recipe to which Hypothesis must shrink.
 EXACTLY: dict[str, tuple[Property, Recipe]] = {
     "any batch": (lambda recipe: True, Recipe()),
     "a ground truth": (lambda recipe: any(recipe.images), Recipe((ONE,))),
@@ -56,7 +55,10 @@ def test_shrinks_to_this_line(wanted: Property, expected: Recipe):
 
 
 def shrinks(wanted: Property, truths: int, **options: bool) -> Recipe:
-    """Return the smallest recipe; assert that it has one image, at most `truths` ground truths and a readable line."""
+    """Return the smallest recipe with the property `wanted`.
+
+    Assert that it has one image, at most `truths` ground truths and a short line.
+    """
     recipe = smallest(wanted, **options)
     assert len(repr(recipe)) <= LINE, recipe
     assert len(recipe.images) == 1, recipe
@@ -81,7 +83,7 @@ def test_a_tiny_box():
 
 
 def test_a_third_owner():
-    """Two ground truths select an anchor, and a third one wins it."""
+    """A batch in which a third ground truth wins a contested anchor shrinks to three ground truths."""
     assert len(shrinks(has("third_owner"), truths=3, contested=True).images[0]) == 3
 
 

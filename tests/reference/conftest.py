@@ -8,7 +8,7 @@ OPTION = "--jaxtyping-packages=tal_reference,beartype.beartype"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests of the shape checks if shapes are not checked, and print how to run them."""
+    """Deselect the tests of run-time shape checks if shape checks are off; print how to enable them."""
     if hasattr(tal_reference.make_anchors, "__wrapped__"):
         return
     unchecked = [item for item in items if item.path.name == "test_shapes.py"]

@@ -1,8 +1,8 @@
-"""Call the installed official losses in float64, and return values and gradients for a batch."""
+"""Inputs for official losses, random batches, and a context in which official losses compute in float64."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +17,7 @@ GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "angle": 1.0}
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """Make official code compute in float64, although it casts and accumulates in float32."""
+    """Make official code compute in float64 where it would cast to float32."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "float", Tensor.double)
         torch.set_default_dtype(torch.float64)
@@ -27,7 +27,7 @@ def double_precision() -> Iterator[None]:
             torch.set_default_dtype(torch.float32)
 
 
-def model_of(head: Head, epochs: int = 100, class_weights: Tensor | None = None) -> Any:
+def model_of(head: Head, epochs: int = 100) -> Any:
     """Return a stub of a model with the attributes that official losses read."""
     layer = SimpleNamespace(
         stride=torch.tensor([float(stride) for stride in head.strides]), nc=head.classes, reg_max=head.reg_max
@@ -35,13 +35,16 @@ def model_of(head: Head, epochs: int = 100, class_weights: Tensor | None = None)
     model = SimpleNamespace(
         args=SimpleNamespace(epochs=epochs, **GAINS), model=[layer], parameters=lambda: iter([torch.zeros(1)])
     )
-    if class_weights is not None:
-        model.class_weights = class_weights
+    if head.class_weights is not None:
+        model.class_weights = torch.tensor(head.class_weights, dtype=torch.float64)
     return model
 
 
 def predictions_of(maps: list[Tensor], head: Head) -> dict[str, Any]:
-    """Return the dictionary that a head of 8.4 passes to the loss; an angle is the last channel."""
+    """Return feature maps as the dictionary that a head of 8.4 passes to the loss.
+
+    An angle is the last channel.
+    """
     flat = torch.cat([level.flatten(2) for level in maps], dim=2)  # (B, channels, A)
     names = ["boxes", "scores", "angle"][: 2 + flat.shape[1] - head.channels]
     widths = [4 * head.reg_max, head.classes, 1][: len(names)]
@@ -49,7 +52,7 @@ def predictions_of(maps: list[Tensor], head: Head) -> dict[str, Any]:
 
 
 def batch_of(rows: Tensor) -> dict[str, Tensor]:
-    """Return the data loader's batch of (N, 6) or (N, 7) rows."""
+    """Return annotation rows (N, 6) or (N, 7) as the dictionary that Ultralytics' data loader passes to the loss."""
     return {"batch_idx": rows[:, 0], "cls": rows[:, 1:2], "bboxes": rows[:, 2:]}
 
 
@@ -60,14 +63,12 @@ class Drawn:
     Attributes:
         maps: feature maps that require gradients, one for each level, float64.
         rows: annotation rows, sorted by image.
-        head: strides, classes and bins.
-        class_weights: (C,) class weights, or None.
+        head: strides, classes, bins and class weights.
     """
 
     maps: list[Tensor]
     rows: Tensor
     head: Head
-    class_weights: Tensor | None
 
 
 def drawn(seed: int, reg_max: int, rotated: bool) -> Drawn:
@@ -98,12 +99,11 @@ def drawn(seed: int, reg_max: int, rotated: bool) -> Drawn:
         torch.rand(head.classes, generator=generator, dtype=torch.float64) * 2 if integer(0, 1) else None
     )
     columns = 7 if rotated else 6
-    return Drawn(
-        maps, torch.stack(rows) if rows else torch.zeros(0, columns, dtype=torch.float64), head, weights
-    )
+    head = replace(head, class_weights=None if weights is None else tuple(weights.tolist()))
+    return Drawn(maps, torch.stack(rows) if rows else torch.zeros(0, columns, dtype=torch.float64), head)
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference relative to the largest expected magnitude, or absolute if that is zero."""
+    """Return the largest absolute difference, divided by the largest expected magnitude if that is not 0."""
     scale = expected.abs().max().item() or 1.0
     return (found - expected).abs().max().item() / scale

@@ -8,13 +8,13 @@ from tal_reference import Anchors, Head, flatten, input_size, make_anchors
 
 
 def numbered_map(rows: int, columns: int, channels: int = 6, image_offset: int = 0) -> Tensor:
-    """Return a map (1, channels, rows, columns) with the value 100 c + 10 y + x in channel c at (y, x)."""
+    """Return a map (1, channels, rows, columns) whose values are 100 channel + 10 row + column."""
     values = [[[100 * c + 10 * y + x for x in range(columns)] for y in range(rows)] for c in range(channels)]
     return torch.tensor([values]).double() + image_offset
 
 
 def test_rows_of_a_level_run_along_x_first():
-    """PRE-1: rows are flattened in row-major order; a 2 x 3 map has rows (y, x) = 00 01 02 10 11 12."""
+    """PRE-1: the cells of a map are flattened row by row: a 2 x 3 map gives (y, x) = 00 01 02 10 11 12."""
     distances, logits = flatten([numbered_map(2, 3)], Head((8,), 2, 1))
     assert distances[0, :, 0].tolist() == [0, 1, 2, 10, 11, 12]
     assert logits[0, :, 0].tolist() == [400, 401, 402, 410, 411, 412]
@@ -27,7 +27,7 @@ def test_levels_follow_each_other():
 
 
 def test_channels_are_four_sides_of_bins_and_then_the_classes():
-    """PRE-1: with R = 2 and C = 3, channels are two bins each for left, top, right and bottom, then the classes."""
+    """PRE-1: with 2 bins and 3 classes, channels are bins of left, top, right, bottom, then the classes."""
     distances, logits = flatten([numbered_map(1, 1, channels=11)], Head((8,), 3, 2))
     assert distances.tolist() == [[[0, 100, 200, 300, 400, 500, 600, 700]]]
     assert logits.tolist() == [[[800, 900, 1000]]]
@@ -49,21 +49,21 @@ def test_flatten_passes_gradients_to_the_maps():
 
 
 def test_another_number_of_maps_is_rejected():
-    """PRE-1: the number of feature maps must equal the number of strides."""
+    """PRE-1: one feature map for a head with two strides raises ValueError."""
     with pytest.raises(ValueError, match="got 1 feature maps for 2 strides"):
         flatten([numbered_map(1, 1)], Head((8, 16), 2, 1))
 
 
 @pytest.mark.parametrize("channels", [5, 7])
 def test_another_number_of_channels_is_rejected(channels: int):
-    """PRE-1: every map must have 4R + C channels."""
+    """PRE-1: a map with other than 4R + C channels (R bins, C classes) raises ValueError."""
     with pytest.raises(ValueError, match=rf"\(1, {channels}, 1, 1\).*4R \+ C = 6 channels"):
         flatten([numbered_map(2, 2), numbered_map(1, 1, channels)], Head((8, 16), 2, 1))
 
 
 @pytest.mark.parametrize(("stride", "size"), [(8, (16, 24)), (5, (10, 15)), (32, (64, 96))])
 def test_input_size_is_the_first_grid_in_pixels(stride: int, size: tuple[int, int]):
-    """PRE-2: the (height, width) of a 2 x 3 grid follows from the first level only; it need not be square."""
+    """PRE-2: the input's (height, width) is the first map's grid, 2 x 3, times its stride."""
     assert input_size([numbered_map(2, 3), numbered_map(7, 9)], Head((stride, 100), 2, 1)) == size
 
 
@@ -82,7 +82,7 @@ def test_centres_of_one_level():
 
 
 def test_centres_of_several_levels():
-    """ANC-1: centres of each level are counted from the corner, for odd sizes and any strides."""
+    """ANC-1: every level's centres start half a cell from the corner, for odd grid sizes and any strides."""
     anchors = make_anchors(
         [numbered_map(1, 3), numbered_map(1, 2), numbered_map(1, 1)], Head((4, 10, 30), 2, 1)
     )

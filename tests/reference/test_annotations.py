@@ -24,7 +24,10 @@ def boxes(*corners: tuple[float, float, float, float]) -> GroundTruths:
 
 
 def test_corners_in_pixels():
-    """ANN-1: x is scaled by the width and y by the height of an input that is not square."""
+    """ANN-1: normalised boxes become pixels.
+
+    X times the width and y times the height of a non-square input.
+    """
     assert to_corners(ROWS[:, 2:], (64, 128)).tolist() == [
         [48, 0, 80, 32],
         [0, 24, 64, 40],
@@ -61,7 +64,7 @@ def test_a_batch_without_rows():
 
 @pytest.mark.parametrize("image", [-1, 2])
 def test_a_row_of_an_image_outside_the_batch_is_rejected(image: int):
-    """ANN-1: image indices must be smaller than the number of images."""
+    """ANN-1: a row whose image index is not below the number of images raises an error."""
     rows = torch.tensor([[image, 0, 0.5, 0.5, 0.5, 0.5], [0, 0, 0.5, 0.5, 0.5, 0.5]])
     with pytest.raises(ValueError, match=rf"images \[.*{image}.*\], expected indices below 2"):
         ground_truths(rows, 2, (64, 64))
@@ -94,13 +97,16 @@ def assigned(truths: GroundTruths) -> Targets:
 
 
 def test_a_box_that_is_not_real_takes_no_anchor():
-    """ANN-3: (-40, -40)-(20, 20) contains all four centres, but its coordinates add up to -40."""
+    """ANN-3: (-40, -40)-(20, 20) contains all four anchors, but selects none.
+
+    Its coordinates add up to -40.
+    """
     assert not assigned(boxes((-40, -40, 20, 20))).foreground.any()
     assert assigned(boxes((-10, -10, 20, 20))).foreground.any()
 
 
 def test_padding_changes_nothing():
-    """ANN-4: any number of zero rows after an image's own leaves all outputs bitwise unchanged."""
+    """ANN-4: any number of zero rows after an image's ground truths leaves all outputs bitwise unchanged."""
     own = ((0.0, 0.0, 15.0, 9.0), (2.0, 1.0, 16.0, 16.0))
     bare, padded = assigned(boxes(*own)), assigned(boxes(*own, *((0.0, 0.0, 0.0, 0.0),) * 3))
     assert bare.foreground.any()

@@ -43,7 +43,10 @@ def near(*values: float | Fraction) -> object:
 
 
 def truths(*corners: Corners, labels: list[int] | None = None) -> GroundTruths:
-    """Return ground truths with these boxes; ground truth g has class g unless labels are given."""
+    """Return ground truths with the given xyxy boxes in pixels.
+
+    Ground truth number g has class g unless labels are given.
+    """
     classes = list(range(len(corners))) if labels is None else labels
     boxes = torch.tensor(corners, dtype=torch.float64).reshape(-1, 4)
     return GroundTruths(torch.tensor(classes, dtype=torch.long), boxes)
@@ -57,7 +60,10 @@ def run(
     dialect: Dialect = NEWEST,
     **numbers: float,
 ) -> tuple[Targets, AssignmentTrace]:
-    """Return targets and trace of an assignment; boxes and class scores are listed by anchor."""
+    """Assign anchors, with predicted boxes and class scores, to the ground truths `found`.
+
+    Return targets and trace.
+    """
     inputs = torch.tensor(scores, dtype=torch.float64), torch.tensor(boxes, dtype=torch.float64), CENTRES
     settings = Hyperparameters(**{"topk": 4} | numbers)  # type: ignore[arg-type]
     targets = assign(*inputs, found, strides, settings, dialect, keep_trace=True)
@@ -68,18 +74,21 @@ def run(
 def candidates(
     *corners: Corners, strides: tuple[int, ...] = (8,), dialect: Dialect = NEWEST, centres: Tensor = CENTRES
 ) -> list[list[int]]:
-    """Return the indices of the candidates of each box."""
+    """Return the indices of each ground truth's candidate anchors."""
     inside = candidates_of(truths(*corners), centres, dialect.floor(strides))
     return [row.nonzero().flatten().tolist() for row in inside]
 
 
 def taken(mask: Tensor) -> list[list[int]]:
-    """Return the indices of the set elements in each row of a mask."""
+    """Return the indices of the true elements in each row of a mask."""
     return [row.nonzero().flatten().tolist() for row in mask]
 
 
 def same_box(width: int, height: int) -> Fraction:
-    """Return the CIoU of a box with itself: w h / (2 w (h + e) - w h + e), where e is eps."""
+    """Return the CIoU of a w x h box with itself.
+
+    W h / (2 w (h + e) - w h + e), where e is the clause's eps.
+    """
     return Fraction(width * height) / (width * height + (2 * width + 1) * EPS)
 
 
@@ -119,7 +128,10 @@ def test_a_centre_on_an_edge_is_outside(box: Corners, inside: list[int]):
 
 
 def test_inside_means_by_more_than_a_billionth_of_a_pixel():
-    """TAL-CAND-1: of centres 1e-9, 2e-9 and 0.5e-9 pixels inside the left edge, only the second is a candidate."""
+    """TAL-CAND-1: a centre 2e-9 px inside the left edge is a candidate.
+
+    Centres 1e-9 and 0.5e-9 px inside are not.
+    """
     centres = torch.tensor([[1e-9, 4], [2e-9, 4], [5e-10, 4]], dtype=torch.float64)
     assert candidates((0, 0, 16, 16), centres=centres) == [[1]]
 
@@ -185,7 +197,7 @@ def test_a_box_that_is_not_real_is_not_widened():
 
 
 def test_the_target_box_is_not_widened():
-    """TAL-TGT-1, TAL-MET-1: neither the target box nor the overlap uses the widened box: 4 x 8 stays 4 x 8 pixels."""
+    """TAL-TGT-1, TAL-MET-1: target box and overlap of a 4 x 8 px ground truth use the box before widening."""
     narrow: Corners = (2, 0, 6, 8)
     targets, trace = run(truths(narrow), [narrow, AWAY, AWAY, AWAY], [[0.25]] * 4, strides=(8, 16))
     assert taken(trace.candidates) == [[0]]  # x from -4 to 12: anchor 1 on the edge
@@ -201,20 +213,20 @@ BOXES: list[Corners] = [(0, 0, 16, 8), (8, 0, 24, 8), AWAY, (0, 0, 16, 8)]
 
 
 def test_each_ground_truth_sees_the_score_of_its_own_class():
-    """TAL-MET-1: s is the score of the ground truth's own class, on candidates only."""
+    """TAL-MET-1: the score s is the anchor's score of the ground truth's class; zero for non-candidates."""
     _, trace = run(TWO, BOXES, SCORES)
     assert trace.score.tolist() == [[0.25, 0.04, 0, 0], [0, 0.16, 0.49, 0]]
 
 
 def test_the_overlap_is_ciou_on_candidates():
-    """TAL-MET-1, IOU-3: u is CIoU in pixels; 0 if CIoU is negative (anchor 2) and for non-candidates (anchor 3)."""
+    """TAL-MET-1, IOU-3: overlap u is CIoU in pixels; 0 if negative (anchor 2) and for non-candidates (anchor 3)."""
     _, trace = run(TWO, BOXES, SCORES)
     assert trace.overlap[0].tolist() == near(same_box(16, 8), HALF_OVER, 0, 0)
     assert trace.overlap[1].tolist() == near(0, same_box(16, 8), 0, 0)
 
 
 def test_the_metric_is_the_root_of_the_score_times_the_overlap_to_the_sixth():
-    """TAL-MET-1: t = s^(1/2) u^6."""
+    """TAL-MET-1: by default the alignment metric is t = s^(1/2) u^6, for score s and overlap u."""
     _, trace = run(TWO, BOXES, SCORES)
     assert trace.metric[0].tolist() == near(0.5 * same_box(16, 8) ** 6, 0.2 * HALF_OVER**6, 0, 0)
     assert trace.metric[1].tolist() == near(0, 0.4 * same_box(16, 8) ** 6, 0, 0)
@@ -235,7 +247,7 @@ WIDE: Corners = (0, 0, 32, 8)  # holds all four anchors
 
 @pytest.mark.parametrize(("k", "selected"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [0, 1, 2, 3])])
 def test_the_k_best_are_selected(k: int, selected: list[int]):
-    """TAL-TOPK-1: boxes are equal, so that the scores 0.1, 0.9, 0.5, 0.3 determine the order."""
+    """TAL-TOPK-1: of four anchors with equal boxes and scores 0.1, 0.9, 0.5, 0.3, the k best scores are selected."""
     targets, trace = run(truths(WIDE), [WIDE] * 4, [[0.1], [0.9], [0.5], [0.3]], topk=k)
     assert taken(trace.selected) == [selected]
     assert targets.foreground.nonzero().flatten().tolist() == selected
@@ -255,7 +267,7 @@ def test_only_candidates_are_selected_even_if_k_takes_all_anchors():
 
 
 def test_a_ground_truth_without_candidates_selects_nothing():
-    """TAL-TOPK-1: a box between two centres, or outside the grid, has no candidates and selects none."""
+    """TAL-TOPK-1: a ground truth between two anchor centres, or outside the grid, selects no anchor."""
     targets, trace = run(truths((4, 0, 12, 8), (40, 0, 60, 8)), [WIDE] * 4, [[0.5, 0.5]] * 4)
     assert taken(trace.selected) == [[], []]
     assert not targets.foreground.any()
@@ -292,7 +304,7 @@ def test_fewer_anchors_than_k_are_rejected():
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_a_contested_anchor_goes_to_the_larger_overlap(order: tuple[int, int]):
-    """TAL-CONF-1: the larger overlap (16 x 8 box) wins over the larger t (24 x 8 box with a much higher score)."""
+    """TAL-CONF-1: the ground truth with the larger overlap (16 x 8) wins against the larger metric t (24 x 8)."""
     boxes: list[Corners] = [(0, 0, 16, 8), (0, 0, 24, 8)]
     found = truths(*(boxes[i] for i in order), labels=list(order))
     targets, trace = run(found, [boxes[0], AWAY, AWAY, AWAY], [[0.0001, 1.0]] * 4, topk=1)
@@ -308,7 +320,7 @@ PREFER_0_0_1 = [[0.81, 0.81, 0.01], [0.01, 0.01, 0.81], [0.0, 0.0, 0.0], [0.0, 0
 
 
 def test_a_third_ground_truth_wins_an_anchor_that_it_did_not_select():
-    """TAL-CONF-1: two ground truths contest anchor 0; a third, which selected anchor 1, overlaps it most and wins."""
+    """TAL-CONF-1: anchor 0, selected by ground truths 0 and 1, goes to 2, which overlaps it most."""
     targets, trace = run(THIRD, [WIDE] * 4, PREFER_0_0_1, topk=1)
     assert taken(trace.selected) == [[0], [0], [1]]
     assert taken(trace.positives) == [[], [], [0, 1]]
@@ -316,7 +328,7 @@ def test_a_third_ground_truth_wins_an_anchor_that_it_did_not_select():
 
 
 def test_an_anchor_that_is_not_contested_stays_where_it_is():
-    """TAL-CONF-1: an anchor that is not contested keeps its owner, even if another ground truth overlaps it more."""
+    """TAL-CONF-1: an anchor selected by one ground truth goes to it, even if another ground truth overlaps it more."""
     found = truths((0, 0, 16, 8), WIDE, labels=[0, 2])
     targets, trace = run(found, [WIDE] * 4, PREFER_0_0_1, topk=1)
     assert trace.overlap[1, 0] > trace.overlap[0, 0]
@@ -325,7 +337,7 @@ def test_an_anchor_that_is_not_contested_stays_where_it_is():
 
 
 def test_an_overlap_off_candidates_does_not_count():
-    """TAL-CONF-1: the overlap of anchor 0 with a ground truth that does not contain its centre is not used."""
+    """TAL-CONF-1: contested anchor 0 does not go to ground truth 2, whose box does not contain its centre."""
     beside: Corners = (16, 0, 32, 8)
     found = truths((0, 0, 16, 8), (0, 0, 24, 8), beside)
     targets, trace = run(found, [(8, 0, 32, 8), beside, AWAY, AWAY], [[0.5] * 3] * 4, topk=1)
@@ -350,7 +362,7 @@ def test_where_all_overlaps_are_zero_the_first_ground_truth_wins(first: Corners)
 
 
 def test_every_anchor_has_one_owner_at_most():
-    """TAL-CONF-1: anchors selected by none, one, two and three ground truths have at most one owner."""
+    """TAL-CONF-1: anchors selected by 0, 1, 2 and 3 ground truths are assigned to at most one of them."""
     selected = torch.tensor(
         [[False, True, True, True], [False, False, True, True], [False, False, False, True]]
     )
@@ -363,7 +375,7 @@ def test_every_anchor_has_one_owner_at_most():
 
 @pytest.mark.parametrize(("topk2", "kept"), [(None, [1, 2, 3]), (1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
 def test_topk2_keeps_the_best(topk2: int | None, kept: list[int]):
-    """TAL-CONF-2: of the k = 3 positives with scores 0.9, 0.5, 0.3, those with the largest t remain."""
+    """TAL-CONF-2: of three positives with scores 0.9, 0.5, 0.3, the topk2 with the largest metric t remain."""
     scores = [[0.1], [0.9], [0.5], [0.3]]
     _, trace = run(truths(WIDE), [WIDE] * 4, scores, topk=3, topk2=topk2)  # type: ignore[arg-type]
     assert taken(trace.selected) == [[1, 2, 3]]
@@ -371,7 +383,7 @@ def test_topk2_keeps_the_best(topk2: int | None, kept: list[int]):
 
 
 def test_topk2_comes_after_the_conflict():
-    """TAL-CONF-2: the first ground truth loses its best anchor, 1, to the second, and keeps its next best, 2."""
+    """TAL-CONF-2: with topk2 = 1, a ground truth that lost its best anchor keeps its second best."""
     shorter: Corners = (0, 0, 24, 8)
     scores = [[0.0, 0.0001], [1.0, 1.0], [0.01, 0.0], [0.0025, 0.0]]
     targets, trace = run(truths(WIDE, shorter), [WIDE, shorter, WIDE, WIDE], scores, topk=2, topk2=1)
@@ -382,7 +394,7 @@ def test_topk2_comes_after_the_conflict():
 
 
 def test_topk2_never_gives_an_anchor_back():
-    """TAL-CONF-2: a ground truth without positives gets none, although it has a t above zero at another anchor."""
+    """TAL-CONF-2: a ground truth that lost all its anchors in the conflict has no positives after topk2."""
     _, trace = run(THIRD, [WIDE] * 4, PREFER_0_0_1, topk=1, topk2=2)
     assert taken(trace.positives) == [[], [], [0, 1]]
 
@@ -391,7 +403,7 @@ def test_topk2_never_gives_an_anchor_back():
 
 
 def test_weights():
-    """TAL-NORM-1: w = t u* / (t* + 1e-9), where t* and u* are the largest of the ground truth's own positives.
+    """TAL-NORM-1: weights are t u* / (t* + 1e-9), where t* and u* are the positives' largest t and u.
 
     Each ground truth has its largest t and its largest u at different anchors. Non-positives are not included.
     """
@@ -405,14 +417,14 @@ def test_weights():
 
 
 def test_a_tiny_metric_gives_half_the_weight():
-    """TAL-NORM-1: for t = t* = 1e-9 the weight is u / 2, and for t = 0 it is 0, without an error."""
+    """TAL-NORM-1: a single positive with overlap u has weight u / 2 for metric t = 1e-9, and 0 for t = 0."""
     metric = torch.tensor([[1e-9, 0], [0, 0]], dtype=torch.float64)
     overlap = torch.tensor([[0.5, 0], [0, 0.75]], dtype=torch.float64)
     assert normalised(metric, overlap, torch.eye(2, dtype=torch.bool)).tolist() == near(0.25, 0)
 
 
 def test_the_best_positive_learns_the_best_overlap():
-    """TAL-NORM-1: positives with scores 0.81, 0.25, 0.04 and equal boxes have the weights u, 5/9 u and 2/9 u."""
+    """TAL-NORM-1: positives with scores 0.81, 0.25, 0.04 and equal u have weights u, 5/9 u and 2/9 u."""
     targets, trace = run(truths(WIDE), [WIDE] * 4, [[0.81], [0.25], [0.04], [0.01]], topk=3)
     u, nano = same_box(32, 8), Fraction(1, 10**9)
     best = Fraction(9, 10) * u**6
@@ -422,7 +434,10 @@ def test_the_best_positive_learns_the_best_overlap():
 
 
 def test_normalisation_follows_the_conflict():
-    """TAL-NORM-1: a lost anchor does not influence the weights; the remaining anchor 2 has u t / (t + 1e-9)."""
+    """TAL-NORM-1: an anchor lost in the conflict is left out.
+
+    Anchor 2, the only positive, has weight u t / (t + 1e-9).
+    """
     shorter: Corners = (0, 0, 24, 8)
     scores = [[0.0, 0.0], [1.0, 1.0], [0.01, 0.0], [0.0, 0.0]]
     targets, trace = run(truths(WIDE, shorter), [AWAY, shorter, WIDE, AWAY], scores, topk=2)
@@ -437,7 +452,7 @@ def test_normalisation_follows_the_conflict():
 
 
 def test_targets_of_positives_and_background():
-    """TAL-TGT-1: index, label and box are those of the owner; on background they are zero."""
+    """TAL-TGT-1: a positive has index, label and box of its ground truth; on background they are zero."""
     found = truths((16, 0, 24, 8), (0, 0, 8, 8), labels=[1, 2])
     targets, _ = run(found, [(0, 0, 8, 8), WIDE, (16, 0, 24, 8), WIDE], [[0.25] * 3] * 4)
     assert targets.foreground.tolist() == [True, False, True, False]
@@ -448,7 +463,10 @@ def test_targets_of_positives_and_background():
 
 
 def test_target_scores_hold_the_weight_at_the_label():
-    """TAL-TGT-1: target scores are one-hot(label) times w: u t / (t + 1e-9) with t = u^6 / 2."""
+    """TAL-TGT-1: target scores are 0 except for the weight u t / (t + 1e-9) at the label's class.
+
+    Here t = u^6 / 2.
+    """
     found = truths((16, 0, 24, 8), (0, 0, 8, 8), labels=[1, 2])
     targets, _ = run(found, [(0, 0, 8, 8), WIDE, (16, 0, 24, 8), WIDE], [[0.25] * 3] * 4)
     u = same_box(8, 8)
@@ -457,7 +475,7 @@ def test_target_scores_hold_the_weight_at_the_label():
 
 
 def test_without_ground_truths_all_is_background():
-    """TAL-EMPTY-1: without ground truths all anchors are background with target scores of zero, even if k > A."""
+    """TAL-EMPTY-1: without ground truths all anchors are background with target scores 0, even if k exceeds them."""
     scores, boxes = torch.rand(4, 3, dtype=torch.float64), torch.rand(4, 4, dtype=torch.float64)
     targets = assign(scores, boxes, CENTRES, truths(), (8, 16), Hyperparameters(topk=5), keep_trace=True)
     assert targets.foreground.tolist() == [False] * 4

@@ -34,7 +34,7 @@ Nested = list[list[list[list[float]]]]  # one feature map
 
 
 class TiedError(Exception):
-    """Error: more than one selection is admissible."""
+    """Raised if the k-th and the next largest metric are equal, so that several selections are admissible."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Truth:
-    """A ground truth in pixels."""
+    """A ground truth: class, and box in pixels."""
 
     label: int
     box: Box
@@ -59,14 +59,14 @@ class Truth:
 
 @dataclass(frozen=True)
 class Learns:
-    """The target of one positive: its ground truth and weight."""
+    """The target of a positive anchor: index of its ground truth, and weight."""
 
     truth: int
     weight: float
 
 
 def read(image: int, maps: list[Nested], head: Head) -> list[Prediction]:
-    """Return the predictions of an image (PRE-1, ANC-1, DEC-1, DEC-2)."""
+    """Return the decoded predictions of all cells of an image, level by level (PRE-1, ANC-1, DEC-1, DEC-2)."""
     found = []
     for level, stride in zip(maps, head.strides, strict=True):
         for y, x in product(range(len(level[image][0])), range(len(level[image][0][0]))):
@@ -87,7 +87,7 @@ def distance(side: list[float]) -> float:
 
 
 def truths_of(image: int, rows: list[list[float]], size: tuple[int, int]) -> list[Truth]:
-    """Return the ground truths of an image (ANN-1, ANN-2)."""
+    """Return the ground truths of an image from the annotation rows of the batch (ANN-1, ANN-2)."""
     found = []
     for index, label, cx, cy, w, h in rows:
         if int(index) == image:
@@ -133,7 +133,11 @@ def is_candidate(truth: Truth, anchor: Prediction, strides: tuple[int, ...], dia
 
 
 def best(metric: dict[int, float], k: int, anchors: int) -> set[int]:
-    """Return the anchors of the k largest values of a row, without zeros of non-candidates (TAL-TOPK-1, TAL-CONF-2).
+    """Return the anchors with the k largest metrics in a row.
+
+    Non-candidates, which are not in `metric`, count as zeros and are not returned.
+
+    Anchors that are missing in `metric` count as zeros, and are left out.
 
     Raises:
         TiedError: the k-th and the next value are equal, and the result depends on the choice.
@@ -194,7 +198,7 @@ def bce(logit: float, score: float) -> float:
 
 @dataclass(frozen=True)
 class Answer:
-    """Positives by image, and the logged items (box, cls, dfl)."""
+    """Result of the brute-force algorithm: positives by image, and the logged items (box, cls, dfl)."""
 
     positives: list[dict[int, Learns]]
     items: tuple[float, float, float]
@@ -203,7 +207,7 @@ class Answer:
 def brute_force(
     maps: list[Nested], rows: list[list[float]], head: Head, numbers: Hyperparameters, dialect: Dialect
 ) -> Answer:
-    """Return positives and loss items of a batch (LOSS-*)."""
+    """Return positives and loss items of a batch, computed in plain Python (LOSS-*)."""
     size = len(maps[0][0][0]) * head.strides[0], len(maps[0][0][0][0]) * head.strides[0]
     box = cls = side = score_sum = 0.0
     positives = []
@@ -229,7 +233,7 @@ def brute_force(
 
 @dataclass(frozen=True)
 class Case:
-    """Parameters of small random batches, which both algorithms compute."""
+    """Parameters of small random batches on which the reference and the brute-force algorithm are compared."""
 
     name: str
     strides: tuple[int, ...] = (8, 16)
@@ -314,7 +318,10 @@ def both(case: Case, seed: int) -> tuple[Answer, DetectionLoss]:
 
 
 def check(answer: Answer, loss: DetectionLoss) -> int:
-    """Compare all results, and return the number of positives."""
+    """Assert that the reference's positives, weights and items equal `answer`.
+
+    Return the number of positives.
+    """
     assert len(answer.positives) == len(loss.targets)
     for expected, image in zip(answer.positives, loss.targets, strict=True):
         found = image.foreground.nonzero().flatten().tolist()
@@ -328,7 +335,7 @@ def check(answer: Answer, loss: DetectionLoss) -> int:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_reference_agrees_with_plain_loops(case: Case):
-    """TAL-CAND-1 to TAL-TGT-1, LOSS-SUM-1 to LOSS-GAIN-1, on all random batches without ties."""
+    """TAL-CAND-1 to TAL-TGT-1, LOSS-SUM-1 to LOSS-GAIN-1: equal results on random batches without ties."""
     positives, compared = 0, 0
     for seed in range(SEEDS):
         try:

@@ -1,4 +1,4 @@
-"""Every clause of the reference is cited in its code, defined in the specification, and tested in this folder.
+"""Every clause of the reference is cited in its code, defined in the specification and tested in this folder.
 
 The clauses are those of sections 1 to 5, the corrections of section 10 that change a value, and sections 11 to 13.
 """
@@ -18,7 +18,7 @@ COUNTS = {
     "OBB-BOX": 1, "OBB-DFL": 1, "OBB-ANG": 1, "OBB-CLS": 1, "OBB-SUM": 1,
 }  # fmt: skip
 NOT_ALL = {"COR": (1, 3, 4, 7), "E2E": (2, 3, 4, 5, 6)}
-"""Groups of which some clauses are about models, data or rounding, and nothing that the reference computes."""
+"""Clauses that the reference computes, of groups whose other clauses are about models, data or rounding."""
 CLAUSES = [f"{group}-{number + 1}" for group, count in COUNTS.items() for number in range(count)] + [
     f"{group}-{number}" for group, numbers in NOT_ALL.items() for number in numbers
 ]

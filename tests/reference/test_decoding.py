@@ -60,13 +60,13 @@ def test_sums_of_the_articles_rows(row: dict[int, float], total: float):
 
 
 def test_a_softmax_would_divide_the_articles_printed_rows_by_their_sums():
-    """DEC-1: a softmax would give (0.2 + 0.45 + 6 + 12.94) / 1.7 and (0.45 + 6 + 4.74) / 1.65, not the printed sums."""
+    """DEC-1: the softmax divides two of the article's rows, which add up to 1.7 and 1.65, by these sums."""
     distances = expected_distances(distance_logits(LEFT, TOP, RIGHT_PRINTED, BOTTOM_PRINTED), 16)
     assert distances[2:].tolist() == pytest.approx([19.59 / 1.7, 11.19 / 1.65], rel=ROUNDINGS)
 
 
 def test_two_bins():
-    """DEC-1: with R = 2 the distance is the probability of bin 1, here 1/4, 1/2, 3/4 and 1."""
+    """DEC-1: with two bins (R = 2), a distance is the probability of bin 1, here 1/4, 1/2, 3/4 and 1."""
     rows = [
         logits(row, bins=2) for row in ({0: 0.75, 1: 0.25}, {0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.75}, {1: 1.0})
     ]
@@ -76,24 +76,24 @@ def test_two_bins():
 
 @pytest.mark.parametrize("bins", [2, 3, 16, 32])
 def test_equal_logits_lie_in_the_middle(bins: int):
-    """DEC-1: equal logits give the mean of 0..R - 1, for any value of the logits."""
+    """DEC-1: if the logits of R bins are equal, the distance is (R - 1) / 2, for any value of the logits."""
     distances = expected_distances(torch.full((4 * bins,), -7.5, dtype=torch.float64), bins)
     assert distances.tolist() == pytest.approx([(bins - 1) / 2] * 4, rel=ROUNDINGS)
 
 
 def test_one_bin_is_the_distance_itself():
-    """DEC-1: with R = 1 the raw value is the distance, which may be negative and is not clamped."""
+    """DEC-1: with one bin (R = 1), the raw value is the distance; a negative value is not clamped."""
     assert expected_distances(torch.tensor([1.5, -2.0, 40.0, 0.0]), 1).tolist() == [1.5, -2.0, 40.0, 0.0]
 
 
 def test_the_sides_are_left_top_right_bottom():
-    """DEC-2: left and top are subtracted from the centre, right and bottom are added."""
+    """DEC-2: left and top are subtracted from the anchor's centre, right and bottom are added."""
     box = boxes_around(torch.tensor([[10.5, 20.5]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
     assert box.tolist() == [[9.5, 18.5, 13.5, 24.5]]
 
 
 def test_every_image_and_anchor_has_its_box():
-    """DEC-2: boxes are in grid units, so that strides have no effect."""
+    """DEC-2: decoded boxes of all images and anchors are in grid units, for any stride."""
     anchors = Anchors(torch.tensor([[0.5, 0.5], [1.5, 0.5]]), torch.tensor([[8.0], [16.0]]))
     distances = torch.tensor([[[0.5, 0.5, 0.5, 0.5], [1, 0, 2, 3]], [[0.0, 0, 0, 0], [-1, 0, 0, 1]]])
     boxes = decode(distances, anchors, 1)

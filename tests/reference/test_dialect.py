@@ -1,4 +1,7 @@
-"""TAL-CAND-2 by dialect: (below, to), sides shorter than `below` pixels are widened to `to` pixels."""
+"""Test of `Dialect.floor`. It returns (below, to) in pixels.
+
+Box sides shorter than `below` are widened to `to`.
+"""
 
 import pytest
 
@@ -21,7 +24,7 @@ FIRST = Dialect("first", SmallBoxFloor.BELOW_FIRST_STRIDE)
     ],
 )
 def test_floor(dialect: Dialect, strides: tuple[int, ...], floor: tuple[int, int]):
-    """TAL-CAND-2: the floor of the newest dialect, of an older one, and of a dialect without widening."""
+    """TAL-CAND-2: (below, to) of the newest dialect, of an older one, and of a dialect without widening, by strides."""
     assert dialect.floor(strides) == floor
 
 

@@ -25,7 +25,7 @@ BATCHES = 102
 
 
 def branches_of(seed: int, reg_max: int, rotated: bool = False) -> tuple[Drawn, list[Tensor]]:
-    """Return a random batch, whose maps are those of one2many, and other maps for one2one."""
+    """Return a random batch, whose feature maps are for the branch one2many, and feature maps for one2one."""
     batch = drawn(seed, reg_max, rotated)
     generator = torch.Generator().manual_seed(1000 + seed)
     noise = [torch.randn(level.shape, generator=generator, dtype=torch.float64) for level in batch.maps]
@@ -42,7 +42,6 @@ def loss_of(
         one2one,
         batch.rows,
         batch.head,
-        class_weights=batch.class_weights,
         updates=updates,
         epochs=epochs,
         **more,  # type: ignore[arg-type]
@@ -50,7 +49,7 @@ def loss_of(
 
 
 def crowded() -> tuple[Drawn, list[Tensor]]:
-    """Return a random batch of 3 images with at least 8 ground truths, and maps for one2one."""
+    """Return a random batch of 3 images with at least 8 ground truths, and feature maps for the branch one2one."""
     return next(
         pair
         for pair in (branches_of(seed, 1) for seed in range(1, 200))
@@ -62,12 +61,12 @@ def crowded() -> tuple[Drawn, list[Tensor]]:
 
 
 def most_positives(targets: list[Targets]) -> int:
-    """Return the largest number of positives of a ground truth."""
+    """Return the largest number of positives that a ground truth has in the targets of all images."""
     return max(int(image.truth_index[image.foreground].bincount(minlength=1).max()) for image in targets)
 
 
 def test_either_branch_has_its_own_numbers():
-    """E2E-2: k is 10 in one2many, and k = 7, k2 = 1 in one2one; gains, alpha and beta are the batch's in both."""
+    """E2E-2: topk is 10 in one2many, and 7 with topk2 = 1 in one2one; gains, alpha and beta are as given."""
     batch, other = crowded()
     numbers = Hyperparameters(topk=3, alpha=1.0, beta=4.0, topk2=2, box_gain=1.0, cls_gain=2.0, dfl_gain=3.0)
     loss = loss_of(batch, other, hyperparameters=numbers)
@@ -76,14 +75,14 @@ def test_either_branch_has_its_own_numbers():
         (other, loss.one2one, (7, 1)),
     ):
         own = replace(numbers, topk=topk, topk2=topk2)
-        alone = detection_loss(maps, batch.rows, batch.head, own, class_weights=batch.class_weights)
+        alone = detection_loss(maps, batch.rows, batch.head, own)
         assert torch.equal(branch.terms, alone.terms)
     assert most_positives(loss.one2one.targets) == 1
     assert most_positives(loss.one2many.targets) > 7
 
 
 def test_both_branches_read_the_same_annotations():
-    """E2E-2: with equal maps in both branches, no image has more positives in one2one than in one2many."""
+    """E2E-2: if both branches have the same maps, no image has more positives in one2one than in one2many."""
     batch, _ = crowded()
     loss = loss_of(batch, batch.maps)
     pairs = zip(loss.one2many.targets, loss.one2one.targets, strict=True)
@@ -92,14 +91,17 @@ def test_both_branches_read_the_same_annotations():
 
 
 def test_stages_are_kept_when_asked_for():
-    """E2E-2: on request, the traces of every image are stored in both branches."""
+    """E2E-2: with `keep_trace`, both branches store the trace of every image's assignment."""
     batch, other = crowded()
     loss = loss_of(batch, other, keep_trace=True)
     assert all(image.trace for image in loss.one2many.targets + loss.one2one.targets)
 
 
 def test_fewer_anchors_than_one_branch_takes():
-    """E2E-2, TAL-TOPK-2: 8 anchors are enough for k = 7 of one2one, but not for k = 10 of one2many."""
+    """E2E-2, TAL-TOPK-2: with 8 anchors, one2many (k = 10) raises ValueError.
+
+    Branch one2one (k = 7) alone would not.
+    """
     batch = drawn(3, 1, rotated=False)
     maps = [level[:, :, :2, :2] for level in batch.maps]
     with pytest.raises(ValueError, match="k = 10 and A = 8"):
@@ -111,7 +113,7 @@ def test_fewer_anchors_than_one_branch_takes():
 
 @pytest.mark.parametrize("updates", [0, 3, 99])
 def test_the_total_is_weighted_and_the_items_are_not(updates: int):
-    """E2E-3: the total is a times one2many plus 1 - a times one2one; the items are those of one2one."""
+    """E2E-3: the total is a times one2many plus (1 - a) times one2one; the logged items are those of one2one."""
     batch, other = crowded()
     loss = loss_of(batch, other, updates=updates)
     many, one = branch_weights(updates, 100)
@@ -127,7 +129,7 @@ def test_the_total_is_weighted_and_the_items_are_not(updates: int):
 
 
 def test_items_depend_neither_on_weights_nor_on_one2many():
-    """E2E-3: the items do not change with the weights or with the maps of one2many."""
+    """E2E-3: other branch weights, or other maps of one2many, do not change the logged items."""
     batch, other = crowded()
     zeros = replace(batch, maps=[torch.zeros_like(level) for level in batch.maps])
     assert torch.equal(loss_of(batch, other).items, loss_of(zeros, other, updates=50).items)
@@ -155,13 +157,13 @@ def test_items_depend_neither_on_weights_nor_on_one2many():
     ],
 )
 def test_weights_after_updates(updates: int, epochs: int, many: float):
-    """E2E-4: a = 0.1 + 0.7 max(0, 1 - n / max(E - 1, 1)), and the other weight is 1 - a."""
+    """E2E-4: after n of E epochs, one2many's weight is 0.1 + 0.7 max(0, 1 - n / max(E - 1, 1))."""
     assert branch_weights(updates, epochs) == pytest.approx((many, 1 - many), rel=ROUNDINGS)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 10, 300])
 def test_the_first_and_the_last_weight_are_exact(epochs: int):
-    """E2E-4: a is exactly 0.8 before the first update, for any E, and exactly 0.1 from the last epoch on."""
+    """E2E-4: the weight of one2many is exactly 0.8 before the first update, and exactly 0.1 from the last epoch on."""
     assert branch_weights(0, epochs)[0] == 0.8
     assert [branch_weights(updates, epochs)[0] for updates in (max(epochs - 1, 1), epochs, 2 * epochs)] == [
         0.1
@@ -169,7 +171,7 @@ def test_the_first_and_the_last_weight_are_exact(epochs: int):
 
 
 def test_one_update_an_epoch():
-    """E2E-5: a decreases steadily to 0.1 in the last epoch; in a training of one epoch it is 0.8 throughout."""
+    """E2E-5: the weight of one2many decreases steadily to 0.1 in the last epoch; with one epoch it stays 0.8."""
     many = [branch_weights(epoch, 10)[0] for epoch in range(10)]
     steps = [before - after for before, after in pairwise(many)]
     assert (many[0], many[-1]) == (0.8, 0.1)
@@ -206,7 +208,7 @@ def test_the_same_maps_in_both_branches_add_their_gradients():
 
 
 def test_gradients_exist_without_ground_truths():
-    """E2E-6, LOSS-GRAD-1: without ground truths, gradients of box and dfl exist and are zero."""
+    """E2E-6, LOSS-GRAD-1: without ground truths, box and dfl have gradients on the maps, which are zero."""
     batch, other = branches_of(0, 16)
     assert not len(batch.rows)
     loss = loss_of(batch, other)
@@ -218,7 +220,7 @@ def test_gradients_exist_without_ground_truths():
 
 
 def test_the_official_loss():
-    """E2E-2 to E2E-6: equal to the official loss for R = 1, R = 16 and rotated boxes, n = 0 to 6, E = 1, 2, 10."""
+    """E2E-2 to E2E-6: equal to the official loss in values and gradients, for 1 and 16 bins, and rotated boxes."""
     losses = pytest.importorskip("ultralytics.utils.loss")
     values, gradients = 0.0, 0.0
     with double_precision():
@@ -230,7 +232,7 @@ def test_the_official_loss():
                 (1, 2, 10)[seed % 3],
             )
             batch, other = branches_of(seed, reg_max, rotated)
-            model = model_of(batch.head, epochs, batch.class_weights)
+            model = model_of(batch.head, epochs)
             criterion = losses.E2ELoss(model, losses.v8OBBLoss if rotated else losses.v8DetectionLoss)
             for _ in range(updates):
                 criterion.update()

@@ -37,7 +37,7 @@ def drawn(*shape: int, seed: int = 0, times: float = 1.0) -> Tensor:
 
 
 def drawn_boxes(count: int, seed: int) -> Tensor:
-    """Return boxes around (10, 10) with sides of 1 to 9: all overlap, and all edges differ."""
+    """Return random boxes (count, 4) around (10, 10) with sides of 1 to 9: all overlap, and all edges differ."""
     sides = (
         torch.rand((count, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 4 + 0.5
     )
@@ -45,13 +45,13 @@ def drawn_boxes(count: int, seed: int) -> Tensor:
 
 
 def frozen_weight(g: list[float], b: list[float]) -> float:
-    """Return the weight a of IOU-1 for two xyxy boxes."""
+    """Return the weight of the shape penalty in CIoU for two xyxy boxes (IOU-1)."""
     overlap, _, v = ciou_parts(g, b)
     return v / (1 - overlap + v + 1e-7)
 
 
 def ciou_parts(g: list[float], b: list[float]) -> tuple[float, float, float]:
-    """Return IoU, rho^2 / c^2 and v of two boxes (IOU-1)."""
+    """Return IoU, centre penalty rho^2 / c^2 and aspect ratio term v of two xyxy boxes (IOU-1)."""
     w1, h1, w2, h2 = g[2] - g[0], g[3] - g[1] + 1e-7, b[2] - b[0], b[3] - b[1] + 1e-7
     shared = max(0, min(g[2], b[2]) - max(g[0], b[0])) * max(0, min(g[3], b[3]) - max(g[1], b[1]))
     wide, high = max(g[2], b[2]) - min(g[0], b[0]), max(g[3], b[3]) - min(g[1], b[1])
@@ -84,7 +84,7 @@ def agrees(gradient: Tensor, slopes: Tensor) -> None:
 
 
 def test_ciou():
-    """IOU-1, IOU-2: the gradient is the derivative with a constant weight, and not the true derivative."""
+    """IOU-1, IOU-2: the gradient of CIoU is the derivative with a constant weight, not the true derivative."""
     truths, boxes = drawn_boxes(12, seed=1), drawn_boxes(12, seed=2).requires_grad_()
     (gradient,) = torch.autograd.grad(ciou(truths, boxes).sum(), boxes)
     pairs = list(zip(truths.tolist(), boxes.tolist(), strict=True))
@@ -93,7 +93,7 @@ def test_ciou():
 
 
 def test_ciou_of_boxes_apart():
-    """IOU-1, IOU-2: boxes without overlap have a gradient that moves them together."""
+    """IOU-1, IOU-2: without overlap, CIoU's gradient equals the numeric derivative, and is not 0."""
     truths, boxes = drawn_boxes(6, seed=3), (drawn_boxes(6, seed=4) + 20).requires_grad_()
     (gradient,) = torch.autograd.grad(ciou(truths, boxes).sum(), boxes)
     pairs = zip(truths.tolist(), boxes.tolist(), strict=True)
@@ -103,20 +103,20 @@ def test_ciou_of_boxes_apart():
 
 @pytest.mark.parametrize("part", [iou, centre_penalty])
 def test_the_other_parts_of_ciou(part: Callable[[Tensor, Tensor], Tensor]):
-    """IOU-1: the gradients of the other parts of CIoU are their true derivatives."""
+    """IOU-1: the gradients of IoU and of the centre penalty equal their numeric derivatives."""
     truths = drawn_boxes(6, seed=5)
     assert gradcheck(lambda moved: part(truths, moved), drawn_boxes(6, seed=6).requires_grad_())
 
 
 @pytest.mark.parametrize("bins", [1, 2, 5])
 def test_decode(bins: int):
-    """DEC-1, DEC-2: gradients of decoded boxes on the distance logits."""
+    """DEC-1, DEC-2: gradients of decoded boxes on the distance logits equal numeric derivatives."""
     anchors = make_anchors([torch.zeros(2, 1, 1, 2).double()], Head((8,), 1))
     assert gradcheck(lambda logits: decode(logits, anchors, bins), drawn(2, 2, 4 * bins))
 
 
 def test_cls():
-    """LOSS-CLS-1: gradients of the cross-entropy on the class logits."""
+    """LOSS-CLS-1: gradients of the cross-entropy on the class logits equal numeric derivatives."""
     scores = drawn(2, 3, 2, seed=1).sigmoid().detach()
     at = scores.nonzero(as_tuple=True)
     assert gradcheck(lambda logits: cls_loss(logits, at, scores[at]), drawn(2, 3, 2, times=3))
@@ -124,20 +124,20 @@ def test_cls():
 
 @pytest.mark.parametrize("bins", [2, 4, 16])
 def test_dfl(bins: int):
-    """LOSS-DFL-1: gradients of DFL, including clamped and integer target distances."""
+    """LOSS-DFL-1: gradients of DFL equal numeric derivatives, for clamped and integer target distances too."""
     target = torch.tensor([[0.25, -1, 40, 1], [bins - 1, bins - 1.01, 0, 0.75]], dtype=torch.float64)
     assert gradcheck(lambda logits: dfl_loss(logits, target, bins), drawn(2, 4 * bins))
 
 
 def test_l1():
-    """LOSS-DFL-1 with R = 1: gradients of the L1 loss."""
+    """LOSS-DFL-1 with R = 1: gradients of the L1 loss equal numeric derivatives."""
     strides = torch.tensor([[8.0], [16.0], [16.0]], dtype=torch.float64)
     target = drawn(3, 4, seed=1, times=5).detach()
     assert gradcheck(lambda distances: l1_loss(distances, target, strides, (64, 96)), drawn(3, 4, times=5))
 
 
 def test_box():
-    """LOSS-BOX-1, IOU-2: the gradient of the box loss is the negative of CIoU's."""
+    """LOSS-BOX-1, IOU-2: the gradient of the box loss is the negative numeric derivative of CIoU."""
     truths, boxes = drawn_boxes(6, seed=7), drawn_boxes(6, seed=8).requires_grad_()
     (gradient,) = torch.autograd.grad(box_loss(boxes, truths).sum(), boxes)
     pairs = zip(truths.tolist(), boxes.tolist(), strict=True)
@@ -160,7 +160,10 @@ def example(reg_max: int) -> tuple[list[Tensor], Head, DetectionLoss]:
 
 @pytest.mark.parametrize("reg_max", [1, 3])
 def test_cls_and_dfl_from_the_feature_maps(reg_max: int):
-    """LOSS-CLS-1, LOSS-DFL-1, LOSS-SUM-1, LOSS-GAIN-1, LOSS-GRAD-1: gradients of cls and dfl for fixed targets."""
+    """Gradients of cls and dfl on the feature maps equal numeric derivatives.
+
+    LOSS-CLS-1, LOSS-DFL-1, LOSS-SUM-1, LOSS-GAIN-1, LOSS-GRAD-1.
+    """
     feature_maps, head, loss = example(reg_max)
     targets = stacked(loss.targets, head.classes)
 
@@ -171,7 +174,7 @@ def test_cls_and_dfl_from_the_feature_maps(reg_max: int):
 
 
 def numeric_box(feature_maps: list[Tensor], head: Head, loss: DetectionLoss, weights: list[float]) -> float:
-    """Return the box term, computed with a constant weight for each positive's CIoU."""
+    """Return the box term of the loss, computed with a constant CIoU weight for each positive (`weights`)."""
     predictions = read_predictions(feature_maps, head)
     total, frozen = 0.0, iter(weights)
     for i, image in enumerate(loss.targets):
@@ -196,7 +199,10 @@ def frozen_weights(loss: DetectionLoss) -> list[float]:
 
 @pytest.mark.parametrize("reg_max", [1, 3])
 def test_box_from_the_feature_maps(reg_max: int):
-    """LOSS-BOX-1, LOSS-SUM-1, LOSS-GAIN-1, IOU-2: gradients of box along random directions of the feature maps."""
+    """The box term's gradient equals numeric derivatives along random directions of the feature maps.
+
+    LOSS-BOX-1, LOSS-SUM-1, LOSS-GAIN-1, IOU-2.
+    """
     feature_maps, head, loss = example(reg_max)
     weights = frozen_weights(loss)
     assert numeric_box(feature_maps, head, loss, weights) == pytest.approx(loss.terms[0].item(), rel=RELATIVE)

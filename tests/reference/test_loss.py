@@ -50,7 +50,7 @@ def doubles(*values: object) -> Tensor:
 
 
 def test_cls_of_a_logit_of_zero():
-    """LOSS-CLS-1: a logit of zero has ln 2 for any target score, summed over images, anchors and classes."""
+    """LOSS-CLS-1: 30 logits of zero have the class loss 30 ln 2, for random target scores."""
     scores = torch.rand(2, 3, 5, dtype=torch.float64)
     loss = cls_loss(torch.zeros_like(scores), scores.nonzero(as_tuple=True), scores.flatten())
     assert loss.item() == pytest.approx(30 * LN2, rel=ROUNDINGS)
@@ -68,21 +68,21 @@ def test_cls_of_a_logit_of_zero():
     ],
 )
 def test_cls(logit: float, score: float, expected: float):
-    """LOSS-CLS-1: the cross-entropy is - y ln p - (1 - y) ln(1 - p)."""
+    """LOSS-CLS-1: the loss of a logit with sigmoid p and target score y is - y ln p - (1 - y) ln(1 - p)."""
     only = torch.zeros(1, dtype=torch.long)
     loss = cls_loss(doubles([[logit]]), (only, only, only), doubles(score))
     assert loss.item() == pytest.approx(expected, rel=ROUNDINGS)
 
 
 def test_cls_of_logits_without_a_target():
-    """LOSS-CLS-1: without a target, the cross-entropy is - ln (1 - p)."""
+    """LOSS-CLS-1: the loss of a logit with sigmoid p and target score 0 is - ln (1 - p)."""
     nothing = torch.zeros(0, dtype=torch.long)
     loss = cls_loss(doubles([[LN3, 0.0]]), (nothing, nothing, nothing), doubles())
     assert loss.item() == pytest.approx(math.log(4) + LN2, rel=ROUNDINGS)
 
 
 def test_cls_of_each_logit_where_it_stands():
-    """LOSS-CLS-1: values for two images, three anchors and two classes; the gradient is p - y."""
+    """LOSS-CLS-1: on logits (2, 3, 2) with three target scores y, the gradient of each logit is sigmoid - y."""
     logits = torch.linspace(-2, 3, 12, dtype=torch.float64).reshape(2, 3, 2).requires_grad_()
     scores = torch.zeros(2, 3, 2, dtype=torch.float64)
     scores[0, 1, 0], scores[1, 2, 1], scores[1, 0, 1] = 0.75, 0.25, 0.5
@@ -94,7 +94,7 @@ def test_cls_of_each_logit_where_it_stands():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("logit", [30.0, 39.9, 40.0, 40.1, 80.0, 1000.0])
 def test_cls_of_a_large_logit(logit: float, dtype: torch.dtype):
-    """LOSS-CLS-1: where log(1 + e^x) approaches x, the value is exact."""
+    """LOSS-CLS-1: the loss of a logit x from 30 to 1000, target score 0, is log(1 + e^x) to two roundings."""
     nothing = torch.zeros(0, dtype=torch.long)
     loss = cls_loss(
         torch.full((1, 1, 1), logit, dtype=dtype), (nothing, nothing, nothing), torch.zeros(0, dtype=dtype)
@@ -104,7 +104,10 @@ def test_cls_of_a_large_logit(logit: float, dtype: torch.dtype):
 
 
 def test_box():
-    """LOSS-BOX-1: 1 - CIoU in any unit: for boxes that overlap by half, at a quarter of the size, and apart."""
+    """LOSS-BOX-1: the box loss is 1 - CIoU.
+
+    Three cases: two 4 x 2 boxes that overlap, two at a quarter of the size, two that do not overlap.
+    """
     predicted = doubles([0, 0, 4, 2], [0, 0, 1, 0.5], [0, 0, 4, 2])
     target = doubles([2, 0, 6, 2], [0.5, 0, 1.5, 0.5], [8, 0, 12, 2])
     large = 4 / (12 + 9 * EPS) - 4 / (40 + EPS)
@@ -114,13 +117,19 @@ def test_box():
 
 
 def test_target_distances():
-    """LOSS-DFL-1: distances are left, top, right, bottom, and negative if the anchor lies outside."""
+    """LOSS-DFL-1: target distances are left, top, right, bottom.
+
+    Some are negative if the anchor is outside its box.
+    """
     distances = distances_to(doubles([1, 2, 7, 11], [3, 0, 4, 1]), doubles([2.5, 3.5], [2, 2]))
     assert distances.tolist() == [[1.5, 1.5, 4.5, 7.5], [-1, 2, 2, -1]]
 
 
 def dfl_of(*distances: float) -> float:
-    """Return DFL of one anchor whose sides all have the probabilities 0.1, 0.2, 0.3, 0.4 of R = 4 bins."""
+    """Return the DFL of one anchor for the given target distances.
+
+    Each side has bin probabilities 0.1, 0.2, 0.3, 0.4.
+    """
     logits = doubles([math.log(p) for p in (0.1, 0.2, 0.3, 0.4)] * 4)
     return dfl_loss(logits, doubles(distances), 4).item()
 
@@ -143,18 +152,21 @@ def dfl_of(*distances: float) -> float:
     ],
 )
 def test_dfl_of_one_distance(distance: float, expected: float):
-    """LOSS-DFL-1: the bins below and above the target share the weight by nearness; all four sides are equal."""
+    """LOSS-DFL-1: DFL is the cross-entropy at the two bins around the target distance, weighted by nearness."""
     assert dfl_of(*[distance] * 4) == pytest.approx(expected, rel=ROUNDINGS)
 
 
 def test_dfl_is_the_mean_of_the_sides():
-    """LOSS-DFL-1: the loss is the mean over the sides, here with distances 1.25, 2, 5 and -1."""
+    """LOSS-DFL-1: DFL is the mean over the four sides, here with target distances 1.25, 2, 5 and -1."""
     expected = (0.75 * CE[1] + 0.25 * CE[2] + CE[2] + 0.01 * CE[2] + 0.99 * CE[3] + CE[0]) / 4
     assert dfl_of(1.25, 2, 5, -1) == pytest.approx(expected, rel=ROUNDINGS)
 
 
 def test_dfl_gives_each_side_its_own_bins():
-    """PRE-1, LOSS-DFL-1: with R = 2 the sides have probabilities 0.1, 0.2, 0.3, 0.4 of bin 0; all distances are 0."""
+    """PRE-1, LOSS-DFL-1: each side reads its own bins.
+
+    The sides have probability 0.1, 0.2, 0.3, 0.4 at bin 0.
+    """
     logits = doubles([math.log(x) for p in (0.1, 0.2, 0.3, 0.4) for x in (p, 1 - p)])
     assert dfl_loss(logits, doubles([0, 0, 0, 0]), 2).item() == pytest.approx(sum(CE) / 4, rel=ROUNDINGS)
     first = dfl_loss(logits, doubles([0.5, 0, 0, 0]), 2).item()  # left: half of each bin
@@ -162,7 +174,7 @@ def test_dfl_gives_each_side_its_own_bins():
 
 
 def test_l1():
-    """LOSS-DFL-1 with R = 1: errors of 1, 0, 2, 3 grid units of 8 pixels, for an input of 64 x 32 pixels."""
+    """LOSS-DFL-1 with R = 1: the L1 loss is the mean error in pixels over the input's sides, 64 x 32 pixels."""
     distances, target = doubles([1, 2, 3, 4], [-1, 0, 0, 0]), doubles([0, 2, 5, 1], [1, 0, 0, 90])
     loss = l1_loss(distances, target, doubles([8], [16]), (32, 64))
     # the second anchor: errors 2 and 90 grid units of 16 pixels; nothing is clamped
@@ -186,7 +198,7 @@ def predictions() -> Predictions:
 
 
 def targets(first: float, second: float) -> BatchTargets:
-    """Return targets: scores `first` and `second` for positives of image 0 and 1, and a positive with score 0."""
+    """Return targets of two images: positives with scores `first` and `second`, and a positive with score 0."""
     foreground = torch.tensor([[False, True, False], [True, False, True]])
     boxes, scores = torch.zeros(2, 3, 4, dtype=torch.float64), torch.zeros(2, 3, 2, dtype=torch.float64)
     boxes[0, 1] = doubles(2, -12, 52, -4)  # 0.25, -1.5, 6.5, -0.5 in grid units: distances 1.25, 2, 5, -1
@@ -197,7 +209,10 @@ def targets(first: float, second: float) -> BatchTargets:
 
 
 def box_term(width: Fraction, height: Fraction, shared: Fraction, apart: Fraction, around: Fraction) -> float:
-    """Return 1 - CIoU of a box and the 4 x 4 prediction, from intersection, rho^2 and c^2 without e (IOU-1)."""
+    """Return 1 - CIoU (IOU-1) of a box and the 4 x 4 prediction.
+
+    `shared` is the intersection; `apart` is rho^2, and `around` c^2 without e.
+    """
     iou = shared / (width * (height + EPS) + 4 * (4 + EPS) - shared + EPS)
     v = 4 / math.pi**2 * (math.atan(4 / (4 + EPS)) - math.atan(width / (height + EPS))) ** 2
     return 1 - float(iou) + float(apart / (around + EPS)) + v**2 / (1 - float(iou) + v + float(EPS))
@@ -217,7 +232,7 @@ def cls_sum(first: float) -> float:
 
 
 def test_terms_are_weighted_and_divided_by_the_score_sum():
-    """LOSS-SUM-1, LOSS-BOX-1, LOSS-CLS-1, LOSS-DFL-1: for scores 0.75 and 0.5 in two images, N is 1.25."""
+    """LOSS-SUM-1, LOSS-BOX-1, LOSS-CLS-1, LOSS-DFL-1: terms are divided by the sum 1.25 of scores 0.75 and 0.5."""
     items = loss_items(predictions(), targets(0.75, 0.5), HEAD, ONES)
     box = (0.75 * FIRST_BOX + 0.5 * SECOND_BOX) / 1.25
     dfl = (0.75 * FIRST_DFL + 0.5 * SECOND_DFL) / 1.25
@@ -225,7 +240,7 @@ def test_terms_are_weighted_and_divided_by_the_score_sum():
 
 
 def test_a_score_sum_below_one_does_not_divide():
-    """LOSS-SUM-1: for scores 0.25 and 0.5, N is 1."""
+    """LOSS-SUM-1: for target scores 0.25 and 0.5, whose sum is below 1, terms are divided by 1."""
     items = loss_items(predictions(), targets(0.25, 0.5), HEAD, ONES)
     box = 0.25 * FIRST_BOX + 0.5 * SECOND_BOX
     assert items.tolist() == near(box, cls_sum(0.25), 0.25 * FIRST_DFL + 0.5 * SECOND_DFL)
@@ -242,7 +257,7 @@ def test_gains():
 
 
 def test_a_positive_with_score_zero_costs_no_more_than_background():
-    """TAL-CONF-1, LOSS-BOX-1, LOSS-DFL-1: a positive with score 0 adds as much as background, for any target box."""
+    """TAL-CONF-1, LOSS-BOX-1, LOSS-DFL-1: a positive with target score 0 changes no item, compared with background."""
     with_it, without = targets(0.75, 0.5), targets(0.75, 0.5)
     without.foreground[1, 0] = False
     both = [loss_items(predictions(), each, HEAD, ONES).tolist() for each in (with_it, without)]
@@ -250,7 +265,7 @@ def test_a_positive_with_score_zero_costs_no_more_than_background():
 
 
 def test_targets_are_stacked_image_by_image():
-    """TAL-TGT-1: stacked targets have shapes (B, A), (B, A, 4) and (B, A, C), with one-hot scores."""
+    """TAL-TGT-1: targets of B images are stacked as (B, A), (B, A, 4) and, one-hot scores, (B, A, C)."""
     one = Targets(
         torch.tensor([True, False]),
         torch.tensor([1, 0]),
@@ -294,7 +309,7 @@ def right_half(w: int, h: int) -> float:
 
 
 def hand_weights() -> tuple[float, float]:
-    """Return both weights in pixels: from u = 128 / (128 + 33 e) with score 1/4, and from the right half with 1/2."""
+    """Return the target weights of both anchors of `by_hand`, from their overlaps and scores 1/4 and 1/2."""
     u = float(128 / (128 + 33 * EPS)), right_half(8, 8)
     t = 0.5 * u[0] ** 6, math.sqrt(0.5) * u[1] ** 6
     assert t[0] > t[1]
@@ -302,7 +317,7 @@ def hand_weights() -> tuple[float, float]:
 
 
 def test_the_whole_loss():
-    """TAL-MET-1 to TAL-NORM-1 and LOSS-SUM-1 to LOSS-GAIN-1: every value from the feature map on."""
+    """TAL-MET-1 to TAL-NORM-1 and LOSS-SUM-1 to LOSS-GAIN-1: weights and items of `by_hand` equal hand computations."""
     w = hand_weights()
     n = max(1, w[0] + w[1])
     assert n > 1
@@ -318,14 +333,14 @@ def test_the_whole_loss():
 
 @pytest.mark.parametrize("images", [1, 2, 5])
 def test_what_is_differentiated_is_the_items_times_the_batch_size(images: int):
-    """LOSS-GAIN-1: the differentiated value is B times the logged items."""
+    """LOSS-GAIN-1: the differentiated loss terms are the logged items times the number of images."""
     loss = by_hand(images)
     assert loss.terms.tolist() == [images * item for item in loss.items.tolist()]
     assert loss.total.item() == pytest.approx(sum(loss.terms.tolist()), rel=ROUNDINGS)
 
 
 def test_the_score_sum_is_the_whole_batchs():
-    """LOSS-SUM-1, LOSS-CLS-1: a second image with only background adds to cls, and does not change N."""
+    """LOSS-SUM-1, LOSS-CLS-1: a second image without ground truths adds to cls, and not to the score sum."""
     one, two = by_hand(1), by_hand(2)
     n = max(1, sum(hand_weights()))
     more = 0.5 * (-math.log(0.75) + LN2) / n  # a score of 1/4 and one of 1/2 that should be 0
@@ -367,7 +382,10 @@ def test_which_channels_have_which_gradients(reg_max: int):
 
 
 def test_the_gradient_is_that_of_fixed_targets():
-    """LOSS-GRAD-1: no gradient flows through the assignment: detached targets give bitwise equal gradients."""
+    """LOSS-GRAD-1: with detached targets, gradients are bitwise the same.
+
+    None flows through the assignment.
+    """
     feature_maps, head, numbers = maps(4), Head((8, 16), 3, 4), Hyperparameters(topk=5)
     loss = detection_loss(feature_maps, ROWS, head, numbers)
     fixed = loss_items(read_predictions(feature_maps, head), stacked(loss.targets, 3), head, numbers) * 2
@@ -407,7 +425,7 @@ def test_a_batch_without_positives(rows: Tensor, reg_max: int):
 
 
 def test_items_are_for_the_log():
-    """LOSS-GAIN-1: the items are detached, the terms are not."""
+    """LOSS-GAIN-1: the logged loss items do not require gradients; the loss terms do."""
     loss = detection_loss(maps(4), ROWS, Head((8, 16), 3, 4), Hyperparameters(topk=5))
     assert loss.terms.requires_grad
     assert loss.total.requires_grad
@@ -430,7 +448,7 @@ def test_the_loss_has_the_maps_dtype():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_ground_truths_are_not_rounded_to_half_precision(dtype: torch.dtype):
-    """ANN-1, TAL-TGT-1: class 257 is exact with bfloat16 maps, and 47 and 47 / 64 pixels with float16 maps."""
+    """ANN-1, TAL-TGT-1: class 257 and box edges such as 47.734375 px stay exact with 16-bit maps."""
     level = torch.zeros(1, 300 + 4, 8, 8, dtype=dtype)
     level[:, :4] = 2
     row = [0, 257, 0.5, 0.5, (64 - 2 * 16.265625) / 64, 0.5]
@@ -442,6 +460,6 @@ def test_ground_truths_are_not_rounded_to_half_precision(dtype: torch.dtype):
 
 
 def test_more_anchors_asked_for_than_there_are():
-    """TAL-TOPK-2: k above the 30 anchors is an error."""
+    """TAL-TOPK-2: topk above the number of anchors, here 30, raises ValueError."""
     with pytest.raises(ValueError, match="k = 31 and A = 30"):
         detection_loss(maps(4), ROWS, Head((8, 16), 3, 4), Hyperparameters(topk=31))

@@ -1,4 +1,7 @@
-"""Tests of rotated boxes (OBB-*): by hand, in plain Python pair by pair, and against the official loss in float64."""
+"""Tests of rotated boxes (OBB-*) in float64.
+
+By hand, against plain Python loops, and against the official loss.
+"""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from tal_reference import BatchTargets, GroundTruths, Head, Hyperparameters, Tar
 from tal_reference.anchors import Anchors
 from tal_reference.assignment import assign
 from tal_reference.boxes import ciou
-from tal_reference.loss import DetectionLoss, stacked
+from tal_reference.loss import DetectionLoss, class_factors, stacked
 from tal_reference.rotated import (
     RotatedHyperparameters,
     angle_loss,
@@ -59,7 +62,7 @@ def near(*values: float) -> object:
 
 
 def truths(*boxes: tuple[float, ...], labels: list[int] | None = None) -> GroundTruths:
-    """Return ground truths; their class is 0 unless labels are given."""
+    """Return ground truths with the given rotated boxes (cx, cy, w, h, angle), of class 0 unless labels are given."""
     return GroundTruths(torch.tensor(labels or [0] * len(boxes)), doubles(*boxes))
 
 
@@ -67,7 +70,7 @@ def truths(*boxes: tuple[float, ...], labels: list[int] | None = None) -> Ground
 
 
 def test_a_row_in_pixels():
-    """OBB-ANN-1: cx and w are scaled by the width, cy and h by the height, for any angle; the angle is unchanged."""
+    """OBB-ANN-1: cx and w are scaled by the input's width, cy and h by its height; the angle is unchanged."""
     rows = doubles([1, 2, 0.5, 0.25, 0.125, 0.5, QUARTER], [0, 1, 0.25, 0.75, 0.5, 0.25, -7.0])
     first, second = rotated_truths(rows, 2, (64, 128))
     assert (first.labels.tolist(), first.boxes.tolist()) == ([1], [[32, 48, 64, 16, -7.0]])
@@ -90,7 +93,7 @@ def test_rows_with_a_tiny_side_are_dropped():
 
 
 def test_dropped_rows_are_not_counted():
-    """OBB-ANN-2: an image with only tiny boxes is an image without ground truths."""
+    """OBB-ANN-2: an image whose boxes all have a side below 2 pixels has no ground truths."""
     rows = doubles([0, 0, 0.5, 0.5, 0.001, 0.5, 0], [1, 0, 0.5, 0.5, 0.5, 0.5, 0])
     assert [len(image) for image in rotated_truths(rows, 3, (64, 64))] == [0, 1, 0]
 
@@ -106,14 +109,17 @@ def test_dropped_rows_are_not_counted():
     ],
 )
 def test_which_boxes_are_real(box: tuple[float, ...], real: bool):
-    """OBB-ANN-3: real ground truths have pixels and radians that add up to more than zero; others select no anchor."""
+    """OBB-ANN-3: a ground truth is real if cx + cy + w + h + angle > 0 (pixels, radians).
+
+    Others select no anchor.
+    """
     assert truths(box).real.tolist() == [real]
     wide = truths((*box[:2], 100.0, 100.0, -200.0 - box[0] - box[1]))
     assert not candidates_of(wide, doubles([box[0], box[1]]), (16, 16)).any()
 
 
 def test_a_row_of_an_image_outside_the_batch_is_refused():
-    """OBB-ANN-1: image indices must be smaller than the number of images."""
+    """OBB-ANN-1: a row whose image index is not below the number of images raises an error."""
     with pytest.raises(ValueError, match=r"images \[3\], expected indices below 2"):
         rotated_truths(doubles([3, 0, 0.5, 0.5, 0.5, 0.5, 0]), 2, (64, 64))
 
@@ -122,7 +128,10 @@ def test_a_row_of_an_image_outside_the_batch_is_refused():
 
 
 def test_the_angle_is_the_last_channel():
-    """OBB-DEC-1: the angle is the head's value without wrapping; distances and logits are as in detection (PRE-1)."""
+    """OBB-DEC-1: the last channel is the angle, not wrapped to a period.
+
+    Other channels are read as in detection.
+    """
     level = torch.arange(7.0).reshape(1, 7, 1, 1).repeat(1, 1, 1, 2)
     predictions = read_rotated([level, level + 10], Head((8, 16), 2, 1))
     assert predictions.distances[0].tolist() == [[0, 1, 2, 3]] * 2 + [[10, 11, 12, 13]] * 2
@@ -131,7 +140,7 @@ def test_the_angle_is_the_last_channel():
 
 
 def test_maps_without_an_angle_are_refused():
-    """OBB-DEC-1: feature maps must have 4R + C + 1 channels."""
+    """OBB-DEC-1: a feature map without 4R + C + 1 channels (R bins, C classes) raises an error."""
     with pytest.raises(ValueError, match=r"\(1, 6, 1, 1\).*4R \+ C \+ 1 = 7 channels"):
         read_rotated([torch.zeros(1, 6, 1, 1)], Head((8,), 2, 1))
 
@@ -146,19 +155,19 @@ def test_maps_without_an_angle_are_refused():
     ],
 )
 def test_a_decoded_box(angle: float, centre: tuple[float, float]):
-    """OBB-DEC-2: distances 1, 2, 5, 5 at (5, 5) give f = (2, 1.5), w = 6 and h = 7 for any angle."""
+    """OBB-DEC-2: distances 1, 2, 5, 5 at anchor (5, 5) give a 6 x 7 box; its centre turns with the angle."""
     box = decode_rotated(doubles([1, 2, 5, 5]), doubles([angle]), Anchors(doubles([5, 5]), doubles([8])))
     assert box[0].tolist() == near(*centre, 6, 7, angle)
 
 
 def test_bins_are_decoded_first():
-    """OBB-DEC-2: with R = 3 a distance is the mean of 0, 1, 2 under the softmax: 1 for equal logits (DEC-1)."""
+    """OBB-DEC-2: with three bins and equal logits, a distance is the mean of 0, 1, 2: 1 (DEC-1)."""
     box = decode_rotated(torch.zeros(1, 12).double(), doubles([0.3]), Anchors(doubles([5, 5]), doubles([8])))
     assert box[0].tolist() == near(5, 5, 2, 2, 0.3)
 
 
 def test_the_centre_hands_its_gradient_to_the_angle():
-    """OBB-DEC-2: at angle 0 the derivative of the centre by the angle is (-f_y, f_x)."""
+    """OBB-DEC-2: at angle 0, the derivative of the centre by the angle is (-f_y, f_x), with f = centre - anchor."""
     angle = doubles([0.0]).requires_grad_()
     box = decode_rotated(doubles([1, 2, 5, 5]), angle, Anchors(doubles([5, 5]), doubles([8])))
     x, y = (torch.autograd.grad(box[0, i], angle, retain_graph=True)[0].item() for i in (0, 1))
@@ -166,7 +175,7 @@ def test_the_centre_hands_its_gradient_to_the_angle():
 
 
 def test_the_angle_has_no_unit_of_length():
-    """OBB-DEC-2: boxes in pixels are multiplied by the stride, except for the angle."""
+    """OBB-DEC-2: for boxes in pixels, centre and sides are multiplied by the stride, but not the angle."""
     assert scaled(doubles([1, 2, 3, 4, 5]), doubles([8])).tolist() == [[8, 16, 24, 32, 5]]
 
 
@@ -174,7 +183,10 @@ def test_the_angle_has_no_unit_of_length():
 
 
 def gaussian(box: list[float], floor: float) -> tuple[list[list[float]], float]:
-    """Return the matrix Rot diag Rot^T, multiplied entry by entry, and its determinant (OBB-IOU-1)."""
+    """Return covariance and determinant of a box's Gaussian, in plain Python.
+
+    `floor` is added to its variances.
+    """
     _, _, w, h, angle = box
     rotation = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     diagonal = w**2 / 12 + floor, h**2 / 12 + floor
@@ -185,7 +197,7 @@ def gaussian(box: list[float], floor: float) -> tuple[list[list[float]], float]:
 
 
 def plain_probiou(one: list[float], other: list[float], floor: float = 0.0) -> float:
-    """Return probIoU, computed with Python floats (OBB-IOU-1)."""
+    """Return the probIoU of two boxes in Python floats (OBB-IOU-1); `floor` is added to the variances."""
     (first, det1), (second, det2) = gaussian(one, floor), gaussian(other, floor)
     s = [[first[i][j] + second[i][j] for j in (0, 1)] for i in (0, 1)]
     d = one[0] - other[0], one[1] - other[1]
@@ -198,7 +210,7 @@ def plain_probiou(one: list[float], other: list[float], floor: float = 0.0) -> f
 
 
 def test_probiou_of_boxes_apart():
-    """OBB-IOU-1: both Gaussians have variances 1, so that S = 2 I and D = 4; they are 3 apart along x."""
+    """OBB-IOU-1: probIoU of two Gaussians with variances 1, 3 apart along x; covariances add up to S = 2 I, D = 4."""
     one, other = doubles(0, 0, ROOT12, ROOT12, 0), doubles(3, 0, ROOT12, ROOT12, 0)
     distance = 2 * 9 / (4 * (4 + E)) + math.log(4 / (4 + E) + E) / 2
     expected = 1 - math.sqrt(1 - math.exp(-distance) + E)
@@ -206,21 +218,21 @@ def test_probiou_of_boxes_apart():
 
 
 def test_probiou_of_boxes_of_two_sizes():
-    """OBB-IOU-1: variances are 1 and 4 along x, 1 and 1 along y: S = diag(5, 2), D = 10, 4 sqrt(1 x 4) = 8."""
+    """OBB-IOU-1: probIoU of concentric Gaussians with variances (1, 1) and (4, 1), sum S = diag(5, 2)."""
     one, other = doubles(0, 0, ROOT12, ROOT12, 0), doubles(0, 0, 2 * ROOT12, ROOT12, 0)
     expected = 1 - math.sqrt(1 - 1 / math.sqrt(10 / (8 + E) + E) + E)
     assert probiou(one, other).item() == pytest.approx(expected, rel=ROUNDINGS)
 
 
 def test_probiou_of_crossing_boxes():
-    """OBB-IOU-1: turned by 90 degrees, variances 4 and 1 become 1 and 4: S = 5 I, D = 25, 4 sqrt(16) = 16."""
+    """OBB-IOU-1: probIoU of a box and its copy turned by 90 degrees, variances (4, 1) and (1, 4)."""
     one, other = doubles(0, 0, 2 * ROOT12, ROOT12, 0), doubles(0, 0, 2 * ROOT12, ROOT12, QUARTER)
     expected = 1 - math.sqrt(1 - 1 / math.sqrt(25 / (16 + E) + E) + E)
     assert probiou(one, other).item() == pytest.approx(expected, rel=ROUNDINGS)
 
 
 def test_the_floor_is_added_to_every_variance():
-    """OBB-IOU-1: points with F = 1 have the Gaussians of `test_probiou_of_boxes_apart`, 3 apart."""
+    """OBB-IOU-1: with `variance` = 1, probIoU of two points is that of two Gaussians with variances 1."""
     distance = 2 * 9 / (4 * (4 + E)) + math.log(4 / (4 + E) + E) / 2
     expected = 1 - math.sqrt(1 - math.exp(-distance) + E)
     assert probiou(doubles(0, 0, 0, 0, 0.7), doubles(0, 3, 0, 0, 2), 1.0).item() == pytest.approx(
@@ -230,7 +242,7 @@ def test_the_floor_is_added_to_every_variance():
 
 @pytest.mark.parametrize("floor", [0.0, 0.01])
 def test_probiou_of_random_boxes(floor: float):
-    """OBB-IOU-1: equal to plain Python for all pairs of 12 and 12 random boxes."""
+    """OBB-IOU-1: probIoU equals a plain Python computation for all pairs of 12 and 12 random boxes."""
     generator = torch.Generator().manual_seed(3)
     boxes = torch.randn(24, 5, generator=generator, dtype=torch.float64) * 4
     found = probiou(boxes[:12, None], boxes[12:], floor)
@@ -241,7 +253,7 @@ def test_probiou_of_random_boxes(floor: float):
 
 
 def test_equal_boxes_overlap_by_less_than_one():
-    """OBB-IOU-2: B is clamped to e for equal boxes: the value is 1 - sqrt(2e), and the gradient zero."""
+    """OBB-IOU-2: probIoU of equal boxes is 1 - sqrt(2e), because of the lower clamp, and its gradient is zero."""
     box = doubles(3, 4, 5, 6, 0.7).requires_grad_()
     overlap = probiou(box, box.detach())
     assert overlap.item() == pytest.approx(1 - math.sqrt(2e-7), abs=1e-10)
@@ -249,7 +261,7 @@ def test_equal_boxes_overlap_by_less_than_one():
 
 
 def test_boxes_far_apart_have_no_gradient():
-    """OBB-IOU-2: beyond B = 100 the value is 1 - sqrt(1 + e), below zero, and the gradient exactly zero."""
+    """OBB-IOU-2: probIoU of boxes 1000 apart is 1 - sqrt(1 + e), below zero, and its gradient is exactly zero."""
     box = doubles(1000, 0, 2, 2, 0.7).requires_grad_()
     overlap = probiou(doubles(0, 0, 2, 2, 0.1), box)
     assert overlap.item() == pytest.approx(1 - math.sqrt(1 + E), rel=1e-8)
@@ -261,7 +273,7 @@ def test_boxes_far_apart_have_no_gradient():
     "form", [(2, 1, 6, -3, 0.4), (2, 1, 3, 6, 0.4 + QUARTER), (2, 1, 6, 3, 0.4 + math.pi), (2, 1, 6, 3, 0.4)]
 )
 def test_boxes_that_are_one_gaussian(form: tuple[float, ...]):
-    """OBB-IOU-2: different boxes with one Gaussian: a negative side, exchanged sides at 90 degrees, 180 degrees."""
+    """OBB-IOU-2: boxes with a negative side, exchanged sides at 90 degrees, or turned by 180 have the same probIoU."""
     other = doubles(3, 3, 5, 4, 1.0)
     expected = plain_probiou([2, 1, 6, 3, 0.4], other.tolist())
     assert [probiou(doubles(*form), other).item(), probiou(other, doubles(*form)).item()] == near(
@@ -270,7 +282,7 @@ def test_boxes_that_are_one_gaussian(form: tuple[float, ...]):
 
 
 def test_probiou_depends_on_the_scale():
-    """OBB-IOU-2: e is added to squares of areas, so that values in pixels and in grid units differ."""
+    """OBB-IOU-2: probIoU of two boxes differs slightly from probIoU of the boxes scaled by 8, because of e."""
     one, other = doubles(0, 0, 1, 0.5, 0.2), doubles(0.25, 0, 1, 1, 0.9)
     small, large = (
         probiou(one, other),
@@ -305,12 +317,15 @@ def taken(mask: Tensor) -> list[list[int]]:
     ],
 )
 def test_candidates_in_the_own_frame(box: tuple[float, ...], inside: list[int]):
-    """OBB-CAND-1: centres (4, 4) to (28, 4) are tested in the box's own frame, without a floor."""
+    """OBB-CAND-1: an anchor is a candidate if its centre lies in the rotated box or on its edge.
+
+    Nothing is widened.
+    """
     assert taken(candidates_of(truths(box), CENTRES, (0, 0))) == [inside]
 
 
 def test_small_sides_are_widened():
-    """OBB-CAND-1: sides below the floor are widened separately; centre and angle are unchanged (TAL-CAND-2)."""
+    """OBB-CAND-1: each side below the floor is widened; the centre and angle of the box are unchanged."""
     boxes = doubles([10, 4, 3, 20, 0.5], [10, 4, 20, 15.9, 0], [10, 4, 16, 3, 2])
     assert widened(boxes, (16, 16)).tolist() == [[10, 4, 16, 20, 0.5], [10, 4, 20, 16, 0], [10, 4, 16, 16, 2]]
     assert taken(candidates_of(truths((8, 4, 3, 3, 0)), CENTRES, (0, 0))) == [[]]
@@ -319,7 +334,7 @@ def test_small_sides_are_widened():
 
 @pytest.mark.parametrize(("strides", "inside"), [((8, 16), [0, 1]), ((8,), [0, 1]), ((4,), [])])
 def test_the_floor_is_the_second_stride(strides: tuple[int, ...], inside: list[int]):
-    """OBB-CAND-1: with one level the floor is its stride; a 3 x 3 box at (8, 4) is 4 pixels from two centres."""
+    """OBB-CAND-1: a 3 x 3 box is widened to the second stride or, if there is only one stride, to that."""
     inputs = torch.ones(4, 1).double(), torch.tensor([[8.0, 4, 8, 8, 0]] * 4).double(), CENTRES
     targets = assign_rotated(
         *inputs, truths((8, 4, 3, 3, 0)), strides, Hyperparameters(topk=4), keep_trace=True
@@ -330,7 +345,10 @@ def test_the_floor_is_the_second_stride(strides: tuple[int, ...], inside: list[i
 
 
 def test_u_is_probiou_on_candidates():
-    """OBB-MET-1: u uses F = 0 and the annotated box; it is zero for non-candidates and never negative."""
+    """OBB-MET-1: the overlap of a candidate is probIoU with the unwidened box, at least 0.
+
+    Otherwise it is 0.
+    """
     found = truths((8, 4, 3, 3, 0.3), (16, 4, 24, 8, 0))
     boxes = doubles([8, 4, 4, 3, 0.1], [9, 4, 3, 3, 0], [20, 4, 20, 8, 0.2], [900, 4, 1, 1, 0])
     candidates = candidates_of(found, CENTRES, (16, 16))
@@ -348,7 +366,7 @@ def test_u_is_probiou_on_candidates():
 
 
 def test_the_rest_of_the_assignment_is_detections(monkeypatch: pytest.MonkeyPatch):
-    """OBB-MET-1, COR-4: with CIoU instead of probIoU, boxes with angle 0 are assigned like axis-aligned boxes."""
+    """OBB-MET-1, COR-4: if CIoU replaces probIoU, boxes with angle 0 are assigned like axis-aligned boxes."""
 
     def corners(boxes: Tensor) -> Tensor:
         return torch.cat((boxes[..., :2] - boxes[..., 2:4] / 2, boxes[..., :2] + boxes[..., 2:4] / 2), dim=-1)
@@ -388,7 +406,7 @@ def test_no_ground_truths():
 
 
 def test_the_box_loss_has_a_floor():
-    """OBB-BOX-1: with F = 0.01 a box without area overlaps itself: the loss is sqrt(2e), up to rounding in D."""
+    """OBB-BOX-1: the box loss is 1 - probIoU with 0.01 added to variances, for boxes without area too."""
     boxes = doubles([0, 0, 0, 0, 0], [2, 1, 6, 3, 0.4])
     predicted = doubles([0.3, 0, 0, 0, 0], [3, 3, 5, 4, 1.0])
     expected = [
@@ -398,7 +416,7 @@ def test_the_box_loss_has_a_floor():
 
 
 def test_the_box_loss_may_exceed_one():
-    """OBB-BOX-1: probIoU is not clamped at 0 in the box loss."""
+    """OBB-BOX-1: for boxes 1000 px apart, the loss exceeds 1: a negative probIoU is not clamped."""
     assert box_loss(doubles([1000, 0, 2, 2, 0]), doubles([0, 0, 2, 2, 0])).item() > 1
 
 
@@ -412,12 +430,12 @@ def test_the_box_loss_may_exceed_one():
     ],
 )
 def test_target_distances_are_along_the_targets_axes(angle: float, sides: tuple[float, ...]):
-    """OBB-DFL-1: a 6 x 4 box with o = (1, -1.5), (-1.5, -1), (-1, 1.5), (1.5, 1) from anchor to centre, by angle."""
+    """OBB-DFL-1: target distances from an anchor to a 6 x 4 box are measured along the box's axes, for four angles."""
     assert distances_in_frame(doubles([8, 3.5, 6, 4, angle]), doubles([7, 5]))[0].tolist() == near(*sides)
 
 
 def test_target_distances_are_those_that_decode_to_the_target():
-    """OBB-DFL-1, OBB-DEC-2: target distances decode to the target box, also if the anchor lies outside of it."""
+    """OBB-DFL-1, OBB-DEC-2: target distances are decoded to the target box, also if the anchor is outside."""
     boxes = torch.randn(50, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).abs() * 3
     anchors = Anchors(torch.rand(50, 2).double() * 6, torch.full((50, 1), 8.0).double())
     distances = distances_in_frame(boxes, anchors.centres)
@@ -441,13 +459,13 @@ def test_target_distances_are_those_that_decode_to_the_target():
     ],
 )
 def test_the_angle_loss(sides: tuple[float, float], degrees: float, expected: float):
-    """OBB-ANG-1: the angle loss has a period of 90 degrees, and is largest for squares."""
+    """OBB-ANG-1: the angle loss repeats every 90 degrees, and is largest for square targets."""
     loss = angle_loss(doubles(0.3 + math.radians(degrees)), doubles([0, 0, *sides, 0.3]))
     assert loss.item() == pytest.approx(expected, rel=1e-8, abs=1e-25)
 
 
 def test_the_angle_loss_of_a_target_without_area():
-    """OBB-ANG-1: 1e-9 keeps the ratio of the sides finite for a target without area."""
+    """OBB-ANG-1: the angle loss is finite for a target without area, because 1e-9 is added to the sides."""
     loss = angle_loss(doubles(math.pi / 4, math.pi / 4), doubles([0, 0, 0, 0, 0], [0, 0, 0, 1, 0]))
     assert loss.tolist() == pytest.approx([1, math.exp(-(math.log(1e-9) ** 2) / 9)], rel=1e-6)
 
@@ -475,7 +493,7 @@ def turn(x: float, y: float, angle: float) -> tuple[float, float]:
 
 
 def cells_of(image: int, maps: list[Tensor], head: Head) -> list[Cell]:
-    """Return the predictions of an image (PRE-1, ANC-1, DEC-1, OBB-DEC-1, OBB-DEC-2)."""
+    """Return the decoded predictions of all cells of an image (PRE-1, ANC-1, DEC-1, OBB-DEC-1, OBB-DEC-2)."""
     cells = []
     for level, stride in zip(maps, head.strides, strict=True):
         values = level[image].tolist()
@@ -499,7 +517,7 @@ def mean_bin(logits: list[float]) -> float:
 
 
 def holds(box: list[float], cell: Cell, floor: float) -> bool:
-    """Return True if the cell is a candidate of the box (OBB-CAND-1, OBB-ANN-3)."""
+    """Return True if the cell is a candidate of the box, with widened sides (OBB-CAND-1, OBB-ANN-3)."""
     x, y = turn(cell.anchor[0] * cell.stride - box[0], cell.anchor[1] * cell.stride - box[1], -box[4])
     half_w, half_h = (max(side, floor) / 2 for side in box[2:4])
     return sum(box) > 0 and abs(x) <= half_w and abs(y) <= half_h
@@ -533,10 +551,10 @@ def plain_assignment(
 
 
 def plain_loss(batch: Drawn, topk: int, topk2: int) -> list[float]:
-    """Return the four loss items, in Python floats (OBB-BOX-1, OBB-CLS-1, OBB-DFL-1, OBB-ANG-1, OBB-SUM-1)."""
+    """Return the four loss items, computed in Python floats (OBB-BOX-1, OBB-CLS-1, OBB-DFL-1, OBB-ANG-1, OBB-SUM-1)."""
     head, maps = batch.head, batch.maps
     height, width = (side * head.strides[0] for side in maps[0].shape[2:])
-    factors = [1.0] * head.classes if batch.class_weights is None else batch.class_weights.tolist()
+    factors = head.class_weights or [1.0] * head.classes
     box = cls = side = angle = total = 0.0
     for image in range(len(maps[0])):
         found = [
@@ -582,16 +600,16 @@ def plain_side(cell: Cell, target: list[float], size: tuple[int, int]) -> float:
 
 
 SETTINGS = [(16, 10, 10), (1, 10, 10), (1, 7, 1)]
-"""R, k and k2 of the random batches, in turn."""
+"""(number of bins R, topk, topk2) of the random batches, in turn."""
 
 
 def reference_of(batch: Drawn, topk: int, topk2: int | None) -> DetectionLoss:
     numbers = RotatedHyperparameters(topk=topk, topk2=topk2)
-    return rotated_loss(batch.maps, batch.rows, batch.head, numbers, class_weights=batch.class_weights)
+    return rotated_loss(batch.maps, batch.rows, batch.head, numbers)
 
 
 def test_the_loss_in_plain_numbers():
-    """OBB-SUM-1, OBB-CLS-1: equal to plain Python on 30 random batches, with R = 16 and 1, k2, weights (COR-7)."""
+    """OBB-SUM-1, OBB-CLS-1: items equal plain Python on 30 random batches, with 16 and 1 bins, topk2, class weights."""
     positives = 0
     for seed in range(500, 530):
         reg_max, topk, topk2 = SETTINGS[seed % 3]
@@ -605,7 +623,10 @@ def test_the_loss_in_plain_numbers():
 
 
 def test_what_is_differentiated():
-    """OBB-SUM-1: the total is the items times the batch size; box depends on distances and angles, angle on angles."""
+    """OBB-SUM-1: the total is items times images.
+
+    The box term has gradients on distances and angles, the angle term on angles only.
+    """
     batch = next(b for b in (drawn(seed, 1, rotated=True) for seed in range(1, 99)) if len(b.maps[0]) == 3)
     loss = reference_of(batch, 10, None)
     assert loss.terms.tolist() == [3 * item for item in loss.items.tolist()]
@@ -624,7 +645,7 @@ def test_what_is_differentiated():
 
 @pytest.mark.parametrize("reg_max", [1, 16])
 def test_a_batch_without_positives(reg_max: int):
-    """OBB-SUM-1: without positives all terms but cls are exactly zero, and every gradient exists and is zero."""
+    """OBB-SUM-1: without positives, all terms except cls are zero, and all gradients exist and are zero."""
     batch = drawn(0, reg_max, rotated=True)
     assert not len(batch.rows)
     loss = reference_of(batch, 10, None)
@@ -636,19 +657,20 @@ def test_a_batch_without_positives(reg_max: int):
 
 
 def test_targets_of_another_assigner_give_the_same_items():
-    """OBB-SUM-1: targets in the format of an assigner's result give the same items."""
+    """OBB-SUM-1: items are the same if targets are passed in the format of an assigner's result."""
     batch = drawn(3, 16, rotated=True)
     loss = reference_of(batch, 10, None)
     given = stacked(loss.targets, batch.head.classes)
     assert isinstance(given, BatchTargets)
     predictions = read_rotated(batch.maps, batch.head)
     numbers = RotatedHyperparameters(box_gain=1.0, cls_gain=1.0, dfl_gain=1.0, angle_gain=4.0)
-    items = rotated_items(predictions, given, numbers, class_weights=batch.class_weights)
+    factors = class_factors(batch.head, predictions.logits)
+    items = rotated_items(predictions, given, numbers, class_weights=factors)
     torch.testing.assert_close(items * doubles(7.5, 0.5, 1.5, 0.25), loss.items, rtol=ROUNDINGS, atol=0)
 
 
 def test_a_class_that_the_head_does_not_have_is_refused():
-    """OBB-ANN-1: a class that the head does not have is an error."""
+    """OBB-ANN-1: a row whose class is not below the head's number of classes raises an error."""
     batch = drawn(3, 16, rotated=True)
     row = doubles([0, batch.head.classes, 0.5, 0.5, 0.5, 0.5, 0.5])
     with pytest.raises(ValueError, match="expected indices below"):
@@ -656,7 +678,7 @@ def test_a_class_that_the_head_does_not_have_is_refused():
 
 
 def test_more_anchors_asked_for_than_there_are():
-    """OBB-MET-1, TAL-TOPK-2: k above the number of anchors is an error."""
+    """OBB-MET-1, TAL-TOPK-2: topk above the number of anchors raises ValueError."""
     batch = drawn(3, 16, rotated=True)
     with pytest.raises(ValueError, match="k = 500"):
         reference_of(batch, 500, None)
@@ -684,7 +706,7 @@ def test_the_official_loss():
         for seed in range(BATCHES):
             reg_max, topk, topk2 = SETTINGS[seed % 3]
             batch = drawn(seed, reg_max, rotated=True)
-            criterion = losses.v8OBBLoss(model_of(batch.head, class_weights=batch.class_weights), topk, topk2)
+            criterion = losses.v8OBBLoss(model_of(batch.head), topk, topk2)
             total, items = criterion(predictions_of(batch.maps, batch.head), batch_of(batch.rows))
             expected = torch.autograd.grad(total.sum(), batch.maps)
             loss = reference_of(batch, topk, topk2)

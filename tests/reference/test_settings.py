@@ -7,7 +7,7 @@ from tal_reference import Head, Hyperparameters
 
 @pytest.mark.parametrize(("classes", "reg_max", "channels"), [(2, 16, 66), (80, 16, 144), (1, 1, 5)])
 def test_channels(classes: int, reg_max: int, channels: int):
-    """PRE-1: the number of channels is 4R + C, such as the article's 66 for two classes."""
+    """PRE-1: a head has 4R + C channels, such as 66 for the article's 16 bins (R) and two classes (C)."""
     assert Head((8, 16, 32), classes, reg_max).channels == channels
 
 
@@ -28,7 +28,10 @@ def test_the_smallest_head_is_accepted():
 
 
 def test_defaults_are_those_of_the_detection_loss():
-    """TAL-MET-1, TAL-TOPK-1, LOSS-GAIN-1: defaults are those of the loss, not those of the official assigner class."""
+    """TAL-MET-1, TAL-TOPK-1, LOSS-GAIN-1.
+
+    Default hyperparameters are the official loss's, not its assigner class's.
+    """
     numbers = Hyperparameters()
     assert (numbers.topk, numbers.alpha, numbers.beta, numbers.topk2) == (10, 0.5, 6.0, None)
     assert (numbers.box_gain, numbers.cls_gain, numbers.dfl_gain) == (7.5, 0.5, 1.5)

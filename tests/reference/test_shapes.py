@@ -1,4 +1,4 @@
-"""Shapes in the reference's annotations are checked if jaxtyping is installed, and documentation otherwise."""
+"""Shapes in the reference's annotations are checked at run time if jaxtyping is installed, else ignored."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""Composed dialects: their notation, and defaults that equal the behaviour of the releases."""
+"""Composed dialects: their notation is parsed, and default choices compute what the releases compute."""
 
 import re
 from dataclasses import fields
@@ -127,7 +127,7 @@ def test_effective_hyperparameters():
 
 
 def test_a_choice_of_one_step_leaves_the_others():
-    """A changed overlap does not change candidates, nor the weights of equal boxes."""
+    """If IoU replaces CIoU, the candidates are unchanged, and no overlap becomes smaller."""
     maps, annotations = batch(1)
     traces = []
     for dialect in (NEWEST, NEWEST.but(overlap=Overlap.IOU)):

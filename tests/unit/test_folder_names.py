@@ -1,4 +1,4 @@
-"""Imports by folder name give the same modules with a warning, unless another package has that name.
+"""Imports by an old name, such as `conformance` for `tal_conformance`, give the same module and a warning.
 
 Each test starts new interpreters, because imports cannot be undone.
 """
@@ -29,7 +29,7 @@ def python(*arguments: str, cwd: Path = ROOT, path: Path = ROOT / "src") -> subp
 
 
 def check(code: str, cwd: Path = ROOT) -> str:
-    """Run code and return what it wrote to standard error."""
+    """Run code in a new interpreter, assert that it succeeds, and return its standard error."""
     done = python("-c", code, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -58,7 +58,7 @@ for name in names:
 
 
 def test_the_new_name_first():
-    """After an import by the new name, the finder is installed only when a folder is imported."""
+    """If `tal_reference` is imported first, `reference` is the same module, with a DeprecationWarning."""
     assert "DeprecationWarning" in check("""
 import tal_reference.eras
 import reference.eras
@@ -68,7 +68,7 @@ assert tal_reference.eras.__spec__.name == 'tal_reference.eras'
 
 
 def test_one_old_name_makes_the_others_importable(tmp_path: Path):
-    """An import of one folder name enables the others, even outside the repository."""
+    """After `tal_folder_names.install()`, all three old names can be imported outside the repository."""
     check(
         """
 import tal_folder_names
@@ -122,7 +122,7 @@ def test_a_folder_without_init_wins_too(tmp_path: Path):
 
 
 def test_two_copies_of_the_project_are_an_error(tmp_path: Path):
-    """If the folder belongs to one copy of the project and the new name to another, the import is an error."""
+    """`import conformance` fails if folder and installed package belong to two copies of the project."""
     (tmp_path / "conformance").mkdir()
     source = (ROOT / "conformance" / "__init__.py").read_text(encoding="utf-8")
     (tmp_path / "conformance" / "__init__.py").write_text(source, encoding="utf-8")

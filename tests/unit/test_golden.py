@@ -28,7 +28,7 @@ CONFORMS = {"exact": "conforms", "within_bound": "conforms"}
 
 
 def built(recipe: str, dtype: str, autocast: bool) -> Batch:
-    """Return the batch of a line of the golden file; the line comes from this repository and may be evaluated."""
+    """Return the batch of a recipe from the golden file, which is evaluated as Python, in the given dtype."""
     batch = eval(recipe, {"__builtins__": {}}, NAMES).build()
     return replace(batch.to(dtype=getattr(torch, dtype)), autocast=autocast)
 

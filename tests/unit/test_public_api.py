@@ -1,4 +1,4 @@
-"""The public names: importable, the same for type checkers, and on the documentation's page."""
+"""Public names of the package are importable, known to type checkers, and listed in the documentation."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Files of older versions can still be read: stored samples of every format, with the expected results."""
+"""Files that older versions of the suite wrote are still read with the expected results, in every format."""
 
 import json
 import shutil
@@ -32,10 +32,14 @@ def run(request: pytest.FixtureRequest) -> Path:
 
 
 def test_there_are_samples_of_every_kind():
-    assert [run.parent.name for run in RUNS] == ["first", "second", "third"]
+    assert [run.parent.name for run in RUNS] == ["first", "fourth", "second", "third"]
     kinds = {path.suffix for path in SAMPLES.rglob("*") if path.is_file()}
     assert {".safetensors", ".outcome", ".jsonl", ".json"} <= kinds
-    assert [path.parent.name for path in sorted(SAMPLES.glob("*/history.jsonl"))] == ["second", "third"]
+    assert [path.parent.name for path in sorted(SAMPLES.glob("*/history.jsonl"))] == [
+        "fourth",
+        "second",
+        "third",
+    ]
 
 
 def test_a_case(run: Path):
@@ -101,7 +105,7 @@ def test_a_summary_follows_the_schema(run: Path):
     assert fault(json.loads((run / "summary.json").read_text(encoding="utf-8")), "summary") is None
 
 
-@pytest.mark.parametrize("sample", ["second", "third"])
+@pytest.mark.parametrize("sample", ["second", "third", "fourth"])
 def test_a_history(sample: str):
     (entry,) = read_history(SAMPLES / sample / "history.jsonl")
     assert entry["run"] == next((SAMPLES / sample).glob("2*")).name

@@ -8,13 +8,13 @@ from torch import Tensor
 from tal_conformance.checks.devices.checks import first_difference, judged_against
 from tal_conformance.checks.reference import judged_outcome
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome, Outcome, Stages
-from tal_conformance.core.outcome_tensors import part_from
+from tal_conformance.core.outcome import AssignerInputs, LossOutcome, Outcome, Stages
+from tal_conformance.core.outcome_tensors import assignment_from, part_from
 from tal_conformance.core.verdicts import Divergence, Judgement, Value, Verdict
 from tal_conformance.implementations.calling.call import GRADIENT, Answer
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.kept import renewed
-from tal_conformance.implementations.protocol import check_assignment, check_inputs
+from tal_conformance.implementations.validation import Findings, check_assignment, check_inputs
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.judgement.non_finite import judge_any
@@ -24,12 +24,12 @@ from tal_reference import Dialect
 
 @dataclass(frozen=True)
 class Plain:
-    """The outcome of a plain call on a batch, judged against the dialect.
+    """The judged outcome of a plain call: an ordinary call on a batch, without earlier calls.
 
     Attributes:
         batch: the batch, on the device under test.
         expected: everything that the dialect prescribes for the batch.
-        judgement: the judgement, which is not a failure.
+        judgement: the judgement of the outcome, which is not a failure.
         outcome: the outcome of the plain call.
     """
 
@@ -41,12 +41,12 @@ class Plain:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference between an answer and the plain call.
+    """A difference between the results of a call and the outcome of the plain call on the same batch.
 
     Attributes:
         verdict: DIVERGENT, or ERROR if the call failed.
         text: the difference, as a sentence whose subject is the implementation.
-        values: the first place.
+        values: the first place where the results differ.
         details: traceback, if the implementation raised.
     """
 
@@ -57,7 +57,7 @@ class Difference:
 
 
 def plain_call(subject: Subject, expected: Expectation) -> Plain:
-    """Call a fresh implementation on a batch, and judge the outcome.
+    """Call the implementation in the ordinary way on a batch, without earlier calls, and return the judged outcome.
 
     Raises:
         Failure: the implementation does not conform on the batch even in a plain call.
@@ -67,11 +67,11 @@ def plain_call(subject: Subject, expected: Expectation) -> Plain:
 
 
 def difference(subject: Subject, answer: Answer, plain: Plain, same_bits: bool) -> Difference | None:
-    """Return the difference between an answer and a plain call on the same batch, or None.
+    """Return the difference between the results of a call and of the plain call on the same batch; None if equal.
 
     Args:
         subject: the implementation.
-        answer: the answer.
+        answer: the results of the call.
         plain: the plain call.
         same_bits: True to require bitwise equality of normal numbers; False to allow the rounding of two correct runs.
     """
@@ -101,8 +101,8 @@ def difference(subject: Subject, answer: Answer, plain: Plain, same_bits: bool) 
 def judged_within_bounds(observed: Outcome, plain: Plain, dialect: Dialect) -> Judgement:
     """Judge an outcome against that of the plain call, within the bounds of two correct runs.
 
-    If the assignment is not visible and a choice may have been resolved differently, the two losses cannot be compared;
-    the outcome is then judged against the dialect, as it is if the dialect does not allow relations between runs.
+    Two losses cannot be compared if their assignment is not visible and a tie may have been resolved differently, or if
+    the dialect does not allow comparisons of runs. The outcome is then judged against the dialect.
     """
     if supports_relations(plain.batch, dialect):
         judgement = judged_against(plain.outcome, observed, plain.batch, dialect, "", "called so")
@@ -115,7 +115,7 @@ def judged_within_bounds(observed: Outcome, plain: Plain, dialect: Dialect) -> J
 
 
 def without_subnormal_differences(observed: Outcome, plain: Outcome) -> Outcome:
-    """Return the outcome with the plain gradients where both differ by less than the smallest normal number.
+    """Return `observed`, with gradients of `plain` where both differ by less than the smallest normal number.
 
     A power of two as a factor of the total commutes with every rounding of the backward pass, except for subnormal
     numbers, where the larger number keeps bits that the smaller one loses.
@@ -130,29 +130,33 @@ def without_subnormal_differences(observed: Outcome, plain: Outcome) -> Outcome:
 
 
 def outcome_of(subject: Subject, answer: Answer, plain: Plain) -> Outcome:
-    """Return the outcome of an answer. Parts that the way of calling does not compute are those of the plain call.
+    """Return the results of a call as an outcome. Parts that were not computed are taken from the plain call.
 
     Raises:
-        ProtocolViolation: a part does not follow the protocol.
+        ProtocolViolation: a result does not follow the protocol.
         ValueError: an assignment lacks a field.
     """
     tensors, base, implementation = answer.tensors, plain.outcome, subject.implementation
     stages = part_from(tensors, Stages, Stages.__name__)
-    assignment = part_from(tensors, Assignment, Assignment.__name__, stages=stages)
+    assignment = assignment_from(tensors, stages)
     head, numbers = plain.batch.head, plain.batch.hyperparameters
     inputs = part_from(tensors, AssignerInputs, AssignerInputs.__name__, head=head, hyperparameters=numbers)
-    inputs = base.inputs if inputs is None else check_inputs(inputs, plain.expected.inputs)
+    inputs = base.inputs if inputs is None else check_inputs(inputs, plain.expected.inputs, Findings())
     if assignment is None:
         assignment = base.assignment
     else:
-        check_assignment(assignment, inputs, implementation.exposes_stages)
+        assignment = check_assignment(assignment, inputs, implementation.exposes_stages, Findings())
     if base.loss is None:
         return replace(base, assignment=assignment)
     gradients = tuple(
         _shaped(tensors.get(f"{GRADIENT}{level}", values), values)
         for level, values in enumerate(base.loss.gradients)
     )
-    loss = LossOutcome(tensors["items"], tensors["total"], gradients)
+    items, total = tensors.get("items"), tensors["total"]
+    if items is None:  # of a total with one value for each term, an answer has the sum only
+        same = torch.equal(total, base.loss.total)
+        items = base.loss.items if same else base.loss.items * (total / base.loss.total)
+    loss = LossOutcome(items, total, gradients, shows_items=base.loss.shows_items)
     return replace(base, inputs=inputs, assignment=assignment, loss=loss)
 
 

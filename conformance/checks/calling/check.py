@@ -30,7 +30,7 @@ class CallingFailure(Failure):
 
 
 def companion(batch: Batch) -> Batch:
-    """Return another batch of the same shapes, with the same ground truths and the opposite logits."""
+    """Return a batch with the shapes and ground truths of `batch`, but logits of opposite sign."""
     return replace(
         batch, feature_maps=tuple(-level for level in batch.feature_maps), origin="", hazards=frozenset()
     )
@@ -42,7 +42,7 @@ def applies(implementation: Implementation, way: str) -> bool:
 
 
 def called(subject: Subject, batch: Batch, way: str) -> Judgement:
-    """Call an implementation in one way, and compare all results with those of plain calls.
+    """Call an implementation in the given way, and compare all results with those of plain calls.
 
     Args:
         subject: the implementation, and the device to run it on.
@@ -83,11 +83,11 @@ def called(subject: Subject, batch: Batch, way: str) -> Judgement:
 
 
 def _answers(implementation: Implementation, way: str, calls: Sequence[Call]) -> list[Answer]:
-    """Return the answers of an implementation that is called in one way.
+    """Return the results of calling an implementation in one way.
 
-    Two processes are forks of this one where that works: they start at once. Where it fails, for whatever reason, they
-    are forks of a new process, which has called nothing yet: torch refuses to differentiate in the fork of a process
-    that has autograd threads, as it has with CUDA devices.
+    For calls in two processes, this process is forked, which is fast. If the forks fail, for whatever reason, a new
+    process is started and forked, in which the implementation was not called yet: torch refuses to differentiate in
+    the fork of a process that has autograd threads, as a process with CUDA devices has.
 
     Raises:
         ImplementationFailed: as `execute_calls`.
@@ -109,7 +109,7 @@ def _error(error: ImplementationFailed) -> Difference:
 
 
 def _failure(subject: Subject, batch: Batch, way: str, how: str, found: Difference) -> CallingFailure:
-    expected = f"; a plain call of the batch conforms (way of calling {way!r})"
+    expected = f"; an ordinary call on the same batch conforms. Way of calling: {way!r}"
     return CallingFailure(
         subject,
         batch,
@@ -123,7 +123,7 @@ def _failure(subject: Subject, batch: Batch, way: str, how: str, found: Differen
 
 
 def _predicate(found: Difference) -> str:
-    """Return the difference as a predicate whose subject is the implementation."""
+    """Return the difference as a predicate, for a sentence whose subject is the implementation."""
     return found.text if found.verdict is Verdict.ERROR else f"gives another answer: {found.text}"
 
 
@@ -131,7 +131,7 @@ _PLAIN: "WeakKeyDictionary[Identity, dict[tuple[str, str], Plain]]" = WeakKeyDic
 
 
 def _remembered(subject: Subject, batch: Batch, make: Callable[[], Plain]) -> Plain:
-    """Return the plain call on a batch, from the cache if it was made for another way."""
+    """Return the plain call on a batch, from the cache if another way of calling already needed it."""
     known = _PLAIN.setdefault(subject.implementation.identity, {})
     key = f"{subject.device} {subject.implementation.dialect.name}", batch.id
     if key not in known:

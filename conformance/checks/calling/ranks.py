@@ -1,4 +1,4 @@
-"""Two processes: check that an implementation reduces N over ranks as its adapter declares (CALL-7)."""
+"""Two processes: check that an implementation reduces N (sum of target scores) over ranks as it declares (CALL-7)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,14 +11,15 @@ from tal_conformance.judgement.failure import Subject
 
 
 def reduced(subject: Subject, answer: Answer, plains: Mapping[int, Plain]) -> Difference | None:
-    """Return the difference between an answer with a reduced N and a plain call, or None.
+    """Return the difference between one rank's results and those expected with N reduced over all ranks, or None.
 
-    Items, total and gradients are linear in 1 / N, so that the answer times the quotient of both N is that of the plain
-    call. The quotient adds a few roundings; two correct runs are allowed more.
+    The loss of a rank is divided by N, the sum of target scores. Items, total and gradients are linear in 1 / N. So the
+    rank's results, multiplied by the quotient of the reduced N and the rank's own N, must equal the results of a plain
+    call on the rank's batch, up to a few further roundings.
 
     Args:
         subject: the implementation, which declares `reduces_over_ranks`.
-        answer: the results of one rank.
+        answer: the results of one rank, divided by the reduced N.
         plains: the plain calls of the batches of all ranks.
     """
     if answer.failure is not None:
@@ -33,14 +34,14 @@ def reduced(subject: Subject, answer: Answer, plains: Mapping[int, Plain]) -> Di
 
 
 def score_sum(plain: Plain) -> float:
-    """Return the sum of all target scores, of the visible assignment or else of the reference's."""
+    """Return the sum of all target scores: the implementation's if its assignment is visible, else the reference's."""
     if plain.outcome.assignment is not None:
         return float(plain.outcome.assignment.scores.double().sum())
     return float(sum(image.weights.double().sum() for image in plain.expected.assignment))
 
 
 def _times(name: str, tensor: Tensor, factor: float) -> Tensor:
-    """Return a part of the loss multiplied by a factor; an assignment is returned unchanged."""
+    """Return the tensor `name` of a loss multiplied by a factor; tensors of the assignment are returned unchanged."""
     if name in ("items", "total") or name.startswith(GRADIENT):
         return (tensor.double() * factor).to(tensor.dtype)
     return tensor

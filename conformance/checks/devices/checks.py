@@ -1,8 +1,8 @@
 """Requirements on an implementation on every device: the clauses DEVICE-1 to DEVICE-3.
 
-- DEVICE-1: on a CUDA device it allocates all tensors there, and moves none away and back. Without such a device it runs
-  on the simulated one, and must return the values of a run on the CPU.
-- DEVICE-2: its results on a CUDA device and on the CPU agree, within the rounding of two correct runs.
+- DEVICE-1: on a CUDA device the implementation allocates all tensors there, and moves no tensor to the CPU and back. On
+  machines without a CUDA device it runs on the simulated device, and must return the values of a run on the CPU.
+- DEVICE-2: the results on a CUDA device and on the CPU agree, within the rounding of two correct runs.
 - DEVICE-3: the same batch gives the same bits every time.
 """
 
@@ -47,7 +47,7 @@ def allocates_on_device(subject: Subject, batch: Batch, watch: Watch | None = No
     Args:
         subject: the implementation.
         batch: any batch on the CPU.
-        watch: receives the synchronisations and transfers of the implementation as a whole.
+        watch: receives the synchronisations and transfers of the implementation.
 
     Returns:
         The judgement, not a failure: EXACT if all results are bitwise those of the run on the CPU.
@@ -78,7 +78,7 @@ def _failure(subject: Subject, batch: Batch, judgement: Judgement, outcome: Outc
 
 
 def _observed(subject: Subject, batch: Batch) -> Outcome:
-    """Return the outcome of an implementation on a device, moved to the CPU.
+    """Run an implementation on the subject's device, and return its outcome, moved to the CPU.
 
     Raises:
         Failure: the implementation raised, or violated the protocol.
@@ -104,9 +104,9 @@ def _wrong_device(subject: Subject, batch: Batch, run: SimulatedRun) -> Failure:
 def judged_against(
     expected: Outcome, observed: Outcome, batch: Batch, dialect: Dialect, clause: str, how: str
 ) -> Judgement:
-    """Compare two outcomes of one batch, stage by stage.
+    """Compare two outcomes of one batch stage by stage, and return the judgement.
 
-    Choices that the specification leaves open may differ; the implementation's own values tell which choices are open.
+    Choices that the specification leaves open may differ; the values in `expected` determine which choices are open.
     Values that depend on a different choice are not compared, and the judgement has `chose_differently` set.
 
     Args:
@@ -127,7 +127,7 @@ def judged_against(
 
 
 def same_as_cpu(subject: Subject, batch: Batch) -> Judgement:
-    """Judge DEVICE-2: compare the outcomes of an implementation on an existing device and on the CPU.
+    """Judge DEVICE-2: compare the outcomes of an implementation on a real device and on the CPU.
 
     Args:
         subject: the implementation, and the device.
@@ -177,7 +177,7 @@ def first_difference(outcomes: Sequence[Outcome], task: Task = DETECT) -> tuple[
     Undefined values are not compared: labels, boxes and indices of background anchors.
 
     Returns:
-        The stage, a sentence, and one differing value.
+        The stage, a sentence that describes the difference, and the first differing value.
     """
     first, *others = [meaningful(outcome) for outcome in outcomes]
     order = list(task.clauses)
@@ -190,7 +190,7 @@ def first_difference(outcomes: Sequence[Outcome], task: Task = DETECT) -> tuple[
     if any(set(other) != set(first) for other in others):
         return (
             "",
-            "the implementation returned other tensors",
+            "the runs returned different sets of tensors",
             Value("the whole batch", "number of returned tensors", str(len(first)), "other tensors", "none"),
         )
     if not different:
@@ -198,7 +198,7 @@ def first_difference(outcomes: Sequence[Outcome], task: Task = DETECT) -> tuple[
     at, name, before, now = min(different, key=lambda found: found[0])
     assert now is not None
     value = first_place(name, before, now)
-    text = f"{name} is {value.implementation} at {value.where}, and was {value.reference}"
+    text = f"{name} is {value.implementation} at {value.where}, and was {value.reference} in the first run"
     return order[at], text, value
 
 
@@ -221,7 +221,7 @@ STAGE_OF = {
 
 
 def stage_of(name: str, first: Tensor, second: Tensor | None, task: Task = DETECT) -> str:
-    """Return the stage that a tensor of an outcome belongs to; of the loss items, the first that differs."""
+    """Return the stage of an outcome's tensor `name`; for the loss items, the stage of the first item that differs."""
     if name == "loss.items":
         equal = torch.ones_like(first, dtype=torch.bool) if second is None else first == second
         stages = list(task.item_of)
@@ -235,7 +235,7 @@ def stage_of(name: str, first: Tensor, second: Tensor | None, task: Task = DETEC
 
 
 def first_place(name: str, before: Tensor, now: Tensor) -> Value:
-    """Return the first place where two tensors differ bitwise, with both values."""
+    """Return the first element that differs bitwise between two tensors, with its place and both values."""
     if before.shape != now.shape or before.dtype != now.dtype:
         was, became = (f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (before, now))
         return Value("the whole batch", name, was, became, "none")

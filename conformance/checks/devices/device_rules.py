@@ -3,11 +3,11 @@
 All tensors of an operation must be on one device, with these exceptions:
 
 - an elementwise operation accepts one 0-dimensional tensor on the CPU as a number;
-- a tensor on a CUDA device can be indexed by tensors on the CPU, but not the other way round;
+- a tensor on a CUDA device can be indexed by tensors on the CPU, but a CPU tensor not by tensors on a CUDA device;
 - the value of a fill or mask may be a 0-dimensional tensor on the CPU;
 - `copy_` copies between devices.
 
-The names are those of ATen's operations, as `__torch_dispatch__` sees them.
+Operations are named as ATen names them in `__torch_dispatch__`.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Argument:
     """One tensor among the arguments of an operation.
 
     Attributes:
-        name: "argument 2", "argument 2, item 1" or the keyword.
+        name: "argument 2", "argument 2, item 1" or the name of the keyword argument.
         tensor: the tensor.
         on_device: True if the tensor is on the simulated device.
     """
@@ -78,7 +78,7 @@ def arguments_of(args: Sequence[Any], kwargs: dict[str, Any], kind: type) -> lis
 
 
 def forbidden(func: Any, arguments: Sequence[Argument]) -> list[Argument]:
-    """Return the arguments on the CPU that the operation does not accept together with those on the device.
+    """Return the arguments on the CPU that the operation does not accept together with arguments on the device.
 
     Args:
         func: an ATen operation, as passed to `__torch_dispatch__`.
@@ -100,7 +100,7 @@ def forbidden(func: Any, arguments: Sequence[Argument]) -> list[Argument]:
 
 
 def _of_indexing(arguments: Sequence[Argument], on_cpu: list[Argument]) -> list[Argument]:
-    """Return the forbidden arguments of an indexing operation.
+    """Return the arguments on the CPU that an indexing operation does not accept.
 
     Indices may be on the CPU if the indexed tensor is on the device; a value on the CPU must be 0-dimensional.
     """

@@ -1,4 +1,4 @@
-"""Events on a simulated device: operations that fail on a real one, synchronisations and transfers."""
+"""Events on a simulated device: operations that fail on a real CUDA device, synchronisations and transfers."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -42,10 +42,10 @@ class WrongDevice(RuntimeError):
 
 @dataclass
 class Watch:
-    """Events on the simulated device.
+    """Record of the events on the simulated device.
 
     Attributes:
-        violations: in order of occurrence.
+        violations: the device errors, in order of occurrence.
         synchronisations: number of times that the CPU waited for the device, by operation and line.
         transfers: number of tensors moved from the CPU to the device, by operation and line.
         batches: number of batches run.
@@ -57,14 +57,14 @@ class Watch:
     batches: int = 0
 
     def add(self, other: "Watch") -> None:
-        """Add the events of another watch."""
+        """Add the events recorded by another `Watch`."""
         self.violations += other.violations
         self.synchronisations += other.synchronisations
         self.transfers += other.transfers
         self.batches += other.batches
 
     def places(self, most: int) -> list[dict[str, Any]]:
-        """Return the lines with the most synchronisations or transfers, for the run log."""
+        """Return the `most` lines of code with the most synchronisations or transfers, for the run log."""
         counted = [("synchronisation", self.synchronisations), ("transfer", self.transfers)]
         places = [(count, kind, *key) for kind, counts in counted for key, count in counts.items()]
         places.sort(key=lambda place: (-place[0], place[1], place[2], str(place[3])))

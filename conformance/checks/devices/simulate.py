@@ -29,10 +29,10 @@ class SimulatedRun:
 
     Attributes:
         watch: events while the implementation's own code ran, and the violations of its backward pass.
-        outcome: its outcome, as tensors on the CPU; None if it failed.
-        failure: the failure, if any.
-        judgement: result of the judge, which ran on the simulated device too; None if not requested.
-        judging: events while the judge ran.
+        outcome: results of the implementation, as tensors on the CPU; None if it failed.
+        failure: the reason why the implementation failed; None if it did not fail.
+        judgement: judgement of the outcome, computed on the simulated device too; None if not requested.
+        judging: events while the outcome was judged.
     """
 
     watch: Watch = field(default_factory=Watch)
@@ -48,7 +48,7 @@ def simulate(implementation: Implementation, batch: Batch, judged: bool = True) 
     Args:
         implementation: an implementation that runs in this process.
         batch: the batch, on the CPU.
-        judged: judge the outcome too, on the simulated device.
+        judged: True to judge the outcome too, on the simulated device.
 
     Raises:
         WrongDevice: the suite's own code combined tensors of two devices.
@@ -81,7 +81,7 @@ def _judgement(outcome: Outcome, expected: Expectation) -> Judgement:
 
 
 def watched(implementation: Implementation, simulation: Simulation, watch: Watch) -> Implementation:
-    """Return a copy of an implementation whose calls are recorded in `watch`, including results left on the CPU."""
+    """Return a copy of an implementation whose calls are recorded in `watch`; a result on the CPU is a violation."""
 
     def run(method: Callable[..., Any], *arguments: Any) -> Any:
         with simulation.watching(watch):

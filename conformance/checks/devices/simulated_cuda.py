@@ -6,8 +6,8 @@ applies PyTorch's rules about mixed devices (`device_rules`), counts synchronisa
 each CPU tensor. To PyTorch's C++ code the wrappers are CPU tensors, so that no CUDA driver is needed and autograd works
 as usual, including backward. To Python they are on `cuda:0`.
 
-Limits: values that leave as Python numbers or NumPy arrays and come back are counted as synchronisations only; CUDA
-kernels with other results, and autocast, are not simulated.
+Limits: values that the code converts to Python numbers or NumPy arrays, and back to tensors, are counted as
+synchronisations only. Differences between the results of CUDA and CPU kernels, and autocast, are not simulated.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ READS = frozenset({
 
 
 class SimulatedTensor(Tensor):
-    """A tensor on the simulated device. It overrides the methods that reveal a tensor's device to Python code.
+    """A tensor on the simulated CUDA device; methods that reveal a tensor's device report `cuda:0`.
 
     Attributes:
         host: tensor on the CPU that holds the values.
@@ -59,7 +59,7 @@ class SimulatedTensor(Tensor):
 
     @staticmethod
     def __new__(cls: type["SimulatedTensor"], host: Tensor) -> "SimulatedTensor":
-        """Wrap a CPU tensor, without its history."""
+        """Wrap a CPU tensor, without its autograd graph."""
         wrapper: SimulatedTensor = Tensor._make_wrapper_subclass(
             cls,
             host.size(),
@@ -76,7 +76,7 @@ class SimulatedTensor(Tensor):
     def __torch_dispatch__(  # type: ignore[override]  # PyTorch's stub is narrower
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run an operation while another dispatch mode is active above the simulation's."""
+        """Run an ATen operation that the simulation's own dispatch mode did not intercept."""
         return current().run(func, args, kwargs or {})
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # PyTorch's stub is narrower
@@ -162,7 +162,7 @@ class Simulation:
 
     def __enter__(self) -> "Simulation":
         if _current:
-            raise RuntimeError("cannot enter a simulated CUDA device inside another")
+            raise RuntimeError("cannot enter a `Simulation` inside another one: leave the first before")
         stubs: dict[str, Callable[..., Any]] = {
             "_lazy_init": lambda: None,
             "is_available": lambda: True,
@@ -185,7 +185,7 @@ class Simulation:
 
     @contextlib.contextmanager
     def watching(self, watch: Watch) -> Iterator[None]:
-        """Record the events of the block in `watch`."""
+        """Record the events of the `with` block in `watch`."""
         before, self.watch = self.watch, watch
         try:
             yield
@@ -193,14 +193,14 @@ class Simulation:
             self.watch = before
 
     def origin_of(self, tensor: Tensor) -> Origin | None:
-        """Return the origin of a tensor on the CPU; None if the tensor was made outside the simulation."""
+        """Return the call that made a tensor on the CPU; None if the tensor was made outside the simulation."""
         origin: Origin | None = self._origins.get(tensor)
         return origin
 
     # Calls from Python
 
     def called(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Run a function of PyTorch."""
+        """Run a function of PyTorch that Python code called, and record the call and its caller meanwhile."""
         name = name_of(func)
         if name in MOVES:
             tensor, *rest = args
@@ -219,7 +219,7 @@ class Simulation:
             return func(*args, **kwargs)
 
     def made(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-        """Make a tensor: on the device if the call names it, else on the CPU."""
+        """Run a function that makes a tensor: on the simulated device if the call names it, else on the CPU."""
         target = device_of(kwargs.get("device"))
         keywords = {name: value for name, value in kwargs.items() if name != "device"}
         if func is torch.tensor and isinstance(args[0], Tensor):
@@ -242,7 +242,7 @@ class Simulation:
         return tensor.host.tolist()
 
     def to(self, tensor: Tensor, name: str, *args: Any, **kwargs: Any) -> Tensor:
-        """Run `Tensor.to`, `Tensor.cpu` or `Tensor.cuda`."""
+        """Run `Tensor.to`, `Tensor.cpu` or `Tensor.cuda`, between the simulated device and the CPU."""
         target, others = destination(args, kwargs)
         with self._calling(Call(name, own_frame(), follows=True)), torch._C.DisableTorchFunction():
             if target is None or target == tensor.device:
@@ -266,7 +266,7 @@ class Simulation:
     # ATen operations
 
     def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Run an ATen operation on wrappers, CPU tensors or both."""
+        """Run an ATen operation on simulated tensors, CPU tensors or both."""
         arguments = arguments_of(args, kwargs, SimulatedTensor)
         call = self._call if self._call is not None and self._call.caller is own_frame() else None
         # without `call` the operation is not called by the implementation itself, but inside PyTorch
@@ -290,7 +290,7 @@ class Simulation:
     def _belongs_on_device(
         self, func: Any, arguments: Sequence[Argument], kwargs: dict[str, Any], call: Call | None
     ) -> bool:
-        """Return True if the result of an operation is on the device."""
+        """Return True if the result of an operation belongs on the simulated device."""
         packet = func.overloadpacket
         if self._moving is not None and packet is torch.ops.aten._to_copy:
             return self._moving == DEVICE
@@ -371,7 +371,11 @@ class Simulation:
     def _record_origins(
         self, result: Any, arguments: Sequence[Argument], operation: str, moves: bool = False
     ) -> None:
-        """Record the origin of new CPU tensors: the origin of the tensors they were computed from, if known."""
+        """Record the call from which the values of the new CPU tensors in `result` come.
+
+        It is the call that made the CPU tensors in `arguments`, if the simulation has recorded it. Otherwise, and if
+        the operation moves values from the simulated device, it is the present call.
+        """
         leaves = moves and arguments[-1].on_device
         known = [self.origin_of(argument.tensor) for argument in arguments if not argument.on_device]
         inherited = sorted((origin for origin in known if origin), key=lambda origin: not origin.moved)

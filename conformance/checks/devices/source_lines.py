@@ -53,7 +53,7 @@ class Origin:
     Attributes:
         operation: operation that made the tensor, such as `torch.arange`.
         line: line of that call.
-        moved: True if at least some of its values were on the device before.
+        moved: True if values of the tensor were moved from the device to the CPU.
     """
 
     operation: str
@@ -66,7 +66,7 @@ class Origin:
 
 
 def own_frame() -> FrameType | None:
-    """Return the innermost frame that is not skipped, or None."""
+    """Return the innermost frame of the implementation's code, or None."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(SKIPPED):
         frame = frame.f_back
@@ -74,6 +74,6 @@ def own_frame() -> FrameType | None:
 
 
 def own_line() -> Line:
-    """Return the line that is being executed in the innermost frame that is not skipped."""
+    """Return the line that is being executed in the innermost frame of the implementation's code."""
     frame = own_frame()
     return Line("?", 0) if frame is None else Line(frame.f_code.co_filename, frame.f_lineno)

@@ -39,8 +39,8 @@ class Call:
     Attributes:
         name: name in source code, such as `torch.where` or `Tensor.to`.
         caller: frame of the caller.
-        target: the device that the keyword `device` names; None without it.
-        follows: True if tensors that it allocates belong on its arguments' device (`torch.cartesian_prod`).
+        target: the device that the keyword `device` names; None without this keyword.
+        follows: True if tensors that the function allocates belong on its arguments' device (`torch.cartesian_prod`).
     """
 
     name: str
@@ -61,7 +61,7 @@ def name_of(func: Callable[..., Any]) -> str:
 
 
 def device_of(device: Any) -> torch.device | None:
-    """Return the device that an argument names, with the index of a CUDA device."""
+    """Return `device` as a `torch.device`; a CUDA device without an index gets one."""
     if device is None:
         return None
     if isinstance(device, int):

@@ -1,6 +1,7 @@
-"""Judge every image of a scope with the dense oracle, and its suspects with the ordinary judge.
+"""Judge every image of a scope: all images with the dense oracle, and the suspects with the ordinary judge.
 
-Suspects are images for which the dense oracle could not prove that all values are correct.
+A scope is a set of small images that is enumerated completely. Suspects are images for which the dense oracle, a fast
+vectorised judge, could not prove that all values are correct.
 """
 
 import time
@@ -30,8 +31,8 @@ def judge_scope(checker: BatchChecker, scope: Scope) -> None:
     """Judge all images of a scope, and write their number to the run log.
 
     Raises:
-        Failure: the implementation does not conform. It holds the smallest failing image or, if every image conforms
-            on its own, the smallest failing batch of several images.
+        Failure: the implementation does not conform. The failure is on the smallest failing image or, if every image
+            conforms on its own, on the smallest failing batch of several images.
     """
     counts, began = Counter[str](), time.perf_counter()
     try:
@@ -54,7 +55,7 @@ def judge_scope(checker: BatchChecker, scope: Scope) -> None:
 
 
 def _suspicious(checker: BatchChecker, scope: Scope, counts: Counter[str]) -> list[ChunkResult]:
-    """Check all chunks of a scope. Return those with suspects, and record the others as conforming batches."""
+    """Check a scope (enumerated set of images) in chunks. Return chunks with suspects; record others as conforming."""
     suspicious = []
     for numbers in torch.arange(len(scope)).split(CHUNK_SIZE):
         began = time.perf_counter()
@@ -68,7 +69,7 @@ def _suspicious(checker: BatchChecker, scope: Scope, counts: Counter[str]) -> li
 
 
 def _check_chunk(checker: BatchChecker, scope: Scope, numbers: Tensor) -> ChunkResult:
-    """Return the dense check of a chunk. If the implementation raises on it, all of its images are suspects."""
+    """Return the dense oracle's result for the images `numbers`: all are suspects if the implementation raises."""
     subject = checker.subject
     try:
         return check_chunk(subject.implementation, scope, numbers, subject.device)
@@ -78,7 +79,10 @@ def _check_chunk(checker: BatchChecker, scope: Scope, numbers: Tensor) -> ChunkR
 
 
 def _record(checker: BatchChecker, scope: Scope, found: ChunkResult, milliseconds: float) -> None:
-    """Record a chunk as one batch. Its verdict is "within bound", because bitwise equality was not checked."""
+    """Write a chunk of images to the run log as one batch, with the verdict "within bound", not "exact".
+
+    The check does not compare bitwise.
+    """
     kinds = {Uniqueness.TIE: found.tie, Uniqueness.NEAR_TIE: found.near_tie}
     kind = next((kind for kind, images in kinds.items() if images.any()), Uniqueness.UNIQUE)
     judged = JudgedBatch(
@@ -97,10 +101,10 @@ def _record(checker: BatchChecker, scope: Scope, found: ChunkResult, millisecond
 def _judge_suspects(
     checker: BatchChecker, scope: Scope, suspicious: list[ChunkResult], counts: Counter[str]
 ) -> None:
-    """Judge the suspects with the ordinary judge.
+    """Judge the suspects (images that the dense oracle could not prove right) with the ordinary judge.
 
-    Every image that the dense oracle left undecided is judged as a single image. Of the other suspects, the smallest
-    are judged as single images, and then their whole chunks.
+    Images that the dense oracle left undecided are judged one by one. Of the other suspects, the smallest images are
+    judged one by one, and then their whole chunks.
 
     Raises:
         Failure: a suspect diverges.
@@ -119,13 +123,13 @@ def _judge_suspects(
 
 
 def _smallest_first(scope: Scope, numbers: Tensor) -> list[int]:
-    """Return image numbers (B,) sorted by their images' number of ground truths."""
+    """Return the image numbers (B,), sorted by the number of ground truths in the image."""
     ordered: list[int] = numbers[scope.images(numbers).present.sum(1).argsort(stable=True)].tolist()
     return ordered
 
 
 def _first_of_each_count(scope: Scope, numbers: Tensor) -> list[int]:
-    """Return the first image numbers for each number of ground truths, fewest ground truths first."""
+    """Return a few image numbers for each number of ground truths: the first ones, fewest ground truths first."""
     truths = scope.images(numbers).present.sum(1)  # (B,)
     return [
         number
@@ -135,12 +139,12 @@ def _first_of_each_count(scope: Scope, numbers: Tensor) -> list[int]:
 
 
 def _judge_together(checker: BatchChecker, scope: Scope, numbers: Tensor) -> None:
-    """Judge the smallest part of a chunk that is still suspect, then the whole chunk.
+    """Judge two batches: the smallest subset of a chunk that the dense oracle still suspects, then the whole chunk.
 
     If both conform, the dense oracle was stricter than the ordinary judge.
 
     Raises:
-        Failure: one of the two batches diverges.
+        Failure: the implementation diverges on one of the two batches.
     """
 
     def suspect(part: Tensor) -> bool:
@@ -156,7 +160,7 @@ def smallest(numbers: Tensor, suspect: Callable[[Tensor], bool]) -> Tensor:
 
     Args:
         numbers: (B,) image numbers for which `suspect` is true.
-        suspect: returns True if the images with the given numbers, as one batch, are suspect.
+        suspect: returns True if a batch of the images with the given numbers is suspect.
     """
     parts = 2
     while len(numbers) > 1:

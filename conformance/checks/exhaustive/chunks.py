@@ -1,6 +1,7 @@
 """Check images of a scope in chunks of 1,000: one call of the implementation and one vectorised check per chunk.
 
-Images that are not proved right are suspects, for the ordinary judge.
+A scope is a set of small images that is enumerated completely. Images for which the vectorised check cannot prove that
+all values are right are suspects, which the ordinary judge judges afterwards.
 
 B images, M ground truths, A anchors, C classes.
 """
@@ -68,7 +69,7 @@ class ChunkResult:
 def check_chunk(
     implementation: Implementation, scope: Scope, numbers: Tensor, device: str = "cpu"
 ) -> ChunkResult:
-    """Run an implementation on the images with these numbers (B,), in one call, and check all of them at once.
+    """Run an implementation on the images with the given numbers (B,) in one call, and check all of them at once.
 
     Raises:
         ImplementationFailed: the implementation raised, or violated the protocol.
@@ -106,16 +107,16 @@ def check_chunk(
 
 
 def uniqueness(prescribed: Expected) -> tuple[Tensor, Tensor]:
-    """Return two masks (B,) of the images with an open choice: by equal values, and by values closer than rounding."""
+    """Return two masks (B,) of images with an open choice: by equal values, and by values closer than rounding."""
     tie = ambiguous(prescribed, Range.exact(prescribed.metric), Range.exact(prescribed.overlap))
     either = ambiguous(prescribed, prescribed.metric_range, prescribed.overlap_range)
     return tie.cpu(), (either & ~tie).cpu()
 
 
 def uncertainty(expectation: Expectation) -> Uncertainty:
-    """Return how much the inputs of an assigner that are not exposed may differ from the reference's.
+    """Return how far the assigner's inputs may differ from the reference's, if the implementation does not expose them.
 
-    Both are rounded, possibly in different ways, so that the difference is at most twice the bound.
+    Both inputs are rounded, possibly in different ways, so that the difference is at most twice the rounding bound.
     """
     exact, reg_max = expectation.predictions, expectation.batch.head.reg_max
     boxes = (boxes_unit(exact, reg_max, EPS) * exact.anchors.strides).amax(-1)  # (B, A)
@@ -123,7 +124,7 @@ def uncertainty(expectation: Expectation) -> Uncertainty:
 
 
 def inputs_hold(images: Images, expectation: Expectation, seen: AssignerInputs) -> Tensor:
-    """Return (B,) bool: True if the inputs of the assigner follow from the batch (stage "decode")."""
+    """Return (B,) bool: True if the assigner's inputs equal the decoded batch, within rounding (stage "decode")."""
     batch, exact = expectation.batch, expectation.predictions
     boxes, scores = exact.boxes * exact.anchors.strides, exact.logits.sigmoid()  # (B, A, 4), (B, A, C)
     box_error, score_error = expectation.decoding_errors
@@ -149,7 +150,7 @@ def loss_holds(expectation: Expectation, assignment: Assignment, loss: LossOutco
     """Judge a loss given its assignment: the gradients image by image, the items and the total for the batch.
 
     Returns:
-        (B,) bool: True if the image's gradients are right, and True if the items and the total are right.
+        Two results: (B,) bool, True if the image's gradients are right; and True if the items and the total are right.
     """
     batch = expectation.batch
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
@@ -171,8 +172,10 @@ def loss_holds(expectation: Expectation, assignment: Assignment, loss: LossOutco
 
 
 def _sums_hold(batch: Batch, loss: LossOutcome, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> bool:
-    """Return True if the items (3,) and the total of a batch are right (LOSS-GAIN-1)."""
+    """Return True if the loss items (3,) and the total of a batch are right, within rounding (LOSS-GAIN-1)."""
     items = loss.items.double()
+    if not loss.shows_items:
+        return _total_holds(batch, loss, exact, same_dtype, unit)
     for place, term in enumerate(batch.family.terms):
         allowed = bound(same_dtype[place], exact[place], unit[place], torch.float32, term.quantity)
         if not (items[place] - exact[place]).abs() <= allowed:
@@ -181,3 +184,15 @@ def _sums_hold(batch: Batch, loss: LossOutcome, exact: Tensor, same_dtype: Tenso
     rounding = 4 * EPS * items.abs().sum() * batch.images
     allowed = bound(loss.items.sum() * batch.images, total, rounding, torch.float32, "total")
     return bool((loss.total.double() - total).abs() <= allowed)
+
+
+def _total_holds(batch: Batch, loss: LossOutcome, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> bool:
+    """Return True if the total of a loss without items is the sum of the expected items, times the batch size."""
+    errors = [
+        bound(same_dtype[place], exact[place], unit[place], torch.float32, term.quantity)
+        for place, term in enumerate(batch.family.terms)
+    ]
+    total = exact.sum() * batch.images
+    rounding = 4 * EPS * exact.abs().sum() * batch.images
+    allowed = bound(same_dtype.sum() * batch.images, total, rounding, torch.float32, "total")
+    return bool((loss.total.double() - total).abs() <= allowed + torch.stack(errors).sum() * batch.images)

@@ -29,7 +29,7 @@ EPS = torch.finfo(DTYPE).eps
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Possible difference between the inputs of an assigner that does not expose them and their reconstruction.
+    """Possible difference between an assigner's actual inputs, which are not exposed, and the reconstructed inputs.
 
     Attributes:
         boxes: (B, A) difference of a predicted edge in pixels.
@@ -48,10 +48,11 @@ class Expected:
         boxes: (B, M, 4) ground truths, xyxy in pixels, float64; zeros for padding.
         labels: (B, M) classes of the ground truths.
         real: (B, M) bool: True for a ground truth that is not padding and not dropped (ANN-3).
-        candidate: (B, M, A) bool: TAL-CAND-1, TAL-CAND-2. Free of rounding, because corners and centres are exact.
-        score: (B, M, A) s as the assigner read it. This and the following values are zero for non-candidates.
-        overlap, overlap_error: (B, M, A) u in float64 and its bound.
-        metric, metric_error: (B, M, A) t in float64 and its bound.
+        candidate: (B, M, A) bool: True for a candidate (TAL-CAND-1, TAL-CAND-2). Corners and centres are exact.
+        score: (B, M, A) class score s that the assigner read. This and the following values are zero for
+            non-candidates.
+        overlap, overlap_error: (B, M, A) overlap u in float64 and its rounding bound.
+        metric, metric_error: (B, M, A) alignment metric t in float64 and its rounding bound.
         naive_overlap, naive_metric: (B, M, A) u and t computed in float32.
         numbers: hyperparameters: k, alpha and beta.
     """
@@ -71,27 +72,27 @@ class Expected:
 
     @property
     def overlap_range(self) -> Range:
-        """Range of u."""
+        """Least and greatest possible overlap u, (B, M, A) each."""
         return Range((self.overlap - self.overlap_error).clamp(min=0), self.overlap + self.overlap_error)
 
     @property
     def metric_range(self) -> Range:
-        """Range of t."""
+        """Least and greatest possible alignment metric t, (B, M, A) each."""
         return Range((self.metric - self.metric_error).clamp(min=0), self.metric + self.metric_error)
 
 
 def understands(dialect: Dialect) -> bool:
-    """Return True if this oracle supports the dialect: the newest, with any floor of small boxes."""
+    """Return True if this oracle supports the dialect: the newest, with any minimum box size (TAL-CAND-2)."""
     return dialect == replace(NEWEST, name=dialect.name, small_box_floor=dialect.small_box_floor)
 
 
 def expected(
     images: Images, inputs: AssignerInputs, dialect: Dialect, uncertain: Uncertainty | None = None
 ) -> Expected:
-    """Return the values that follow from the inputs of an assigner.
+    """Return the candidates, overlaps and metrics that follow from the inputs of an assigner.
 
     Args:
-        images: parts of the images.
+        images: the images, as indices of boxes, classes and predictions.
         inputs: inputs of the assigner.
         dialect: the dialect to follow.
         uncertain: possible error of the inputs; None if the implementation exposes them.
@@ -137,7 +138,7 @@ def expected(
 
 
 def widened(boxes: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Return boxes (.., 4) with sides below the first number widened to the second about their centre (TAL-CAND-2)."""
+    """Return boxes (.., 4) whose sides below `floor[0]` are widened about the centre to `floor[1]` (TAL-CAND-2)."""
     below, to = floor
     left_top, right_bottom = boxes.split(2, dim=-1)
     middle = (left_top + right_bottom) / 2
@@ -149,7 +150,7 @@ def widened(boxes: Tensor, floor: tuple[int, int]) -> Tensor:
 
 
 def metric_of(score: Tensor, overlap: Tensor, numbers: Hyperparameters) -> Tensor:
-    """Return t = s^alpha u^beta (TAL-MET-1)."""
+    """Return the alignment metric t = s^alpha u^beta (TAL-MET-1)."""
     return score.pow(numbers.alpha) * overlap.pow(numbers.beta)
 
 
@@ -199,15 +200,18 @@ class Choices:
 
 
 def may_own(overlap: Range) -> Tensor:
-    """Return the ground truths (B, M, A) whose u can be the largest of the anchor (TAL-CONF-1)."""
+    """Return (B, M, A) bool: ground truths whose overlap u may be the largest of the anchor, so that they may own it.
+
+    Clause TAL-CONF-1.
+    """
     return overlap.high >= overlap.low.amax(1, keepdim=True)
 
 
 def reachable(owner: Tensor, choices: Choices, winners: Tensor, exposed: Tensor | None = None) -> Tensor:
     """Return (B,) bool: True if some admissible selection leads to the given owners.
 
-    With two ground truths the owners constrain each selection independently: an anchor of g is selected by g; the other
-    ground truth selects it only if g may win the conflict; no ground truth selects background.
+    With two ground truths the owners constrain each selection independently: the owner of an anchor selected it; the
+    other ground truth selected it only if the owner may win the conflict; no ground truth selected background.
 
     Args:
         owner: (B, A) index of the ground truth, -1 on background.
@@ -226,12 +230,12 @@ def reachable(owner: Tensor, choices: Choices, winners: Tensor, exposed: Tensor 
 
 
 def ambiguous(prescribed: Expected, metric: Range, overlap: Range, least: float = -1.0) -> Tensor:
-    """Return (B,) bool: True if the ranges of t and u admit more than one selection or owner.
+    """Return (B,) bool: True if rounding of t and u admits more than one selection or owner in the image.
 
     Args:
         prescribed: candidates and hyperparameters of the images.
-        metric: range of t.
-        overlap: range of u.
+        metric: range of the alignment metric t.
+        overlap: range of the overlap u.
         least: choices between anchors whose t is at most this value do not count.
     """
     choices = Choices.of(metric, prescribed.candidate, prescribed.numbers.topk)
@@ -242,14 +246,14 @@ def ambiguous(prescribed: Expected, metric: Range, overlap: Range, least: float 
 
 
 def weights_of(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Return w (B, A) of given t, u and positives (B, M, A) (TAL-NORM-1)."""
+    """Return the weights w (B, A) that follow from metric t, overlap u and positives, (B, M, A) each (TAL-NORM-1)."""
     metric, overlap = metric * positives, overlap * positives
     best = metric.amax(2, keepdim=True) + NORMALISATION_EPS  # (B, M, 1)
     return (metric * overlap.amax(2, keepdim=True) / best).sum(1)
 
 
 def stages_hold(prescribed: Expected, stages: Stages, positives: Tensor) -> Tensor:
-    """Return (B,) bool: True if the exposed stages are correct, each judged from the exposed values before it.
+    """Return (B,) bool: True if all exposed stages are correct; a stage is judged from the exposed earlier stages.
 
     Args:
         prescribed: prescribed values.
@@ -292,7 +296,7 @@ def owner_of(positives: Tensor) -> Tensor:
 
 
 def targets_hold(prescribed: Expected, assignment: Assignment, positives: Tensor) -> Tensor:
-    """Return (B,) bool: True if label and box of each positive equal those of its owner bitwise (TAL-TGT-1)."""
+    """Return (B,) bool: True if the target label and box of each positive equal its owner's bitwise (TAL-TGT-1)."""
     own = positives.transpose(1, 2).double()  # (B, A, M)
     boxes = own @ prescribed.boxes  # (B, A, 4) the owner's box, or zeros
     labels = (own @ prescribed.labels[..., None].double()).squeeze(-1)  # (B, A)
@@ -302,7 +306,10 @@ def targets_hold(prescribed: Expected, assignment: Assignment, positives: Tensor
 
 
 def scores_hold(prescribed: Expected, assignment: Assignment, positives: Tensor) -> Tensor:
-    """Return (B,) bool: True if scores are w at each positive's label and 0 elsewhere (TAL-NORM-1, TAL-TGT-1)."""
+    """Return (B,) bool: True if target scores are the weight w at each positive's label and 0 elsewhere.
+
+    Clauses TAL-NORM-1 and TAL-TGT-1.
+    """
     exact, error = _weights_from_stages(prescribed, assignment.stages, positives)
     at = functional.one_hot(prescribed.labels, assignment.scores.shape[-1]).double()  # (B, M, C)
     at_label = positives.transpose(1, 2).double() @ at  # (B, A, C) 1 at the label of a positive
@@ -313,7 +320,7 @@ def scores_hold(prescribed: Expected, assignment: Assignment, positives: Tensor)
 def _weights_from_stages(
     prescribed: Expected, stages: Stages | None, positives: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return w (B, A) and its bound: from the exposed t and u if any, else from the prescribed ones."""
+    """Return weights w (B, A) and their bound, from the exposed overlap u and metric t, else the prescribed ones."""
     if stages is not None:
         metric, overlap = (_padded(value, positives.shape[1]) for value in (stages.metric, stages.overlap))
         moved: Tensor | float = 0.0
@@ -329,7 +336,7 @@ def _weights_from_stages(
 
 
 def _moved_weights(prescribed: Expected, positives: Tensor) -> Tensor:
-    """Return the error of w (B, A) due to the errors of u and t (TAL-NORM-1)."""
+    """Return the error of the weights w (B, A) that the errors of overlap u and metric t cause (TAL-NORM-1)."""
     metric, metric_error = prescribed.metric * positives, prescribed.metric_error * positives
     overlap, overlap_error = prescribed.overlap * positives, prescribed.overlap_error * positives
     best = metric.amax(2, keepdim=True) + NORMALISATION_EPS  # (B, M, 1)
@@ -359,10 +366,10 @@ def assignment_holds(prescribed: Expected, assignment: Assignment) -> Tensor:
 
 
 def only_assignment(prescribed: Expected, classes: int) -> Assignment:
-    """Return the assignment of images that have only one, computed in float32; choices with t = 0 do not count.
+    """Return the assignment, computed in float32, of images that admit only one; choices with t = 0 do not count.
 
-    Used for a loss that does not expose its assignment. If all contested overlaps are zero, the first ground truth
-    wins: its w is zero.
+    Used for a loss that does not expose its assignment. If all overlaps of a contested anchor are zero, the first
+    ground truth wins, because any winner gets the weight zero.
     """
     selected = Choices.of(
         prescribed.metric_range, prescribed.candidate, prescribed.numbers.topk

@@ -41,17 +41,18 @@ LEFT_UP = Guess((1.5, 1.5, 0.5, 0.5), (-3.0, 0.0))
 
 @dataclass(frozen=True)
 class Scope:
-    """All images with given properties.
+    """A set of small images: all images with the given properties, numbered from 0.
 
     Attributes:
         name: name in reports.
         strides: pixels per cell, for each level.
         cells: rows and columns of the first level.
         lattice: pixels between possible corners.
-        truths: maximum number of ground truths of an image, at most 2; every ordered selection up to it is included.
+        truths: maximum number of ground truths of an image, at most 2; all ordered selections of so many or fewer
+            ground truths are included.
         guesses: possible predictions of each anchor, independent of the other anchors.
-        topk: k.
-        reg_max: R.
+        topk: number k of anchors that each ground truth selects.
+        reg_max: number R of bins of the distribution of each distance.
         margin: pixels beyond the input's border within which corners may lie.
     """
 
@@ -77,7 +78,7 @@ class Scope:
 
     @cached_property
     def grids(self) -> tuple[Grid, ...]:
-        """Rows and columns of each level."""
+        """Number of rows and columns of each level."""
         return grids(self.cells, self.strides)
 
     @property
@@ -87,7 +88,7 @@ class Scope:
 
     @cached_property
     def boxes(self) -> Tensor:
-        """Every box, xyxy in pixels, (N, 4) float64."""
+        """Every possible box of a ground truth, xyxy in pixels, (N, 4) float64."""
         height, width = self.size
         columns, rows = (
             list(combinations(range(-self.margin, end + self.margin + 1, self.lattice), 2))
@@ -103,7 +104,7 @@ class Scope:
 
     @property
     def scenes(self) -> int:
-        """Number of different sets of ground truths of an image."""
+        """Number of different combinations of ground truths that an image can have."""
         return sum(self.labelled**count for count in range(self.truths + 1))
 
     @property
@@ -126,9 +127,9 @@ class Scope:
         return int(self.scenes * len(self.guesses) ** self.anchors)
 
     def images(self, indices: Tensor) -> "Images":
-        """Return images by number.
+        """Return the images with the given numbers.
 
-        Consecutive numbers differ in their ground truths first, so that a batch mixes images with none, one and two.
+        Consecutive numbers differ in their ground truths first, so that a batch mixes images with no, one and two.
 
         Args:
             indices: numbers (B,) from 0 to `len(self) - 1`.
@@ -144,7 +145,7 @@ class Scope:
         return Images(self, indices, boxes, labels, truths >= 0, guesses)
 
     def batch(self, indices: Tensor) -> Batch:
-        """Return one batch of the images with given numbers (B,): float32, on the CPU."""
+        """Return a batch of the scope's images with the given numbers (B,): float32, on the CPU."""
         images = self.images(indices)
         distances = torch.tensor([guess.sides for guess in self.guesses])  # (G, 4)
         logits = torch.tensor([guess.logits for guess in self.guesses])  # (G, C)
@@ -162,7 +163,7 @@ class Scope:
         return Batch(maps, rows.float().reshape(-1, 6), self.head, self.hyperparameters, origin)
 
     def image(self, index: int) -> Batch:
-        """Return a batch of one image, with its hazards."""
+        """Return a batch of the image with the given number, labelled with its hazards."""
         batch = self.batch(torch.tensor([index]))
         origin = f"SCOPES[{self.name!r}].image({index})"
         return replace(batch, origin=origin, hazards=hazards_of(batch))
@@ -174,10 +175,10 @@ MAX_LISTED = 16
 
 @dataclass(frozen=True)
 class Images:
-    """Parts of images of a scope, as indices.
+    """Some images of a scope, as indices of their boxes, classes and predictions.
 
     Attributes:
-        scope: the scope.
+        scope: the set of images that the indices refer to.
         indices: (B,) numbers of the images.
         boxes: (B, M) index of each ground truth's box.
         labels: (B, M) class of each ground truth.

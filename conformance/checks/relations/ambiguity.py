@@ -1,4 +1,4 @@
-"""Values that decide the assignment of one image, and the choices that they leave open (specification section 6).
+"""Values that decide the assignment of one image, and the choices that they leave open (T1 to T4 in specification 6).
 
 M ground truths, A anchors.
 """
@@ -23,11 +23,11 @@ class DecidingValues:
     """Values of one image that decide its assignment: the implementation's own if it exposes them.
 
     Attributes:
-        possible: (M, A) bool: pairs that are or may be candidates, according to the oracle.
+        possible: (M, A) bool: pairs of ground truth and anchor that are or may be candidates.
         doubtful: (M, A) bool: pairs that rounding may or may not make candidates.
         counts: (M, A) bool: pairs whose u or t may be positive, so that the owner of the anchor matters.
-        overlap, overlap_error: (M, A) u, and its possible difference between runs.
-        metric, metric_error: (M, A) t, and its possible difference between runs.
+        overlap, overlap_error: (M, A) overlap u, and its possible difference between runs.
+        metric, metric_error: (M, A) alignment metric t, and its possible difference between runs.
         selection: admissible top-k selections of each ground truth.
         owners: (M, A) bool: pairs whose overlap may be the largest of the anchor.
         numbers: hyperparameters: k, topk2, alpha and beta.
@@ -46,10 +46,10 @@ class DecidingValues:
 
     @classmethod
     def of(cls, told: ImageOracle, read: Mapping[str, Tensor], numbers: Hyperparameters) -> Self:
-        """Return the values according to the oracle, for an implementation that does not expose them.
+        """Return the deciding values from the oracle, for an implementation that does not expose its stages.
 
         Args:
-            told: oracle of the image.
+            told: oracle of the image, which computes the values that the specification admits.
             read: inputs of the assigner: truths (M, 4) and boxes (A, 4), xyxy in pixels.
             numbers: hyperparameters.
         """
@@ -59,7 +59,7 @@ class DecidingValues:
         return cls(told.may_candidate, uncertain(told), counts, *errors, told.selection, told.owners, numbers)
 
     def shown(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Self:
-        """Return the values according to the stages that the implementation exposes in two runs, (M, A) each."""
+        """Return the deciding values from the exposed stages (M, A), by name, of the two compared runs."""
         sure = one["candidates"] & other["candidates"] & ~self.doubtful  # (M, A)
         overlap, metric = (torch.maximum(one[name], other[name]).double() for name in ("overlap", "metric"))
         error = torch.maximum(self.metric_error, metric.abs() * self.amplified(overlap))
@@ -73,7 +73,7 @@ class DecidingValues:
         return replace(own, counts=counts, selection=selection, owners=owners)
 
     def amplified(self, overlap: Tensor) -> Tensor:
-        """Return the relative error (M, A) of t due to the error of u, for a given u (M, A) (TAL-MET-1)."""
+        """Return the relative error (M, A) of the metric t due to the error of u, for overlaps u (M, A) (TAL-MET-1)."""
         share = (self.overlap_error / overlap.abs()).nan_to_num(nan=0.0, posinf=0.0)
         eps = torch.finfo(torch.float32).eps
         roundings = 2 + 4 * self.numbers.alpha + self.numbers.beta  # of s, of the powers and of the product
@@ -82,20 +82,21 @@ class DecidingValues:
 
     @property
     def open_places(self) -> Tensor:
-        """(M, A) bool: anchors that may or may not be among the k best (T1, T4)."""
+        """(M, A) bool: anchors that may or may not be among the k best of the ground truth (T1, T4)."""
         return (self.selection.may & ~self.selection.must) | self.doubtful
 
     @property
     def tied_owners(self) -> Tensor:
-        """(M, A) bool: ground truths that may tie for the largest overlap of an anchor (T2, T4)."""
+        """(M, A) bool: ground truths that may tie with another for the largest overlap of the anchor (T2, T4)."""
         return self.owners & (self.owners.sum(0) > 1)
 
     @property
     def inconclusive(self) -> bool:
         """True if the open choices can lead to different weights.
 
-        They cannot at an anchor without a positive overlap. Nor can they at an anchor that is selected in any case by
-        the only ground truth with a positive overlap: every other ground truth that selects the anchor loses it again.
+        Choices at an anchor without a positive overlap cannot lead to different weights. Nor can choices at an anchor
+        that the only ground truth with a positive overlap selects in any case: every other ground truth that selects
+        the anchor loses it again.
         """
         contested = self.selection.may.sum(0) > 1  # (A,)
         choices = self.open_places.any(0) | (self.tied_owners & contested).any(0)  # (A,)
@@ -105,7 +106,11 @@ class DecidingValues:
         return bool((choices | effective_topk2).any())
 
     def kept_otherwise(self, moved: Tensor) -> Tensor:
-        """Return the anchors (M, A) that topk2 may keep or drop (T3, T4), given earlier differing choices (M, A)."""
+        """Return (M, A) bool: pairs that the selection by topk2 may keep or drop (T3, T4).
+
+        Args:
+            moved: (M, A) bool: pairs at which an earlier choice was resolved differently.
+        """
         if self.numbers.effective_topk2 is None:
             return torch.zeros_like(moved)
         apart = (self.metric[:, :, None] - self.metric[:, None]).abs()  # (M, A, A)
@@ -113,7 +118,10 @@ class DecidingValues:
         return (near.sum(2) > 1) | moved.any(1, keepdim=True)
 
     def weight_errors(self, positives: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the error (A,) of w = t u* / (t* + 1e-9) for positives (M, A), from those of t and u (TAL-NORM-1)."""
+        """Return the errors (A,) of the weights w = t u* / (t* + 1e-9) of positives (M, A), from the errors of t and u.
+
+        u* and t* are the largest overlap and metric of the ground truth (TAL-NORM-1).
+        """
         metric, overlap = self.metric * positives, self.overlap * positives
         metric_error, overlap_error = self.metric_error * positives, self.overlap_error * positives
         best = metric.amax(1, keepdim=True) + NORMALISATION_EPS  # (M, 1)
@@ -126,10 +134,10 @@ class DecidingValues:
         return (moved / low + ROUNDINGS * rounding).sum(0)
 
     def own_overlap(self, weights: Tensor, scores: Tensor, positives: Tensor) -> Tensor:
-        """Return the implementation's own u (M, A) of its positives, inferred from their weights; zero elsewhere.
+        """Return the implementation's own overlap u (M, A) of its positives, inferred from their weights; else zero.
 
-        By TAL-NORM-1 the best weight of a ground truth is its u*, and w / u* = t / t*; by TAL-MET-1 this is
-        (s / s*)^alpha (u / u*)^beta.
+        By TAL-NORM-1 the largest weight of a ground truth is its largest overlap u*, and w / u* = t / t*; by TAL-MET-1
+        this is (s / s*)^alpha (u / u*)^beta.
 
         Args:
             weights: (A,) weights of the implementation.
@@ -169,5 +177,5 @@ class DecidingValues:
 
 
 def uncertain(told: ImageOracle) -> Tensor:
-    """Return (M, A) bool: pairs that may or may not be candidates, because the centre is too near the border."""
+    """Return (M, A) bool: pairs that may or may not be candidates, because the centre is too near the box's border."""
     return told.may_candidate & ~told.candidate

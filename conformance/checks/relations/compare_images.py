@@ -54,7 +54,7 @@ class Comparison:
         self.judgement.stages[stage].add(Agreement())
 
     def finite(self, stage: str, quantity: str, now: Tensor, names: Sequence[str]) -> bool:
-        """Compare: every value is finite. Return True if so."""
+        """Record a failure of the stage unless every value is finite. Return True if all are."""
         return self._note(stage, assert_finite, Quantity(quantity, self.clause, names), now)
 
     def assert_within(
@@ -67,14 +67,14 @@ class Comparison:
         names: Sequence[str] = (),
         image: int | None = None,
     ) -> bool:
-        """Compare: every value equals its earlier value, within its error. Return True if so."""
+        """Record a failure unless all values equal their earlier values, within `error`. Return True if they do."""
         named = Quantity(quantity, self.clause, names, image)
         return self._note(stage, assert_within, named, now, Bounded(before.double(), error.double(), before))
 
     def equal(
         self, stage: str, quantity: str, now: Tensor, before: Tensor, names: Sequence[str], image: int | None
     ) -> bool:
-        """Compare: every element equals its earlier value. Return True if so."""
+        """Record a failure of the stage unless all elements equal their earlier values. Return True if they do."""
         return self._note(stage, assert_equal, Quantity(quantity, self.clause, names, image), now, before)
 
     def assert_none(
@@ -86,7 +86,10 @@ class Comparison:
         words: tuple[str, str],
         image: int | None,
     ) -> bool:
-        """Compare: no pair of ground truth and anchor is wrong. `words`: expected value and problem, for messages."""
+        """Record a failure of the stage if a pair of ground truth and anchor is `broken`. Return True if none is.
+
+        `words` holds the expected value and the problem, for the message.
+        """
         expected, problem = words
         named = Quantity(quantity, self.clause, CELL, image)
         return self._note(stage, assert_none, named, broken, now, expected, problem)
@@ -123,7 +126,7 @@ class ImageComparison:
         self.counts: Tensor  # (M, A) where the owner of the anchor matters; set by `owners`
 
     def run(self) -> bool:
-        """Compare everything, stage by stage, and return True if everything agrees."""
+        """Compare all stages of the image, and return True if everything agrees."""
         if self.old.equals(self.new):
             for stage in self.stages():
                 self.to.agrees(stage)
@@ -136,7 +139,7 @@ class ImageComparison:
         return self.shown(known) and self.owners(known) and self.targets() and self.weights(known)
 
     def stages(self) -> list[str]:
-        """Return the stages that both runs expose."""
+        """Return the names of the stages that both runs expose."""
         decoded = [StageName.DECODE] if self.before.outcome.exposes_inputs else []
         shown = (
             [StageName.CANDIDATES, StageName.OVERLAP, StageName.METRIC, StageName.TOP_K]
@@ -193,7 +196,7 @@ class ImageComparison:
 
     @cached_property
     def truth_error(self) -> Tensor:
-        """Return the possible difference (M, 4) in pixels of the edges of the ground truths."""
+        """Return the possible difference (M, 4) in pixels between both runs' edges of the ground truths."""
         now = self.now.truth_errors(self.pair.changed_image)[self.mapping.truths]
         errors = self.before.truth_errors(self.pair.image) + now.amax(-1, keepdim=True)
         return errors.amax(-1, keepdim=True).expand(-1, 4)
@@ -219,7 +222,7 @@ class ImageComparison:
         )
 
     def known(self) -> DecidingValues:
-        """Return the values that decide the assignment, with the errors of both runs."""
+        """Return the values that decide the assignment, with their possible differences between the two runs."""
         before = self.before.oracle(self.pair.image, self.moved_inputs)
         now = self.now.oracle(self.pair.changed_image)
         told = replace(
@@ -231,7 +234,7 @@ class ImageComparison:
         return told.shown(self.old.shown, self.new.shown) if self.old.shown else told
 
     def shown(self, known: DecidingValues) -> bool:
-        """Compare the stages "candidates" to "top-k" of an implementation that exposes them."""
+        """Compare the stages "candidates" to "top-k", which the implementation exposes."""
         old, new = self.old.shown, self.new.shown
         if not old:
             return True
@@ -280,9 +283,9 @@ class ImageComparison:
         return self.to.assert_none(StageName.CONFLICT, "owner", differs & ~allowed, new, words, self.image)
 
     def tied_at_another_k(self, known: DecidingValues, differs: Tensor) -> Tensor:
-        """Return (M, A) bool: pairs whose owner changed between anchors of equal t, at any place of the top-k (T1).
+        """Return (M, A) bool: pairs whose owner changed between anchors of equal metric t, at any rank (T1).
 
-        An implementation with another k violates TAL-TOPK-1, but no relation.
+        Ranks other than k count too, because an implementation with another k violates TAL-TOPK-1, but no relation.
         """
         free = torch.zeros_like(differs)  # (M, A)
         for positives in (self.old.positives, self.new.positives):
@@ -294,11 +297,11 @@ class ImageComparison:
         return free
 
     def foreign_choices(self, known: DecidingValues) -> Tensor:
-        """Return (M, A) bool: pairs that are ties by the implementation's own values, but not by the judge's (T1).
+        """Return (M, A) bool: changed pairs that are tied by the implementation's values, but not by the judge's (T1).
 
-        The pairs are those of ground truths with a positive that is not a candidate according to the judge, or whose
-        overlap differs from the judge's, so that the judge's values do not tell its ties. A ground truth that only wins
-        an anchor outside its box (TAL-CONF-1) is not included.
+        The judge's values do not reveal the ties of a ground truth if one of its positives is not a candidate
+        according to the judge, or has an overlap that differs from the judge's. A ground truth that only wins an anchor
+        outside its box (TAL-CONF-1) is not included.
         """
         old, new = self.old.positives, self.new.positives  # (M, A)
         winnable = known.owners & (known.selection.may.sum(0) > 1)  # (M, A)
@@ -311,21 +314,21 @@ class ImageComparison:
         return free
 
     def changed_weights(self, truth: int) -> tuple[Tensor, Tensor]:
-        """Return the positive weights, in order, of the anchors that a ground truth lost, and of those it gained."""
+        """Return two sorted lists of positive weights: of the anchors that a ground truth lost, and that it gained."""
         old, new = self.old.positives[truth], self.new.positives[truth]  # (A,) twice
         lost, gained = self.old.scores.sum(1)[old & ~new], self.new.scores.sum(1)[new & ~old]
         return lost[lost > 0].sort().values, gained[gained > 0].sort().values
 
     def are_equal_choices(self, truth: int) -> bool:
-        """Return True if a ground truth lost and gained anchors of the same weights, if any: those are equal t."""
+        """Return True if a ground truth lost and gained anchors of the same weights: their metrics t are equal."""
         lost, gained = self.changed_weights(truth)
         return len(lost) == len(gained) and torch.allclose(lost, gained, rtol=self.weight_rounding, atol=0)
 
     def are_last_places(self, truth: int) -> bool:
-        """Return True if a ground truth lost and gained anchors of one weight, which is the smallest of its weights.
+        """Return True if the ground truth lost and gained only anchors with the smallest of its weights.
 
-        These are anchors with equal t at the last place of the top-k. Their numbers may differ if another ground truth
-        owns an anchor that could be selected (TAL-CONF-1).
+        These are anchors with equal metric t at the last place of the top-k. The ground truth may lose more of them
+        than it gains, or fewer, if another ground truth owns an anchor that could be selected (TAL-CONF-1).
         """
         old, new = self.old.positives, self.new.positives  # (M, A)
         changed = torch.cat(self.changed_weights(truth))
@@ -339,7 +342,7 @@ class ImageComparison:
 
     @property
     def weight_rounding(self) -> float:
-        """Return the relative difference of two weights of equal t due to the order of operations in w = t u* / t*."""
+        """Return the relative difference that rounding may cause between weights w = t u* / t* of equal metric t."""
         return 4 * ROUNDINGS * self.before.eps
 
     def own_ties(self, known: DecidingValues) -> Tensor:
@@ -358,7 +361,7 @@ class ImageComparison:
         return (old | new) & tied
 
     def own_overlaps(self, known: DecidingValues) -> tuple[Tensor, Tensor]:
-        """Return the implementation's own u of its positives in both runs, (M, A) each, inferred from their weights."""
+        """Return the implementation's overlap u of its positives in both runs, (M, A) each, inferred from weights."""
         before, now = (
             known.own_overlap(view.scores.sum(1).double(), self.class_scores, view.positives)
             for view in (self.old, self.new)
@@ -366,7 +369,7 @@ class ImageComparison:
         return before, now
 
     def foreign_overlaps(self, known: DecidingValues) -> Tensor:
-        """Return (M, A) bool: positives of either run with a weight whose own u differs from the judge's."""
+        """Return (M, A) bool: weighted positives of either run whose own overlap u differs from the judge's."""
         views = zip(self.own_overlaps(known), (self.old, self.new), strict=True)
         before, now = (
             ((own - known.overlap).abs() > 2 * self.overlap_errors) & view.positives & (own > 0)
@@ -381,16 +384,16 @@ class ImageComparison:
 
     @cached_property
     def overlap_errors(self) -> Tensor:
-        """Return (M, A) errors of any measure of overlap: that of CIoU, which contains the terms of all others."""
+        """Return errors (M, A) of any measure of overlap: that of CIoU, which contains the terms of all others."""
         truths, boxes = self.old.read["truths"].double()[:, None], self.old.read["boxes"].double()
         moved = self.moved_inputs.boxes + self.moved_inputs.truths.amax(1, keepdim=True)  # (M, A)
         return 2 * ROUNDINGS * ciou_unit(truths, boxes, moved, self.before.eps)
 
     def own_errors(self, known: DecidingValues, errors: Tensor) -> Tensor:
-        """Return errors (A,) of the weights, computed from the implementation's own values where the judge's differ.
+        """Return `errors` (A,) of the weights, enlarged if the implementation's overlap differs from the judge's.
 
-        These are weights that differ from those of the judge's u and t by more than `errors` (A,). All other errors are
-        unchanged.
+        The overlap of an anchor counts as different if the anchor's weight differs by more than its error from the
+        weight that follows from the judge's u and t. The larger error then follows from the implementation's overlap.
         """
         positives, weights = self.old.positives, self.old.scores.sum(1).double()  # (M, A), (A,)
         expected = normalised(known.metric, known.overlap, positives)  # (A,)
@@ -413,14 +416,17 @@ class ImageComparison:
         )
 
     def weights(self, known: DecidingValues) -> bool:
-        """Compare the stage "normalisation": target scores of ground truths that kept all positives with a weight."""
+        """Compare the stage "normalisation": the target scores.
+
+        If a ground truth's positives with possible weight differ between the runs, its anchors are left out.
+        """
         old, new = self.old.positives, self.new.positives  # (M, A)
         follows = ((old != new) & self.counts).any(1, keepdim=True)  # (M, 1) from a choice that moved
-        in_subprocess = ((old | new) & follows).any(0)[:, None]  # (A, 1)
+        excluded = ((old | new) & follows).any(0)[:, None]  # (A, 1)
         errors = self.own_errors(known, known.weight_errors(old, self.before.dtype))  # (A,)
         at_label = torch.zeros(self.old.scores.shape, dtype=errors.dtype, device=errors.device)
         at_label.scatter_(1, self.old.labels[:, None], errors[:, None])
-        now, before = self.new.scores.where(~in_subprocess, 0), self.old.scores.where(~in_subprocess, 0)
+        now, before = self.new.scores.where(~excluded, 0), self.old.scores.where(~excluded, 0)
         return self.to.assert_within(
             StageName.NORMALISATION, "target score w", now, before, at_label, SCORE, self.image
         )

@@ -1,4 +1,7 @@
-"""Compare the losses of source batches and transformed batches: terms multiplied by N, and gradients."""
+"""Compare the losses of source batches and transformed batches: gradients, and terms multiplied by N.
+
+N is the divisor of the loss: the sum of the target scores (LOSS-SUM-1).
+"""
 
 import torch
 from torch import Tensor
@@ -12,14 +15,15 @@ from tal_conformance.core.task import StageName
 
 
 class LossComparison:
-    """Comparison of the losses of both sides of a plan.
+    """Comparison of the losses of the source batches and the transformed batches of a plan.
 
     Args:
         comparison: receives the result.
-        plan: the plan.
+        plan: the source batches and the transformed batches.
         sources: runs of the source batches.
         changed: runs of the transformed batches.
-        weights: (B, A) for each source: actual or possible difference of each weight between the two sides.
+        weights: (B, A) for each source batch: actual or possible difference of each weight between the source batch and
+            the transformed batches.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class LossComparison:
                 self.extra_gradient(batch.extra, now)
 
     def identical(self) -> bool:
-        """Return True if the plan changes one batch into one other, and all results are bitwise equal."""
+        """Return True if the plan has one source and one transformed batch, and their results are bitwise equal."""
         if len(self.sources) > 1 or len(self.changed) > 1 or self.plan.changed[0].extra is not None:
             return False
         (source,), (changed,) = self.sources, self.changed
@@ -83,7 +87,11 @@ class LossComparison:
         return all(results)
 
     def score_sum(self) -> None:
-        """Compare N with that of the only source with ground truths (LOSS-SUM-1), if only gradients reveal N."""
+        """Compare N, the sum of target scores, of the transformed batch with N of its source (LOSS-SUM-1).
+
+        Nothing is compared if target scores are exposed, if several sources have ground truths, or if there are
+        several transformed batches.
+        """
         filled = [run for run in self.sources if any(map(len, run.truths))]
         if len(filled) != 1 or len(self.changed) > 1:
             return
@@ -94,7 +102,10 @@ class LossComparison:
         self.to.assert_within(StageName.CLS, "N", changed.scale, source.scale, error)
 
     def terms(self, moved: list[Tensor]) -> None:
-        """Compare the sums of the terms, each multiplied by its N (LOSS-SUM-1)."""
+        """Compare each loss term, summed over the source batches, with the sum over the transformed batches.
+
+        The terms of a batch are multiplied by the batch's N (LOSS-SUM-1).
+        """
         before, now = (
             torch.stack([run.terms[0] for run in side]).sum(0) for side in (self.sources, self.changed)
         )
@@ -102,13 +113,14 @@ class LossComparison:
         error = error + sum(moved, torch.zeros_like(error))
         for batch in self.plan.changed:
             before = before + extra_terms(batch)
-        for stage, at in self.task.item_of.items():
+        shown = all(run.loss.shows_items for run in (*self.sources, *self.changed))
+        for stage, at in self.task.item_of.items() if shown else ():
             quantity = self.task.terms[at].quantity
-            self.to.assert_within(stage, f"{quantity} before N", now[at], before[at], error[at])
-        self.to.assert_within(StageName.TOTAL, "total before N", now[-1], before[-1], error[-1])
+            self.to.assert_within(stage, f"{quantity} times N", now[at], before[at], error[at])
+        self.to.assert_within(StageName.TOTAL, "total times N", now[-1], before[-1], error[-1])
 
     def gradients(self, pair: Pair, now: Run, moved: tuple[Tensor, ...] | None) -> None:
-        """Compare the gradients of one image, multiplied by N / B (LOSS-GRAD-1)."""
+        """Compare the gradients of one image in both runs, multiplied by N / B (LOSS-GRAD-1)."""
         source = self.sources[pair.source]
         (old, old_error), (new, new_error) = source.gradients, now.gradients
         image = pair.image if not pair.source else None
@@ -120,15 +132,18 @@ class LossComparison:
                 error = error + moved[at][pair.image]
             value, before = _moved_back(new, pair)[at], old[at][pair.image]
             self.to.assert_within(
-                StageName.GRADIENTS, f"gradient on {name} before N", value, before, error, names, image
+                StageName.GRADIENTS, f"gradient on {name} times N / B", value, before, error, names, image
             )
 
     def extra_gradient(self, channel: int, now: Run) -> None:
-        """Check the gradient on the logits of a class without ground truths: that of its cross-entropy (LOSS-CLS-1)."""
+        """Check the gradient on the logits `channel` of a class without ground truths (LOSS-CLS-1).
+
+        It must be the gradient of a cross-entropy with target 0.
+        """
         _, logits = flatten(now.batch.feature_maps, now.batch.head)
         expected = now.batch.hyperparameters.cls_gain * logits[..., channel].double().sigmoid()  # (B, A)
         observed, error = (values[1][..., channel] for values in now.gradients)
-        name = "gradient on the class that no ground truth has, before N"
+        name = "gradient on the class that no ground truth has, times N / B"
         self.to.assert_within(StageName.GRADIENTS, name, observed, expected, error, ("image", "anchor"))
 
 
@@ -155,7 +170,7 @@ def _of(values: tuple[Tensor, ...], image: int) -> tuple[Tensor, Tensor]:
 
 
 def _moved_back(values: tuple[Tensor, ...], pair: Pair) -> tuple[Tensor, Tensor]:
-    """Return the values of one image, (A, 4, R) and (A, C), in the layout of its source."""
+    """Undo the transformation of one image's gradients, (A, 4, R) and (A, C): return them in the source's layout."""
     distances, logits = _of(values, pair.changed_image)
     mapping = pair.mapping
     return mapping.sides(distances[mapping.anchors]), logits[mapping.anchors][:, mapping.classes]

@@ -1,4 +1,4 @@
-"""Run and compare both sides of a plan: image by image, then their losses."""
+"""Run an implementation on source and transformed batches, and compare the results: image by image, then the losses."""
 
 from collections.abc import Callable
 
@@ -17,14 +17,14 @@ from tal_conformance.implementations.errors import ImplementationFailed
 
 
 def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Comparison) -> None:
-    """Compare the changed batches with their sources, and note the result in the judgement of `to`.
+    """Run the sources and the transformed batches of a plan, compare them, and add the result to the judgement of `to`.
 
     If an open choice is resolved differently, the losses may differ and are not compared; the judgement then sets
-    `chose_differently`. If the assignment is not visible and a choice may be resolved differently, only equal losses
-    are evidence.
+    `chose_differently`. If the assignment is not visible and a choice may be resolved differently, equal losses prove
+    that the runs agree, and different losses prove nothing.
 
     Args:
-        plan: the plan.
+        plan: the source batches and the transformed batches.
         run: runs the implementation on a batch.
         to: receives the result.
 
@@ -67,8 +67,8 @@ def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bo
     """Compare the assignment of one image.
 
     Returns:
-        True if everything agrees; True if a choice was or may have been resolved differently; the actual or possible
-        difference of the weights (A,).
+        Three values: a bool, True if everything agrees; a bool, True if a choice was or may have been resolved
+        differently; and the actual or possible difference of the weights (A,).
     """
     if before.outcome.assignment is None or now.outcome.assignment is None:
         known = before.ambiguity_of(pair.image)
@@ -86,7 +86,7 @@ def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bo
 
 
 def no_extra_scores(changed: FollowUp, now: Run, to: Comparison) -> bool:
-    """Check that the class without ground truths has no target scores; return True if that is so."""
+    """Check that the class without ground truths has no target scores. Return True if it has none."""
     if changed.extra is None or now.outcome.assignment is None:
         return True
     scores = now.outcome.assignment.scores[..., changed.extra]  # (B, A)

@@ -1,4 +1,4 @@
-"""The relations of specification section 7 in one table, each with its clause and its meaning."""
+"""The metamorphic relations of specification section 7 in one table, with their clauses and meanings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,22 +22,22 @@ from tal_reference import Dialect
 
 
 class NotApplicable(Exception):
-    """The relation does not apply to this batch."""
+    """Error: the relation does not apply to the batch."""
 
 
 class NotObservable(Exception):
-    """The implementation does not expose the values that the relation constrains."""
+    """Error: the implementation does not expose the values that the relation constrains."""
 
 
 class RunCache:
-    """Cache of the runs of one implementation: the same batch is run once."""
+    """Cache of the runs of one implementation, so that it runs only once on the same batch."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self._runs: list[Run] = []
 
     def __call__(self, batch: Batch) -> Run:
-        """Return the run of a batch.
+        """Run the implementation on a batch, or return the stored result of an earlier run on the same batch.
 
         Raises:
             ImplementationFailed: the implementation raised, or violated the protocol.
@@ -58,7 +58,7 @@ class Relation:
         clause: id of the clause.
         meaning: the relation in one line.
         change: transformation of the batch, for a relation between runs.
-        check: check of a run, for a relation within one outcome.
+        check: function that checks a run, for a relation within one outcome.
     """
 
     clause: str
@@ -113,14 +113,16 @@ class Relation:
                 )
 
     def judged(self, plans: list[TransformationPlan], session: RunCache, given: Run) -> Judgement:
-        """Return the judgement of the compared plans or, for a relation within one run, of the relation's check."""
+        """Return the judgement: compare the runs of the plans or, for a relation within one run, check `given`."""
         judgement = Judgement(given.batch.family)
         if self.check is not None:
             if given.outcome.assignment is None:
                 raise NotObservable(f"{self.clause}: the implementation does not expose target scores")
             self.check(given, Comparison(judgement, self.clause, "within one run"))
         elif not plans:
-            raise NotApplicable(f"{self.clause} does not apply to {given.batch.describe()}")
+            raise NotApplicable(
+                f"{self.clause} does not apply to {given.batch.describe()}: its transformation is not possible"
+            )
         for plan in plans:
             compare(plan, session, Comparison(judgement, self.clause, plan.how))
         judgement.uniqueness = given.uniqueness

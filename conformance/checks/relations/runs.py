@@ -24,7 +24,7 @@ from tal_reference.loss import stacked
 
 
 class Run:
-    """One run of an implementation on a batch.
+    """One run of an implementation on a batch. u is the overlap, t the alignment metric, w the weight of a positive.
 
     Args:
         outcome: outcome of the implementation.
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def loss(self) -> LossOutcome:
-        """The loss of the implementation."""
+        """The loss that the implementation returned."""
         assert self.outcome.loss is not None, "an assigner alone has no loss"
         return self.outcome.loss
 
@@ -50,12 +50,12 @@ class Run:
 
     @property
     def input_errors(self) -> list[InputErrors] | None:
-        """Possible difference between the assigner's inputs and the reference's; None if the inputs are known."""
+        """Possible difference between the assigner's inputs and the reference's; None if the inputs are exposed."""
         known = self.outcome.exposes_inputs or self.outcome.loss is None
         return None if known else self.expected.input_errors
 
     def truth_errors(self, image: int) -> Tensor:
-        """Return the errors (M, 4) in pixels of the edges of an image's ground truths."""
+        """Return the rounding errors (M, 4) in pixels of the edges of an image's ground truths."""
         exact, own = self.truths[image], self.expected.rounded_truths[image]
         unit = truth_unit(exact.boxes, self.eps)
         return bound(own.boxes, exact.boxes, unit, self.dtype, "ground truth box")
@@ -74,11 +74,14 @@ class Run:
 
     @property
     def uniqueness(self) -> Uniqueness:
-        """Return the uniqueness of the batch's assignment: one, or several for a reason."""
+        """Return whether the batch's assignment is unique and, if it is not, the reason."""
         return least_unique(*(known.uniqueness for known in self.oracles.values()))
 
     def oracle(self, image: int, moved: InputErrors | None = None) -> ImageOracle:
-        """Return the oracle of one image; `moved` is the difference of the assigner's inputs between two runs."""
+        """Return the oracle of one image.
+
+        `moved` is the difference of the assigner's inputs between two runs, if any.
+        """
         hidden = self.input_errors[image] if self.input_errors else None
         if moved is not None and hidden is not None:
             moved = InputErrors(
@@ -88,21 +91,21 @@ class Run:
 
     @cached_property
     def targets(self) -> BatchTargets:
-        """The targets of the loss: its own assignment; the reference's if it does not expose one."""
+        """The targets of the loss: those of the exposed assignment, else those of the reference."""
         own = self.outcome.assignment
         if own is not None:
             return BatchTargets(own.foreground, own.boxes.double(), own.scores)
         return stacked(self.expected.assignment, self.batch.head.classes)
 
     def ambiguity_of(self, image: int) -> DecidingValues | None:
-        """Return the values that decide the assignment of an image if it is not exposed; None without ground truths."""
+        """Return the values that decide an image's assignment that is not exposed; None without ground truths."""
         if image not in self.oracles:
             return None
         read = {"truths": self.truths[image].boxes, "boxes": self.outcome.inputs.boxes[image]}
         return DecidingValues.of(self.oracles[image], read, self.batch.hyperparameters)
 
     def hidden_weight_errors(self, image: int) -> Tensor:
-        """Return errors (A,) of the weights of an assignment that is not exposed."""
+        """Return the possible errors (A,) of the weights of an image's anchors, if the assignment is not exposed."""
         own, known = self.expected.assignment[image], self.ambiguity_of(image)
         if known is None:
             return torch.zeros_like(own.weights, dtype=torch.float64)
@@ -112,10 +115,10 @@ class Run:
 
     @cached_property
     def scale(self) -> Tensor:
-        """N (LOSS-SUM-1); computed from the gradient on class logits if target scores are not exposed.
+        """N, the sum of target scores (LOSS-SUM-1); computed from the gradient on class logits if they are not exposed.
 
-        The gradient is g B / N (sigmoid(x) - target). The largest quotient of gradient and sigmoid is that of
-        background.
+        The gradient on a class logit x is g B / N (sigmoid(x) - target), with g the gain of the class loss and B the
+        batch size. The quotient of gradient and sigmoid is largest on background, where the target is 0.
         """
         if self.outcome.assignment is not None:
             return self.outcome.assignment.scores.double().sum().clamp(min=1)
@@ -123,11 +126,11 @@ class Run:
 
     @cached_property
     def batch_factor(self) -> Tensor:
-        """Factor between the sum of the items and the total: B (LOSS-GAIN-1), or the loss's own.
+        """Factor between the sum of the items and the total: the batch size B (LOSS-GAIN-1), or the loss's own factor.
 
-        Another factor than B is reported by the comparison with the dialect. N and the gradients are computed with the
-        loss's own factor here, so that relations do not report it again. A total within its rounding of B times the
-        items has B.
+        A factor other than B is reported by the comparison with the dialect. Here N and the gradients are computed with
+        the loss's own factor, so that relations do not report it again. The factor is B if the total equals B times the
+        sum of the items within rounding.
         """
         items, images = self.loss.items.double(), self.batch.images
         expected, whole = items.sum() * images, items.sum()
@@ -139,14 +142,14 @@ class Run:
 
     @property
     def total_error(self) -> Tensor:
-        """Return the rounding error of the sum of the loss's own items, times B."""
+        """Return the rounding error of the batch size B times the sum of the implementation's loss items."""
         items, images = self.loss.items.double(), self.batch.images
         rounding = 4 * self.eps * items.abs().sum() * images
         return bound(self.loss.items.sum() * images, items.sum() * images, rounding, self.dtype, "total")
 
     @cached_property
     def terms(self) -> tuple[Tensor, Tensor]:
-        """Box, cls and dfl loss, and the total divided by its factor, all times N (4,); and their errors (4,)."""
+        """Box, cls, dfl loss and the total divided by `batch_factor`, times N: (4,); and their errors (4,)."""
         dtype, images, loss, known = self.dtype, self.batch.images, self.loss, self._expected_loss
         errors = [
             bound(
@@ -166,13 +169,7 @@ class Run:
 
     @cached_property
     def foreign_positives(self) -> tuple[Tensor, Tensor]:
-        """Own target scores (B, A) where a hidden assignment differs from the reference's, else 0; and their errors.
-
-        Such an anchor has a gradient on its distances that does not follow from the reference's assignment, so that
-        rounding errors cannot be derived from the reference's values. The score is computed from the gradient on the
-        class logits. The error of w = u* t / t* is at most (2 beta + 2) times that of u where beta > 0, because u >= w
-        as long as s* >= s. The error of u is the largest over the ground truths of the image.
-        """
+        """Target scores (B, A) where the hidden assignment differs from the reference's, else 0; and their errors."""
         none = torch.zeros_like(self.expected.predictions.logits[..., 0])  # (B, A)
         if self.outcome.assignment is not None:
             return none, none
@@ -219,7 +216,7 @@ class Run:
 
     @cached_property
     def _foreign_term_errors(self) -> Tensor:
-        """Return the errors that foreign positives add to every term and the total, times N: (4,) for detection.
+        """Return the errors, times N, that `foreign_positives` add to every term and the total: (4,) for detection.
 
         The errors are those of 1 - CIoU, which is at most 2 and a penalty of at most 1; of a target score times its
         logit; and of a cross-entropy of at most the largest -log p of the anchor's bins.
@@ -241,7 +238,7 @@ class Run:
         return torch.cat((terms, terms.sum()[None]))
 
     def _foreign_gradient_errors(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Return errors (B, A) that foreign positives add on distance and class logits, given the scaled gradient.
+        """Return the errors (B, A) that `foreign_positives` add to the scaled gradient on distance and class logits.
 
         The gradient is linear in w. It is the sum of a dfl part of at most dfl_gain w, and a box part, which may
         cancel; so the box part is at most the gradient plus the dfl part. Edges of the predicted box change it in
@@ -309,7 +306,7 @@ class Run:
 
     @cached_property
     def _background_logit(self) -> tuple[Tensor, Tensor]:
-        """Return N computed from the gradient of one class logit, and its relative error."""
+        """Return N, computed from the gradient of one background class logit, and the relative error of N."""
         _, logits = flatten(self.batch.feature_maps, self.batch.head)
         gradient = flatten(self.loss.gradients, self.batch.head)[1].double()  # (B, A, C)
         score = logits.double().sigmoid()
@@ -322,12 +319,12 @@ class Run:
 
     @property
     def shows_scores(self) -> bool:
-        """Return True if the target scores are exposed, so that N is not computed from the gradients."""
+        """Return True if the target scores are exposed, so that their sum N need not be computed from the gradients."""
         return self.outcome.assignment is not None
 
     @property
     def scale_error(self) -> Tensor:
-        """Return the possible difference of N between two correct runs (LOSS-SUM-1)."""
+        """Return the possible difference of N, the sum of target scores, between two correct runs (LOSS-SUM-1)."""
         return self.scale * self._scale_error + self.foreign_positives[1].sum()
 
     @property

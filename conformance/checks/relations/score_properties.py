@@ -36,8 +36,9 @@ def within_zero_and_one(run: Run, to: Comparison) -> None:
 
 
 def best_is_overlap(run: Run, to: Comparison) -> None:
-    """Check that the best positive of every ground truth scores u* t* / (t* + 1e-9), where u* is its best overlap.
+    """Check that the largest target score of every ground truth's positives is u* t* / (t* + 1e-9) (TAL-NORM-1).
 
+    u* and t* are the largest overlap and the largest metric of these positives.
     u and t are the implementation's own if it exposes its stages; otherwise they are computed from the boxes that its
     assigner read.
     """
@@ -70,7 +71,7 @@ def best_is_overlap(run: Run, to: Comparison) -> None:
 
 
 def images_of(run: Run) -> Iterator[tuple[int, ImageView, DecidingValues | None]]:
-    """Yield every image with its view and its deciding values; None instead of the values without an oracle."""
+    """Yield every image number with its view and its deciding values (None for an image without an oracle)."""
     for image in range(run.batch.images):
         seen = view(run.outcome, image, unchanged(run.batch, image))
         told = run.oracles.get(image)
@@ -79,7 +80,7 @@ def images_of(run: Run) -> Iterator[tuple[int, ImageView, DecidingValues | None]
 
 
 def independent(run: Run, image: int, seen: ImageView, known: DecidingValues) -> tuple[Tensor, Tensor]:
-    """Return u and t (M, A) in float64, computed without the reference from the assigner's boxes and scores."""
+    """Return overlap u and metric t (M, A) in float64, computed without the reference from the assigner's inputs."""
     numbers = run.batch.hyperparameters
     winnable = known.owners & (known.selection.may.sum(0) > 1)  # (M, A) may be won without being held
     counted = known.possible | (seen.positives & ~winnable)  # (M, A): its own candidates, if they are others

@@ -33,7 +33,7 @@ class Pair(NamedTuple):
         source: index of its source batch.
         image: index of the image in the source batch.
         changed_image: index of the image in the changed batch.
-        mapping: places of the image's parts in the changed batch.
+        mapping: rows, anchors and classes of the image in the changed batch.
     """
 
     source: int
@@ -44,11 +44,11 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class FollowUp:
-    """A changed batch, with the source of each of its images.
+    """A changed batch, and the source image of each of its images.
 
     Attributes:
         batch: the changed batch.
-        pairs: a pair for each of its images.
+        pairs: one pair for each image of the changed batch.
         extra: channel of a class that no source has; None without such a class.
     """
 
@@ -59,7 +59,7 @@ class FollowUp:
 
 @dataclass(frozen=True)
 class TransformationPlan:
-    """Source batches and transformed batches to compare. Every image of the sources appears once in the latter.
+    """Source batches and transformed batches to compare. Every source image appears once in the transformed batches.
 
     Attributes:
         how: description of the change, for messages such as "`how`, the overlap is ...".
@@ -77,7 +77,7 @@ Transformation = Callable[[Batch], Iterator[TransformationPlan]]
 
 
 def permuted_truths(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield the batch with the first ground truth of each image moved to the image's end."""
+    """Yield a plan: in each image the first ground truth is moved to the end."""
     rows, mappings = batch.annotations.clone(), []
     for image in range(batch.images):
         places = (batch.annotations[:, 0] == image).nonzero().flatten()  # (M,)
@@ -93,7 +93,7 @@ def permuted_truths(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def permuted_images(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield the batch with its first image moved to the end."""
+    """Yield a plan: the first image of the batch is moved to the end."""
     if batch.images > 1:
         order = [(0, image) for image in (*range(1, batch.images), 0)]
         yield TransformationPlan(
@@ -102,16 +102,18 @@ def permuted_images(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def more_padding(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield the batch with another image after it that has more ground truths, so that all others get more padding."""
+    """Yield a plan: an image with more ground truths is appended, so that all other images get more padding."""
     most = int(torch.bincount(batch.annotations[:, 0].long(), minlength=1).max())
     sources = (batch, _crowded(batch, most + MORE))
     yield TransformationPlan(
-        "with a fuller image after it, and so longer padding", sources, (_joined(*sources),)
+        "with an image appended that has more ground truths, so that padding grows",
+        sources,
+        (_joined(*sources),),
     )
 
 
 def split(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield the batch split into its first image and the others."""
+    """Yield a plan: the batch is split into its first image and the others."""
     if batch.images > 1:
         parts = [(0, 0)], [(0, image) for image in range(1, batch.images)]
         yield TransformationPlan(
@@ -122,13 +124,13 @@ def split(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def empty_image(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield the batch with an image without ground truths after it."""
+    """Yield a plan: an image without ground truths is appended."""
     sources = (batch, _with_pairs(_first_image(batch), [], rows=batch.annotations[:0]).batch)
     yield TransformationPlan("with an image without ground truths after it", sources, (_joined(*sources),))
 
 
 def mirrored(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield the batch mirrored left-right, then top-bottom, along each axis where every level fills the input."""
+    """Yield plans: the batch is mirrored left-right, then top-bottom, if every level fills the input on that axis."""
     batch = mirrorable(batch)
     for axis, names in ((0, "left-right"), (1, "top-bottom")):
         extent = batch.size[1 - axis]  # (height, width)
@@ -138,7 +140,7 @@ def mirrored(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def renamed_classes(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield the batch with every class renamed to the next, and the last class to the first."""
+    """Yield a plan: every class is renamed to the next, and the last class to the first."""
     classes = batch.head.classes
     if classes > 1:
         rows = batch.annotations.clone()
@@ -152,7 +154,7 @@ def renamed_classes(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def unreachable_class(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield the batch with another class before the others, without ground truths but with the largest logits."""
+    """Yield a plan: a class without ground truths, but with the largest logits, is inserted before the others."""
     head = Head(batch.head.strides, batch.head.classes + 1, batch.head.reg_max)
     rows = batch.annotations.clone()
     rows[:, 1] += 1
@@ -160,11 +162,13 @@ def unreachable_class(batch: Batch) -> Iterator[TransformationPlan]:
     distances, logits = flatten(batch.feature_maps, batch.head)
     logits = torch.cat((logits.amax(2, keepdim=True), logits), dim=2)  # (B, A, C + 1)
     changed = replace(_with_pairs(batch, mappings, fold(distances, logits, batch.grids), rows, head), extra=0)
-    yield TransformationPlan("with a class that no ground truth has before the others", (batch,), (changed,))
+    yield TransformationPlan(
+        "with a class without ground truths inserted before the others", (batch,), (changed,)
+    )
 
 
 def shifted_logits(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield the batch with a number added to all distance logits of each side, which softmax does not see (DEC-1)."""
+    """Yield a plan: a number is added to all distance logits of each side, which does not change softmax (DEC-1)."""
     if batch.head.reg_max == 1:
         return  # the logit is the distance
     rounded = shiftable(batch)
@@ -194,8 +198,8 @@ def gathered(sources: Sequence[Batch], order: Sequence[tuple[int, int]]) -> Foll
     """Return a batch of images from other batches.
 
     Args:
-        sources: the other batches.
-        order: index of the source and of the image in it, for each image of the result.
+        sources: the batches to take images from.
+        order: index of the source and of the image in the source, for each image of the result.
     """
     levels = len(sources[0].feature_maps)
     maps = tuple(

@@ -1,4 +1,4 @@
-"""Views of one image: an outcome of a changed batch, rearranged into the layout of the given batch.
+"""Views of one image: an outcome on a transformed batch, rearranged into the layout of the original batch.
 
 Comparisons of two runs compare two views of one image, in which the transformation is undone.
 M ground truths, A anchors, C classes, R bins.
@@ -15,7 +15,7 @@ from tal_conformance.core.outcome import STAGE_OF_FIELD, AssignerInputs, Outcome
 
 @dataclass(frozen=True)
 class ImageMapping:
-    """Places of one image's parts in a changed batch.
+    """Places of one image's rows, anchors and classes in a transformed batch.
 
     Attributes:
         truths: (M,) int64 row of each ground truth of the image.
@@ -32,11 +32,11 @@ class ImageMapping:
     extent: int = 0
 
     def pairs(self, values: Tensor) -> Tensor:
-        """Return values of pairs (M, A), from those of the changed batch (rows, A)."""
+        """Return values (rows, A) of the changed batch, such as overlaps, in the layout of the given batch (M, A)."""
         return values[self.truths][:, self.anchors]
 
     def boxes(self, boxes: Tensor) -> Tensor:
-        """Return xyxy boxes (.., 4) in pixels as float64, in which mirroring is exact."""
+        """Map xyxy boxes (.., 4) of the changed batch back, in pixels and float64, in which mirroring is exact."""
         boxes = boxes.double()
         if self.mirrored is None:
             return boxes
@@ -46,25 +46,25 @@ class ImageMapping:
         return back
 
     def points(self, points: Tensor) -> Tensor:
-        """Return points (.., 2) in pixels as float64."""
+        """Map points (.., 2) of the changed batch back, in pixels and float64."""
         points = points.double().clone()
         if self.mirrored is not None:
             points[..., self.mirrored] = self.extent - points[..., self.mirrored]
         return points
 
     def sides(self, values: Tensor) -> Tensor:
-        """Return values of the sides (.., 4, R) in the order left, top, right, bottom."""
+        """Return values of the sides (.., 4, R) in the order left, top, right, bottom of the image before mirroring."""
         order = {None: (0, 1, 2, 3), 0: (2, 1, 0, 3), 1: (0, 3, 2, 1)}[self.mirrored]
         return values[..., order, :]
 
     def labels(self, labels: Tensor) -> Tensor:
-        """Return class indices of the given batch, from those of the changed batch; -1 for a class that it lacks."""
+        """Map class indices of the changed batch back; a class that the given batch lacks becomes -1."""
         names = torch.full((int(self.classes.max()) + 2,), -1, dtype=torch.long, device=labels.device)
         names[self.classes] = torch.arange(len(self.classes), device=labels.device)
         return names[labels.long().clamp(-1, len(names) - 1)]
 
     def rows(self, index: Tensor) -> Tensor:
-        """Return ground-truth indices of the given batch, from those of the changed batch; -1 for another image's."""
+        """Map ground-truth indices of the changed batch back; an index of another image's ground truth becomes -1."""
         size = int(self.truths.max()) + 2 if len(self.truths) else 1
         names = torch.full((size,), -1, dtype=torch.long, device=index.device)
         names[self.truths] = torch.arange(len(self.truths), device=index.device)
@@ -88,7 +88,7 @@ class ImageView:
 
     Attributes:
         read: inputs of the assigner: centres (A, 2), boxes (A, 4), scores (A, C), truths (M, 4), labels (M,).
-        shown: stages of the assigner by name, (M, A) each; empty if the implementation does not expose them.
+        shown: exposed stages of the assigner by name, (M, A) each; empty if the implementation exposes none.
         foreground: (A,) bool.
         owner: (A,) int64 index of the ground truth, -1 on background.
         labels: (A,) int64 target class; defined on foreground only.
@@ -125,7 +125,7 @@ class ImageView:
 
 
 def view(outcome: Outcome, image: int, mapping: ImageMapping) -> ImageView:
-    """Return the view of an image in the layout of the given batch.
+    """Return one image's part of an outcome, in the layout of the batch before the transformation.
 
     Args:
         outcome: outcome of a batch, with an assignment.

@@ -1,4 +1,4 @@
-"""STATE: the results for a batch equal those of a fresh implementation, after any earlier calls."""
+"""STATE: after any earlier calls, the results for a batch equal those of an implementation without earlier calls."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ class StateFailure(Failure):
 
 
 def steps_of(recipe: Recipe, name: str) -> list[Step]:
-    """Return the steps of a sequence."""
+    """Return the steps of the sequence `name`, with batches varied from a recipe."""
     return list(SEQUENCES[name](recipe))
 
 
@@ -83,7 +83,10 @@ class SequenceJudge:
         self._order.append(step)
 
     def _left_in_module(self, steps: list[Step], failure: Failure) -> StateFailure:
-        """Return the failure of a step that fails after others in one loaded module, and conforms in a new one."""
+        """Return the failure of a step that fails only because earlier steps changed the implementation's module.
+
+        The step conforms if that module is loaded again.
+        """
 
         def fails(chosen: list[Step]) -> bool:
             subject = reloaded_subject(self.subject)
@@ -99,7 +102,10 @@ class SequenceJudge:
         return self._failure(shortest, steps[-1], failure.batch, found)
 
     def _differences(self, steps: Sequence[Step]) -> list[Difference | None]:
-        """Return, for each step that was answered, the difference from the plain call."""
+        """Return for each step the difference between its results in the sequence and alone; None if they are equal.
+
+        The list ends at the first step without results.
+        """
         alone = "loss" not in self.subject.implementation.capabilities
         plains = [self._plains[id(step.batch)] for step in steps]
         calls = [
@@ -116,7 +122,7 @@ class SequenceJudge:
         return [difference(self.subject, answer, plains[answer.call], True) for answer in answers]
 
     def _state_failure(self, past: list[Step], last: Step) -> Failure:
-        """Return the failure of a step after earlier calls, which are reduced to a short sequence."""
+        """Return the failure of the last step after the earlier calls, reduced to a short sequence that still fails."""
 
         def fails(chosen: list[Step]) -> bool:
             found = self._differences(chosen)
@@ -139,7 +145,8 @@ class SequenceJudge:
             found.verdict,
             StageName.STATE,
             CLAUSES.get(self.name, "STATE-1"),
-            f"{depends} ({self.name}): {again}; a fresh one conforms on the same batch. Shortest sequence: {steps}",
+            f"{depends} (sequence {self.name!r}): {again}; an ordinary first call on the same batch conforms. "
+            f"Shortest sequence: {steps}",
             list(found.values),
             details="\n".join(filter(None, (found.details, f"Recipes of the calls:\n{recipes}"))),
         )
@@ -154,7 +161,7 @@ def shortest_past(past: list[Step], last: Step, fails: Callable[[list[Step]], bo
     Args:
         past: the earlier steps.
         last: the step that fails after them.
-        fails: returns True if the last of some steps fails after the others.
+        fails: returns True if the last of the given steps fails after the steps before it.
     """
     for chosen in ([], *([step] for step in reversed(past))):
         if len(chosen) < len(past) and fails([*chosen, last]):

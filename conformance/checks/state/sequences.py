@@ -13,7 +13,7 @@ from tal_reference import Hyperparameters
 IN_A_ROW = 12
 """Number of batches of equal shapes in a row: more than a short warm-up or a small pool of buffers."""
 DIFFERENT = 3
-"""Number of different batches among them, to find results that come from one of the previous two calls."""
+"""Number of different batches among these steps, to find results that come from one of the previous two calls."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Step:
 
 
 def multi_scale(recipe: Recipe) -> Iterator[Step]:
-    """Yield batches of other image sizes: rows and columns exchanged, twice the height, and the first size again."""
+    """Yield steps with other image sizes: rows and columns exchanged, twice the height, and the first size again."""
     rows, columns = recipe.cells
     first = Step(recipe.build())
     yield first
@@ -45,7 +45,7 @@ def multi_scale(recipe: Recipe) -> Iterator[Step]:
 
 
 def smaller_last_batch(recipe: Recipe) -> Iterator[Step]:
-    """Yield two batches of an epoch, a smaller last batch, and the first batch of the next epoch."""
+    """Yield steps: two batches of an epoch, a smaller last batch, and the first batch of the next epoch."""
     first = Step(recipe.build())
     yield first
     yield Step(replace(recipe, images=recipe.images[:1], seed=recipe.seed + 1).build())
@@ -53,14 +53,14 @@ def smaller_last_batch(recipe: Recipe) -> Iterator[Step]:
 
 
 def equal_shapes(recipe: Recipe) -> Iterator[Step]:
-    """Yield `IN_A_ROW` batches of equal shapes and numbers of rows, `DIFFERENT` of which differ."""
+    """Yield `IN_A_ROW` steps with equal shapes and numbers of rows, and `DIFFERENT` different batches among them."""
     steps = [Step(replace(recipe, seed=recipe.seed + number).build()) for number in range(DIFFERENT)]
     for number in range(IN_A_ROW):
         yield steps[number % DIFFERENT]
 
 
 def changed_gains(recipe: Recipe) -> Iterator[Step]:
-    """Yield one batch with other gains, with another k, and with the first hyperparameters again."""
+    """Yield steps with one batch: with other gains, with another k, and with the first hyperparameters again."""
     first = Step(recipe.build())
     yield first
     for numbers in (Hyperparameters(box_gain=1.0, cls_gain=2.0, dfl_gain=0.25), Hyperparameters(topk=3)):
@@ -80,7 +80,7 @@ def train_validate_train(recipe: Recipe) -> Iterator[Step]:
 
 
 def two_heads(recipe: Recipe) -> Iterator[Step]:
-    """Yield batches of two heads in turn: with equal grids, but other strides and another number of classes."""
+    """Yield steps of two heads in turn, with equal grids, but other strides and another number of classes."""
     first = Step(recipe.build())
     strides = tuple(2 * stride for stride in recipe.strides)
     second = Step(replace(recipe, strides=strides, classes=recipe.classes + 1, seed=recipe.seed + 1).build())
@@ -88,7 +88,7 @@ def two_heads(recipe: Recipe) -> Iterator[Step]:
 
 
 def precisions_in_turn(recipe: Recipe) -> Iterator[Step]:
-    """Yield a batch in float32, under bfloat16 autocast, and in float32 again."""
+    """Yield steps with one batch: in float32, under bfloat16 autocast, and in float32 again."""
     batch = recipe.build()
     half = replace(batch.to(dtype=torch.bfloat16), autocast=True)
     yield from (Step(half), Step(batch), Step(half), Step(batch))

@@ -1,8 +1,9 @@
-"""The article's own algorithm: image by image, with dense M x A tensors.
+"""The article's own algorithm: image by image, with dense (M, A) tensors.
 
 It is written from the article's text, with the article's names. Misprints listed in specification section 9 are
 corrected, and incomplete lines are completed from the specification. Small boxes are not widened. The article does not
-contain the loss; the specification's is used. M is the padded number of ground truths, A of anchors, C of classes.
+contain the loss; the specification's is used. M is the padded number of ground truths, A the number of
+anchors, C of classes, R of bins.
 """
 
 import torch
@@ -47,7 +48,7 @@ class ArticleAdapter:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Run sections 2 (tensors) and 3 (assignment) of the article, then section 5 of the specification (loss)."""
+        """Return the specification's loss on the tensors and the assignment of sections 2 and 3 of the article."""
         size = input_size(feature_maps, head)
         pred_scores, pred_regs = pred_process(feature_maps, head)  # (B, A, C), (B, A, 4R)
         anc_points, stride_scales = make_anchors(feature_maps, head)  # (A, 2), (A, 1)
@@ -98,7 +99,7 @@ def make_anchors(
 
 
 def decode(pred_regs: Tensor, anc_points: Tensor, reg_max: int) -> Tensor:
-    """Return the expectation of each side's distribution as boxes (B, A, 4) xyxy in grid units."""
+    """Return the boxes (B, A, 4), xyxy in grid units, whose four distances are expectations over the bins."""
     if reg_max > 1:
         bins = torch.arange(reg_max).to(pred_regs)  # (R,)
         pred_regs = pred_regs.unflatten(2, (4, reg_max)).softmax(3).mul(bins).sum(3)  # (B, A, 4)
@@ -179,11 +180,11 @@ class ArticleAssigner:
         return self.align(scores, cious), cious
 
     def overlap(self, gt_bboxes: Tensor, pb_bboxes: Tensor) -> Tensor:
-        """Return the overlap of two boxes."""
+        """Return the CIoU of pairs of a ground truth and a predicted box."""
         return ciou(gt_bboxes, pb_bboxes)
 
     def align(self, scores: Tensor, overlaps: Tensor) -> Tensor:
-        """Return the alignment metric t."""
+        """Return the alignment metric t = s^alpha u^beta of class scores s and overlaps u."""
         return scores.pow(self.alpha) * overlaps.pow(self.beta)
 
     def select_topk_candidates(self, align_metrics: Tensor, topk: int) -> Tensor:
@@ -198,7 +199,11 @@ class ArticleAssigner:
     def filter_repeat_assign_candidates(
         self, pos_mask: Tensor, overlaps: Tensor, align_metrics: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return one ground truth per anchor, as index (A,), foreground (A,) and mask (M, A): step 3."""
+        """Resolve anchors that several ground truths selected: step 3.
+
+        Returns:
+            Index of each anchor's ground truth (A,), foreground (A,) and mask of the positives (M, A).
+        """
         claims = pos_mask.sum(0)  # (A,)
         if claims.max() > 1:
             is_max_overlap = torch.zeros_like(pos_mask)  # (M, A)
@@ -220,7 +225,7 @@ class ArticleAssigner:
     def normalise(
         self, align_metrics: Tensor, overlaps: Tensor, pos_mask: Tensor, selected: Tensor
     ) -> Tensor:
-        """Return the dynamic weight of each anchor, (A,).
+        """Return the weights (A,): metrics, scaled so that the largest of a ground truth is its largest overlap.
 
         `selected` is not read; a planted fault uses it in place of `pos_mask`.
         """

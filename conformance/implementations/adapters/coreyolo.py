@@ -1,8 +1,8 @@
 """`coreyolo`: the loss of one head (`DetectionLoss` without a one-to-one head) and its assigner.
 
 Its trainer makes the assigner with alpha = 1; here the assigner gets the batch's hyperparameters. The package reads
-annotations in pixels, and logs its terms without gains: both are converted. It differentiates the sum of the terms
-without the factor of the number of images, and so does this adapter.
+annotations in pixels, and logs its terms without gains: the adapter converts both. The package's total is the sum of
+the terms, not multiplied by the number of images, and so is this adapter's.
 """
 
 import importlib
@@ -77,7 +77,7 @@ class CoreYOLO:
             NotImplementedError: topk2 is set, which the package does not support (TAL-CONF-2).
         """
         if hyperparameters.effective_topk2 is not None:
-            raise NotImplementedError(f"coreyolo {self.version} has no topk2 (TAL-CONF-2)")
+            raise NotImplementedError(f"coreyolo {self.version} does not support topk2 (TAL-CONF-2)")
         return self._module.TaskAlignedAssigner(
             topk=hyperparameters.topk, alpha=hyperparameters.alpha, beta=hyperparameters.beta
         )
@@ -101,6 +101,6 @@ class CoreYOLO:
 
 
 def own_index(results: tuple[Tensor, ...]) -> Assignment:
-    """Return the assignment in the results of the package's assigner."""
+    """Convert the six results of the package's assigner to an `Assignment`."""
     labels, boxes, scores, foreground, _, index = results  # the fifth is the foreground as a float
     return Assignment(labels, boxes, scores, foreground, index)

@@ -1,7 +1,7 @@
-"""Base of the adapters of Ultralytics and its forks: their loss and their assigner are called as they are.
+"""Base of the adapters of Ultralytics and its forks, which call the package's own loss and assigner.
 
-All of them make a criterion from a model of which it reads the head alone, and call an assigner of the same signature.
-An adapter of one of them says how its criterion is made and what it is called with.
+In all of these packages the criterion (loss object) is made from a model, of which it reads only the head, and calls an
+assigner of the same signature. A subclass defines how to make the criterion, and its arguments.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,12 @@ from tal_reference import Head, Hyperparameters, make_anchors
 
 
 class CriterionAdapter:
-    """An adapter of a criterion with an `assigner`, which is recorded while the criterion calls it.
+    """An adapter of a package whose criterion (loss object) calls an assigner. Calls of the assigner are recorded.
 
     Args:
         version: version of the package under test.
         assigner_module: the package's module with `TaskAlignedAssigner`.
-        exposes_stages: record the assigner's inputs, stages and outputs; without them nothing is copied, which is what
-            benchmarks time.
+        exposes_stages: record the assigner's inputs, stages and outputs. If False, nothing is copied, as in benchmarks.
     """
 
     name: str
@@ -60,7 +59,7 @@ class CriterionAdapter:
     def make(
         self, head: Head, hyperparameters: Hyperparameters
     ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
-        """Return a function that calls the package's criterion, which is made on the first call and then reused."""
+        """Return a function that calls the package's criterion, which is made on the first call and reused."""
         criterion = cache(partial(self._new_criterion, head, hyperparameters))
 
         def call(feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:
@@ -87,7 +86,7 @@ class CriterionAdapter:
         return Loss(total, logged, recorder.assignment(), recorder.inputs(strides, head, hyperparameters))
 
     def _assigner_arguments(self, inputs: AssignerInputs) -> tuple[Any, ...]:
-        """Return the arguments of the package's assigner."""
+        """Convert the suite's assigner inputs to the arguments of the package's assigner."""
         return (
             inputs.scores, inputs.boxes, inputs.anchors, inputs.labels, inputs.truth_boxes, inputs.truth_mask,
         )  # fmt: skip
@@ -107,7 +106,7 @@ class CriterionAdapter:
             NotImplementedError: the hyperparameters ask for topk2, which the package does not have (TAL-CONF-2).
         """
         if hyperparameters.effective_topk2 is not None:
-            raise NotImplementedError(f"{self.name} {self.version} has no topk2 (TAL-CONF-2)")
+            raise NotImplementedError(f"{self.name} {self.version} does not support topk2 (TAL-CONF-2)")
         return self._assigner_module.TaskAlignedAssigner(
             topk=hyperparameters.topk,
             num_classes=head.classes,
@@ -136,7 +135,9 @@ class CriterionAdapter:
 
 
 def model_with(head: Head, device: torch.device, **attributes: Any) -> SimpleNamespace:
-    """Return a stub of a model: a criterion reads the attributes of its last part and its parameters' device.
+    """Return a stub of a model that ends with the given head, from which a criterion can be made.
+
+    A criterion reads the attributes of the model's last part and the device of its parameters.
 
     Args:
         head: head of the model.

@@ -36,7 +36,7 @@ class DocLayoutYOLO(CriterionAdapter):
         super().__init__(version, importlib.import_module(ASSIGNER_MODULE))
 
     def _assigner_arguments(self, inputs: AssignerInputs) -> tuple[Any, ...]:
-        """Return the six tensors, and None for the arguments of `ms_factor`."""
+        """Return the six tensors that every assigner takes, and None for the arguments of `ms_factor`."""
         return *super()._assigner_arguments(inputs), None, None
 
     def _rows(self, annotations: Tensor) -> dict[str, Any]:

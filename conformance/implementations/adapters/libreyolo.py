@@ -1,10 +1,11 @@
 """`libreyolo`: the loss of its YOLOv9 (`YOLO9Loss`) and its assigner (`BoxMatcher`).
 
-Its other models do not have a v8 detection loss, and no adapter: YOLO-NAS and PP-YOLOE have a task-aligned assigner
+The other models of the package do not have the loss of YOLOv8, and therefore no adapter here:
+YOLO-NAS and PP-YOLOE have a task-aligned assigner
 with plain IoU, and a varifocal and GIoU loss; RTMDet and PicoDet assign differently; the others match one to one.
 
-Ground truths are padded and have no mask: the package treats a row that overlaps no box as padding. The package and
-this adapter differentiate the sum of the terms without the factor of the number of images.
+Ground truths are padded and have no mask: the package treats a row that overlaps no box as padding. The package's
+total is the sum of the terms, not multiplied by the number of images, and so is this adapter's.
 """
 
 import importlib
@@ -86,9 +87,11 @@ class LibreYOLO:
             NotImplementedError: R = 1 (distances are always distributions), or topk2 is set.
         """
         if head.reg_max == 1:
-            raise NotImplementedError(f"libreyolo {self.version} has no head with reg_max 1 (DEC-1)")
+            raise NotImplementedError(
+                f"libreyolo {self.version} does not support a head with reg_max 1 (DEC-1)"
+            )
         if hyperparameters.effective_topk2 is not None:
-            raise NotImplementedError(f"libreyolo {self.version} has no topk2 (TAL-CONF-2)")
+            raise NotImplementedError(f"libreyolo {self.version} does not support topk2 (TAL-CONF-2)")
 
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, size: tuple[int, int], device: torch.device
@@ -110,7 +113,7 @@ class LibreYOLO:
 
 
 class Scores(Tensor):
-    """Scores in place of logits: their method `sigmoid` returns the scores themselves."""
+    """Scores in place of logits: a tensor whose method `sigmoid` returns it unchanged."""
 
     def sigmoid(self) -> Tensor:
         """Return the scores."""
@@ -118,7 +121,7 @@ class Scores(Tensor):
 
 
 def padded(annotations: Tensor, images: int) -> Tensor:
-    """Return rows (N, 6) in the package's format: (B, M, 5) class and normalised corners, padded with zeros."""
+    """Return annotations (N, 6) in the package's format: (B, M, 5) class and normalised corners, padded with zeros."""
     own = [annotations[annotations[:, 0] == image, 1:] for image in range(images)]
     rows = annotations.new_zeros(images, max(map(len, own), default=0), 5)
     for image, (kind, centre, size) in enumerate(each.split((1, 2, 2), 1) for each in own):
@@ -127,7 +130,7 @@ def padded(annotations: Tensor, images: int) -> Tensor:
 
 
 def assignment_of(answered: tuple[Tensor, Tensor, Tensor], truths: Tensor, classes: int) -> Assignment:
-    """Return the assignment by the package's assigner for truths (B, M, 5).
+    """Convert the results `answered` of the package's assigner for truths (B, M, 5) to an assignment.
 
     The assigner returns scores and boxes (B, A, C + 4), foreground and index.
     """

@@ -1,4 +1,4 @@
-"""The reference as an implementation under test, in which the judge must find nothing."""
+"""The reference as an implementation under test, in which the suite must find no error."""
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class ReferenceAdapter:
     version = "1"
     exposes_stages = True
     precisions = EVERY
+    class_weights = True
 
     def __init__(self, dialect: Dialect = NEWEST) -> None:
         self.dialect = dialect
@@ -73,7 +74,7 @@ def _assignment(targets: list[Targets], classes: int) -> Assignment:
 
 
 def _stages(targets: list[Targets]) -> Stages | None:
-    """Return the traces, padded to the largest number of ground truths of an image; None without ground truths."""
+    """Return the stages of all images, padded to the largest number of ground truths; None without ground truths."""
     most = max((len(image.trace.metric) for image in targets if image.trace), default=0)
     if not most:
         return None

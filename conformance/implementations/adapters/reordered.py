@@ -1,4 +1,4 @@
-"""The specification with reordered operations: a correct implementation, with which rounding is measured.
+"""A correct implementation with reordered operations, used to measure the effect of rounding.
 
 Every step differs from the reference and from the article's algorithm: corners before pixels, powers by logarithms, IoU
 by clipping, cross-entropy by softplus, DFL as a sum over all bins, and optionally float64. B images, M ground truths
@@ -23,7 +23,8 @@ class ReorderedAdapter:
 
     Args:
         dtype: dtype of the computation; None for the dtype of the inputs.
-        shows: what the loss exposes besides values: "inputs" (and the assignment), "assignment" or "nothing".
+        shows: results that the loss exposes besides its values: "inputs" (inputs and assignment of the assigner),
+            "assignment" or "nothing".
     """
 
     version = "1"
@@ -136,7 +137,7 @@ class ReorderedAdapter:
 
 
 def cells(feature_maps: tuple[Tensor, ...], head: Head, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the anchor centres (A, 2) in grid units, computed by counting, and the strides (A, 1)."""
+    """Return the anchor centres (A, 2) in grid units, computed from numbers of cells, and the strides (A, 1)."""
     centres, strides = [], []
     for level, stride in zip(feature_maps, head.strides, strict=True):
         height, width = level.shape[2:]
@@ -148,7 +149,7 @@ def cells(feature_maps: tuple[Tensor, ...], head: Head, dtype: torch.dtype) -> t
 
 
 def expectations(distances: Tensor, reg_max: int) -> Tensor:
-    """Return the distances (.., 4) in grid units: normalised exponentials, multiplied by the bins as matrices."""
+    """Return the expected distances (.., 4) in grid units, by multiplying exponentials with the bins."""
     if reg_max == 1:
         return distances
     sides = distances.unflatten(-1, (4, reg_max))  # (.., 4, R)
@@ -158,7 +159,7 @@ def expectations(distances: Tensor, reg_max: int) -> Tensor:
 
 
 def side_loss(distances: Tensor, away: Tensor, reg_max: int, share: Tensor) -> Tensor:
-    """Return DFL (P,) as a cross-entropy with target shares of all bins; for a single bin, the L1 loss."""
+    """Return DFL (P,) of all positives: a cross-entropy with a target share for every bin; for one bin, the L1 loss."""
     if reg_max == 1:
         return (distances * share - away * share).abs().sum(1) / 4
     sides = distances.unflatten(1, (4, reg_max))  # (P, 4, R)
@@ -184,7 +185,7 @@ def centres_inside(inputs: AssignerInputs, truths: Tensor) -> Tensor:
 
 
 def overlaps(one: Tensor, other: Tensor) -> Tensor:
-    """Return the CIoU of boxes (.., 4), which broadcast, by clipping one box to the other."""
+    """Return the CIoU of boxes (.., 4), which broadcast; one box is clipped to the other to get the intersection."""
     x1, y1, x2, y2 = one.unbind(-1)
     u1, v1, u2, v2 = other.unbind(-1)
     shared = (torch.min(x2, u2) - torch.max(x1, u1)).clamp(min=0) * (
@@ -205,7 +206,7 @@ def overlaps(one: Tensor, other: Tensor) -> Tensor:
 
 
 def best(metric: Tensor, k: int) -> Tensor:
-    """Return the k largest of each row of (B, M, A), by sorting."""
+    """Return a bool mask (B, M, A) of the k largest values of each row of `metric`, found by sorting."""
     if k > metric.shape[2]:
         raise ValueError(f"k = {k} exceeds the number of anchors, {metric.shape[2]} (TAL-TOPK-2)")
     order = metric.argsort(dim=2, descending=True, stable=True)[..., :k]

@@ -1,7 +1,7 @@
 """Record the intermediate stages of an official assigner, for any release, by wrapping its own functions while it runs.
 
 Nothing is recomputed. The function names have been stable since 8.0.0, but they have moved from module functions to
-static methods to methods; each is wrapped where that release defines it.
+static methods to methods; a function is wrapped where the release defines it.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,14 +29,14 @@ class RecordingAssigner:
     """Wrap an official assigner and store copies of the inputs, intermediate values and outputs of its last call.
 
     Args:
-        module: the release's module of the assigner.
+        module: the release's module that defines the assigner.
         assigner: the assigner.
 
     Attributes:
         stage_results: results of all calls of `STAGE_FUNCTIONS`, by name.
         stage_arguments: positional arguments of these calls, by name.
-        inputs_read: the first `INPUT_COUNT` arguments.
-        returned: the outputs.
+        inputs_read: the first `INPUT_COUNT` arguments of the last call.
+        returned: the outputs of the last call.
     """
 
     def __init__(self, module: ModuleType, assigner: Any) -> None:
@@ -51,7 +51,7 @@ class RecordingAssigner:
         return self._record(self._assigner, arguments)
 
     def attach(self) -> None:
-        """Record every later call of the assigner itself, as its loss makes it."""
+        """Record every later call of the assigner, also those that the official loss makes."""
         forward = self._assigner.forward
         self._assigner.forward = lambda *arguments: self._record(forward, arguments)
 
@@ -75,12 +75,12 @@ class RecordingAssigner:
         return Assignment(labels, boxes, scores, self._as_mask(foreground), index, self.stages())
 
     def _as_mask(self, foreground: Tensor) -> Tensor:
-        """Return the foreground as booleans: without ground truths most releases return zeros in place of False."""
+        """Return the foreground as booleans: without ground truths most releases return numeric zeros."""
         truths = self.inputs_read[4].shape[1]
         return foreground if truths else foreground.bool()
 
     def stages(self) -> Stages | None:
-        """Return the stages of the last call, or None of a batch without ground truths: the call ends before them."""
+        """Return the stages of the last call; None for a batch without ground truths, which has no stages."""
         if set(STAGE_FUNCTIONS) - set(self.stage_results):
             return None
         return Stages(
@@ -96,8 +96,9 @@ class RecordingAssigner:
     def _whole(self, parts: list[Tensor]) -> Tensor:
         """Return a stage of the whole batch (B, M, A) from the calls that computed it.
 
-        Usually there is one call. After an out-of-memory error there may be one for each image, with the rows of its
-        own ground truths alone, behind calls that were not finished.
+        Usually one call computes the stage of all images. After an out-of-memory error the assigner may compute the
+        stage once more, image by image, with rows only for the ground truths of that image. Then the last calls that
+        together cover all images are used, and results from before the error are ignored.
         """
         images, rows = self.inputs_read[4].shape[:2]
         latest, left = [], images
@@ -109,7 +110,7 @@ class RecordingAssigner:
         return latest[0] if len(latest) == 1 else torch.cat(latest[::-1])
 
     def _candidates(self) -> Tensor:
-        """Return the mask of the pairs that the metric is computed for; the first releases compute it for all pairs."""
+        """Return the mask (B, M, A) of the candidates, which the first releases do not pass to their metric."""
         calls = self.stage_arguments["get_box_metrics"]
         if len(calls[-1]) >= METRIC_ARGUMENTS:
             return self._whole([arguments[METRIC_ARGUMENTS - 1] for arguments in calls]).bool()
@@ -119,7 +120,7 @@ class RecordingAssigner:
         """Return the inputs of the last call.
 
         Args:
-            strides: (A, 1), which an assigner does not read.
+            strides: (A, 1) strides of the anchors, which are not among the assigner's arguments.
             head: head of the batch.
             hyperparameters: hyperparameters of the batch.
         """
@@ -130,7 +131,7 @@ class RecordingAssigner:
 
 
 def loss_arguments(hyperparameters: Hyperparameters) -> dict[str, int]:
-    """Return the arguments by which an official loss is given hyperparameters that are not its own defaults."""
+    """Return keyword arguments for an official loss, with the hyperparameters that differ from the loss's defaults."""
     arguments = {}
     if hyperparameters.topk != DEFAULTS.topk:
         arguments["tal_topk"] = hyperparameters.topk
@@ -148,7 +149,7 @@ def has_built_in_exponents(hyperparameters: Hyperparameters) -> bool:
 def recorded_calls(
     owner: Any, name: str, results: dict[str, list[Any]], arguments_of: dict[str, list[tuple[Any, ...]]]
 ) -> Iterator[None]:
-    """Record every call of the owner's function `name` while the block runs.
+    """Record every call of the function `name` of `owner` while the block runs.
 
     Args:
         owner: the assigner or its module.

@@ -29,7 +29,7 @@ Version = tuple[int, int, int]
 
 
 class Criterion(NamedTuple):
-    """Modules of a task's loss, from one release on.
+    """Modules and class of a loss family's criterion, valid from the release `first` on.
 
     Attributes:
         first: the first release with these modules.
@@ -56,6 +56,8 @@ CRITERIA: dict[str, tuple[Criterion, ...]] = {
 """Modules of each task's criterion, the newest releases first."""
 SPLIT_PREDICTIONS: Version = (8, 4, 0)
 """First release whose loss reads `boxes`, `scores` and `feats` by name."""
+CLASS_WEIGHTS: Version = (8, 4, 37)
+"""First release that reads `model.class_weights` (COR-7)."""
 FIRST_OF_NEWEST_DIALECT: Version = (8, 4, 128)
 """First release of the newest dialect (specification section 8)."""
 
@@ -64,7 +66,7 @@ class UltralyticsAdapter(CriterionAdapter):
     """The detection loss and the assigner of a release of Ultralytics.
 
     Args:
-        version: version of the release on the import path; by default the installed release, whatever its version.
+        version: version of the release on the import path; by default the version of the installed release.
         exposes_stages: as in `CriterionAdapter`.
 
     Raises:
@@ -84,6 +86,7 @@ class UltralyticsAdapter(CriterionAdapter):
             assigner_module, loss_module = import_release(version)
         super().__init__(version, assigner_module, exposes_stages)
         self._split_predictions = leading_numbers(version) >= SPLIT_PREDICTIONS
+        self.class_weights = leading_numbers(version) >= CLASS_WEIGHTS
         self._loss_module, self._loss_class = loss_module, criterion_of(version).loss_class
         parameters = inspect.signature(assigner_module.TaskAlignedAssigner.__init__).parameters
         self._assigner_has_topk2 = "topk2" in parameters
@@ -114,7 +117,7 @@ class UltralyticsAdapter(CriterionAdapter):
         )
 
     def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
-        """Return the release's criterion, with the assigner that the criterion makes itself if it can be configured.
+        """Return the release's criterion (loss object); its assigner is replaced if it lacks the hyperparameters.
 
         Raises:
             NotImplementedError: topk2 is set, which the release does not support (TAL-CONF-2).
@@ -126,6 +129,8 @@ class UltralyticsAdapter(CriterionAdapter):
             min_memory=False,  # read by the first releases
         )
         model = model_with(head, device, args=gains)
+        if head.class_weights is not None:
+            model.class_weights = torch.tensor(head.class_weights, device=device)
         loss_class: Any = getattr(self._loss_module, self._loss_class)
         arguments = loss_arguments(hyperparameters)
         if has_built_in_exponents(hyperparameters) and _accepts(loss_class, arguments):
@@ -148,13 +153,13 @@ def installed_release() -> str:
     try:
         version = metadata.version("ultralytics")
     except metadata.PackageNotFoundError as error:
-        raise UnknownImplementation("ultralytics is not installed: `pip install ultralytics`") from error
+        raise UnknownImplementation("ultralytics is not installed: run `pip install ultralytics`") from error
     numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
     if numbers < FIRST_OF_NEWEST_DIALECT:
         first = ".".join(map(str, FIRST_OF_NEWEST_DIALECT))
         raise UnknownImplementation(
-            f"ultralytics {version} is installed; expected {first} or newer. "
-            f"Test the older release as ultralytics=={version}, or upgrade"
+            f"ultralytics {version} is installed; expected {first} or newer: older ones have another dialect. "
+            f"Upgrade it, or select the older release with --implementation ultralytics=={version}"
         )
     return version
 

@@ -5,7 +5,7 @@ assigner for each head. Three properties are specific to this package:
 
 - the assigner does not return the index of the ground truth: it is recorded between the assigner's functions;
 - the gains 7.5, 0.5 and 1.5 are constants in the loss's code: for other gains its parts are weighted before the sum;
-- an argument of the loss, and not R, decides if distances are distributions: it is off if R = 1.
+- an argument of the loss, not the number R of bins, decides if distances are distributions: False if R = 1.
 """
 
 import importlib
@@ -32,7 +32,7 @@ class RecordingAssignerWithoutIndex(RecordingAssigner):
     """Recorder of an assigner that does not return the index of the ground truth."""
 
     def assignment(self) -> Assignment:
-        """Return the outputs of the last call, with the index from the assigner's function for contested anchors."""
+        """Return the outputs of the last call, with the index that the assigner computes for contested anchors."""
         labels, boxes, scores, foreground = self.returned
         no_truths = torch.zeros_like(foreground, dtype=torch.long)
         calls = self.stage_results.get("select_highest_overlaps")
@@ -74,7 +74,7 @@ class YOLO9(CriterionAdapter):
 
 
 def weighted(function: Callable[..., Any], *weights: float) -> Callable[..., Any]:
-    """Return a function that multiplies each result of `function` by its weight; `function` itself if all are 1."""
+    """Return a function that multiplies the results of `function` by weights; `function` itself if all are 1."""
     if all(weight == 1 for weight in weights):
         return function
 

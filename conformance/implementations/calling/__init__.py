@@ -1,1 +1,1 @@
-"""Make calls of an implementation: ways of calling, sequences and two processes; in this process or in a worker."""
+"""Make calls of an implementation in this process or in a worker: ways of calling, sequences, two processes."""

@@ -1,4 +1,4 @@
-"""One call of an implementation, its results, and the caller that makes and guards it."""
+"""One call of an implementation, its results, and the caller that makes the call and detects side effects."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,7 +21,7 @@ from tal_conformance.implementations.guards.side_effects import (
 )
 from tal_conformance.implementations.guards.torch_state import unchanged_torch_state
 from tal_conformance.implementations.kept import KeptAdapter
-from tal_conformance.implementations.protocol import check_loss
+from tal_conformance.implementations.validation import Findings, check_loss
 from tal_reference import Head, Hyperparameters
 
 GRADIENT = "gradients."
@@ -42,10 +42,11 @@ class Call:
     """The arguments of one call.
 
     Attributes:
-        kind: "loss", or "assign" for a separate assigner.
+        kind: "loss", or "assign" to call the assigner alone.
         head: head of the batch.
         hyperparameters: hyperparameters of the batch.
-        tensors: "level.0", "level.1", ... and "annotations" of a loss; the tensors of `AssignerInputs` of an assigner.
+        tensors: arguments by name: "level.0", "level.1", ... and "annotations" for a loss; the fields of
+            `AssignerInputs` for an assigner.
         autocast: dtype of automatic mixed precision; None if it is off.
         mode: autograd mode.
     """
@@ -59,7 +60,7 @@ class Call:
 
     @property
     def maps(self) -> Maps:
-        """The feature maps of a loss."""
+        """The feature maps that a loss is called with."""
         return tuple(self.tensors[f"level.{level}"] for level in range(len(self.head.strides)))
 
     @property
@@ -69,11 +70,11 @@ class Call:
 
 
 def call_of(batch: Batch, inputs: AssignerInputs | None, mode: Mode = Mode.TRAIN) -> Call:
-    """Return the call of an implementation on a batch.
+    """Return the arguments of the call of an implementation on a batch.
 
     Args:
         batch: the batch.
-        inputs: inputs of the assigner, if only the assigner is called; None to call the loss.
+        inputs: inputs of the assigner, to call the assigner alone; None to call the loss.
         mode: autograd mode.
     """
     autocast = batch.dtype if batch.autocast else None
@@ -92,9 +93,9 @@ class Answer:
     Attributes:
         call: index of the call.
         how: description of the call, to follow "called": "with the total times 2".
-        tensors: "total", "items", "gradients.0", ... of a loss, except gradients of frozen feature maps;
-            "Assignment.labels", ..., "Stages.overlap", ... and "AssignerInputs.scores", ... if they are visible.
-        failure: the problem, in one sentence without a subject; None without a problem.
+        tensors: results by name: "total", "items", "gradients.0", ... of a loss, except gradients of frozen feature
+            maps; "Assignment.labels", "Stages.overlap", "AssignerInputs.scores", ... if they are visible.
+        failure: the problem, in one sentence without a subject; None if the call succeeded.
         details: traceback if the implementation raised.
     """
 
@@ -106,7 +107,7 @@ class Answer:
 
 
 class Caller:
-    """Caller of one implementation, which guards each call.
+    """Caller of one implementation, which checks each call for side effects.
 
     Args:
         adapter: the implementation.
@@ -131,10 +132,10 @@ class Caller:
         """Call the loss and return its result.
 
         Args:
-            maps: feature maps with the values of the call's own.
+            maps: feature maps with the same values as those of the call, perhaps in another memory layout.
             call: index of the call.
-            annotations: annotation rows with the values of the call's own; None for a copy of them.
-            through: wraps the function that is called.
+            annotations: annotation rows with the same values as those of the call; None for a copy of the call's rows.
+            through: decorator that is applied to the loss before the call.
 
         Raises:
             ProtocolViolation: the result does not follow the protocol.
@@ -153,7 +154,7 @@ class Caller:
         check_inputs_unchanged(own.tensors, after | {"annotations": rows.detach()})
         _check_grad_attributes(maps, gradients, copies)
         learns = torch.is_grad_enabled() and any(level.requires_grad for level in maps)
-        loss = check_loss(loss, maps, differentiable=learns)
+        loss = check_loss(loss, maps, differentiable=learns, findings=Findings())
         self._returned.check()
         return loss
 
@@ -166,9 +167,9 @@ class Caller:
         """Call the assigner and return its result.
 
         Args:
-            tensors: tensors with the values of the call's own; None for copies of them.
+            tensors: inputs with the same values as those of the call; None for copies of the call's inputs.
             call: index of the call.
-            through: wraps the function that is called.
+            through: decorator that is applied to the assigner before the call.
 
         Raises:
             ProtocolViolation, SideEffectError, StateChanged: as `forward`.
@@ -187,11 +188,11 @@ class Caller:
         return copied(_assignment_tensors(assignment))
 
     def train(self, how: str, maps: Maps | None = None, call: int = 0, **options: Any) -> Answer:
-        """Call the loss, differentiate its total by the feature maps, and return the answer.
+        """Call the loss, differentiate its total with respect to the feature maps, and return the results.
 
         Args:
-            how: see `Answer`.
-            maps: see `forward`; None: `leaves`.
+            how: description of the call, as in `Answer`.
+            maps: feature maps, as in `forward`; None for `leaves`.
             call: index of the call.
             options: further arguments of `forward`.
         """
@@ -200,7 +201,10 @@ class Caller:
         return Answer(call, how, answer_tensors(loss, gradients_of(loss.total.sum(), maps)))
 
     def plain(self, how: str, call: int = 0) -> Answer:
-        """Make a plain call in its own mode, and return the answer."""
+        """Make an ordinary call in the call's own autograd mode, and return the results.
+
+        `how` describes the call, as in `Answer`.
+        """
         own = self.calls[call]
         with _mode(own.mode):
             if own.kind == "assign":
@@ -215,8 +219,8 @@ def gradients_of(total: Tensor, maps: Maps, **options: Any) -> dict[str, Tensor]
     """Return the gradient of the total on every feature map that requires a gradient, by name.
 
     Args:
-        total: () the total.
-        maps: the feature maps.
+        total: () total of the loss.
+        maps: feature maps of the levels.
         options: further arguments of `torch.autograd.grad`.
 
     Raises:
@@ -246,8 +250,10 @@ def named_gradients(gradients: Mapping[int, Tensor | None]) -> dict[str, Tensor]
 
 
 def answer_tensors(loss: Loss, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a loss and its gradients by name, as `Answer` holds them."""
-    return copied({"total": loss.total.sum(), "items": loss.items, **gradients, **_visible(loss)})
+    """Return the tensors of a loss and its gradients by name, in the form of `Answer.tensors`."""
+    items: Tensor | None = loss.items
+    shown = {} if items is None else {"items": items}
+    return copied({"total": loss.total.sum(), **shown, **gradients, **_visible(loss)})
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -259,7 +265,7 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _mode(mode: Mode) -> Iterator[None]:
-    """Set an autograd mode while the block runs."""
+    """Set an autograd mode while the `with` block runs."""
     with ExitStack() as stack:
         if mode is Mode.NO_GRAD:
             stack.enter_context(torch.no_grad())
@@ -275,14 +281,14 @@ def in_mode(call: Call, mode: Mode) -> Call:
 
 @contextmanager
 def _autocast(call: Call) -> Iterator[None]:
-    """Turn on the call's automatic mixed precision while the block runs."""
+    """Turn on automatic mixed precision while the `with` block runs, if the call uses it."""
     enabled = call.autocast is not None
     with torch.autocast(call.device.type, dtype=call.autocast or torch.bfloat16, enabled=enabled):
         yield
 
 
 def _check_grad_attributes(maps: Maps, before: list[Tensor | None], copies: list[Tensor | None]) -> None:
-    """Raise if the `.grad` of a feature map differs from that before the call.
+    """Raise if the `.grad` of a feature map differs from its value before the call.
 
     Raises:
         SideEffectError: the attribute was written, cleared or changed in place.
@@ -294,7 +300,7 @@ def _check_grad_attributes(maps: Maps, before: list[Tensor | None], copies: list
 
 
 def _visible(loss: Loss) -> dict[str, Tensor]:
-    """Return the visible tensors of the loss's assigner."""
+    """Return the tensors of the assigner (inputs, outputs, stages) that the loss exposes, by name."""
     named = {} if loss.assignment is None else _assignment_tensors(loss.assignment)
     return named | ({} if loss.inputs is None else tensors_of(loss.inputs, AssignerInputs.__name__))
 

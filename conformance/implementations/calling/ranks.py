@@ -1,6 +1,6 @@
 """Calls in two processes that train together: each process has its own batch, and gloo connects them.
 
-The processes are forks of this one, so that they start at once and have the same implementation.
+The processes are forked from this process, so that they start at once and have the same implementation.
 """
 
 import fcntl
@@ -35,7 +35,7 @@ PATIENCE = 60
 
 
 def in_two_processes(caller: Caller) -> Iterator[Answer]:
-    """Call the loss in two processes of one process group: call 0 at rank 0, call 1 at rank 1."""
+    """Call the loss in two processes of a process group: call 0 at rank 0, call 1 at rank 1. Return the results."""
     with tempfile.TemporaryDirectory(prefix="tal-conformance-ranks-") as name:
         folder = Path(name)
         children = [_fork(caller, rank, folder) for rank in range(RANKS)]
@@ -45,7 +45,7 @@ def in_two_processes(caller: Caller) -> Iterator[Answer]:
 
 
 def _fork(caller: Caller, rank: int, folder: Path) -> int:
-    """Start the process of a rank and return its id."""
+    """Fork a process that makes the call of a rank, and return its process id."""
     child = os.fork()
     if child:
         return child
@@ -56,7 +56,7 @@ def _fork(caller: Caller, rank: int, folder: Path) -> int:
 
 
 def _run(caller: Caller, rank: int, folder: Path) -> None:
-    """Answer one call as one rank; runs in the process of the rank."""
+    """Make the call of a rank, in the process of this rank, and store the results in `folder`."""
     fields: dict[str, Any] = {}
     try:
         torch.set_num_threads(1)
@@ -83,7 +83,7 @@ def _run(caller: Caller, rank: int, folder: Path) -> None:
 
 
 def _raise_loopback() -> None:
-    """Switch the loopback interface on if it is off, as in the network namespace of a worker, which has no other."""
+    """Switch the loopback interface on if it is off, as it is in a worker without network access."""
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as endpoint:
         answer = fcntl.ioctl(endpoint, GET_FLAGS, INTERFACE.pack(b"lo", 0))
         _, flags = INTERFACE.unpack(answer)
@@ -92,7 +92,7 @@ def _raise_loopback() -> None:
 
 
 def _wait(children: list[int]) -> None:
-    """Wait for the processes; those that hang are killed."""
+    """Wait for the processes, and kill processes that hang."""
     deadline, left = time.monotonic() + PATIENCE, set(children)
     while left and time.monotonic() < deadline:
         left -= {child for child in left if os.waitpid(child, os.WNOHANG)[0]}

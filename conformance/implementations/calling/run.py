@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tal_conformance.core.case_file import head_as_dict, head_from_dict
 from tal_conformance.implementations.calling.call import Answer, Call, Caller, Mode
 from tal_conformance.implementations.calling.ways import WAYS
 from tal_conformance.implementations.guards.exceptions import failure_from
 from tal_conformance.implementations.kept import KeptAdapter
-from tal_reference import Head, Hyperparameters
+from tal_reference import Hyperparameters
 
 IN_TURN = "in turn"
 """Name that stands for plain calls in sequence, instead of a way of calling."""
@@ -19,11 +20,11 @@ DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.fl
 
 
 def run_calls(make: Callable[[], KeptAdapter], way: str, calls: Sequence[Call]) -> list[Answer]:
-    """Make calls of a new adapter in one way, and return the results up to the first failure.
+    """Make an adapter, call it in one way, and return the results up to the first failure.
 
     Args:
-        make: makes the adapter.
-        way: a key of `WAYS`, or `IN_TURN`.
+        make: function that makes the adapter.
+        way: a key of `WAYS`, or `IN_TURN` for all calls one after the other.
         calls: the calls.
     """
     answers: list[Answer] = []
@@ -55,7 +56,7 @@ def encode_calls(way: str, calls: Sequence[Call]) -> tuple[dict[str, Any], dict[
     facts = [
         {
             "kind": call.kind,
-            "head": asdict(call.head),
+            "head": head_as_dict(call.head),
             "hyperparameters": asdict(call.hyperparameters),
             "autocast": None if call.autocast is None else str(call.autocast),
             "mode": call.mode.value,
@@ -72,11 +73,11 @@ def encode_calls(way: str, calls: Sequence[Call]) -> tuple[dict[str, Any], dict[
 
 
 def decode_calls(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[Call]:
-    """Return the calls of a message."""
+    """Return the calls from the fields and tensors of a message to a worker."""
     return [
         Call(
             facts["kind"],
-            Head(**facts["head"] | {"strides": tuple(facts["head"]["strides"])}),
+            head_from_dict(facts["head"]),
             Hyperparameters(**facts["hyperparameters"]),
             {name: tensor.to(facts["device"]) for name, tensor in numbered(tensors, number).items()},
             DTYPES.get(facts["autocast"] or ""),
@@ -87,7 +88,7 @@ def decode_calls(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> li
 
 
 def encode_answers(answers: Sequence[Answer]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return answers as the fields and tensors of a message from a worker."""
+    """Return the results of calls as the fields and tensors of a message from a worker."""
     facts = [
         {"call": answer.call, "how": answer.how, "failure": answer.failure, "details": answer.details}
         for answer in answers
@@ -101,7 +102,7 @@ def encode_answers(answers: Sequence[Answer]) -> tuple[dict[str, Any], dict[str,
 
 
 def decode_answers(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[Answer]:
-    """Return the answers of a message."""
+    """Return the results of calls from the fields and tensors of a worker's message."""
     return [
         Answer(facts["call"], facts["how"], numbered(tensors, number), facts["failure"], facts["details"])
         for number, facts in enumerate(fields["calls"])

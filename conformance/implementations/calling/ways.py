@@ -1,6 +1,6 @@
-"""The ways in which a trainer calls a loss or an assigner. Each yields results that must equal those of plain calls.
+"""The ways in which a trainer calls a loss or an assigner. Their results must equal those of plain calls.
 
-Call 0 is the batch; call 1 is a companion of the same shapes, for ways that make two different calls.
+Call 0 has the batch under test; call 1 has another batch of the same shapes, for ways that make two different calls.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ OFFSET = 3
 INJECTIONS = 6
 """Number of operations, spread evenly over a call, at which memory runs out."""
 MOST_ANSWERS = INJECTIONS + 1
-"""Largest number of answers to one call in one way: those of the injections, and one after them."""
+"""Maximum number of answers in one way: one for each injected out-of-memory error, and one for the call afterwards."""
 Calling = Callable[[Caller], Iterator[Answer]]
 
 
@@ -39,8 +39,8 @@ class Way:
     Attributes:
         name: name of the way, as in the attribute `unsupported_ways` of adapters.
         clause: clause of the specification that the way tests.
-        loss: makes the calls of a loss.
-        assign: makes the calls of an assigner; None if the way does not apply to assigners.
+        loss: function that makes the calls of a loss.
+        assign: function that makes the calls of an assigner; None if the way does not apply to assigners.
         same_bits: True if torch guarantees results that are bitwise equal to a plain call's, because the same
             operations run on the same memory layout. False if another layout, number of threads or kernel may round
             differently, within the bound of two correct runs.
@@ -54,7 +54,7 @@ class Way:
 
 
 def scaled_gradients(caller: Caller) -> Iterator[Answer]:
-    """Yield results with a multiple of the total differentiated, as by GradScaler, and the gradients scaled back."""
+    """Yield results with gradients of the total times a factor, divided by the factor again, as with GradScaler."""
     for scale in SCALES:
         maps = caller.leaves()
         loss = caller.forward(maps)
@@ -101,7 +101,7 @@ def retained_graph(caller: Caller) -> Iterator[Answer]:
 
 
 def frozen_maps(caller: Caller) -> Iterator[Answer]:
-    """Yield results with each feature map frozen in turn. A head with one level has no other map that can learn."""
+    """Yield results with each feature map frozen (no gradient) in turn; no results for a head with one level."""
     levels = len(caller.calls[0].maps)
     for frozen in range(levels if levels > 1 else 0):
         maps = tuple(values.requires_grad_(level != frozen) for level, values in enumerate(caller.leaves()))
@@ -118,14 +118,14 @@ def channels_last(caller: Caller) -> Iterator[Answer]:
 
 
 def every_other(tensor: Tensor) -> Tensor:
-    """Return a copy whose memory contains every element at a distance of two along the last dimension."""
+    """Return a copy of a tensor as a view with stride two along the last dimension."""
     wide = tensor.new_zeros((*tensor.shape[:-1], 2 * tensor.shape[-1]))
     wide[..., ::2] = tensor
     return wide[..., ::2]
 
 
 def strided_views(caller: Caller) -> Iterator[Answer]:
-    """Yield results for feature maps and annotations that are strided views."""
+    """Yield results for feature maps and annotations that are non-contiguous (strided) views."""
     call = caller.calls[0]
     maps = tuple(every_other(level.detach()).requires_grad_() for level in call.maps)
     rows = every_other(call.tensors["annotations"])
@@ -133,7 +133,7 @@ def strided_views(caller: Caller) -> Iterator[Answer]:
 
 
 def strided_inputs(caller: Caller) -> Iterator[Answer]:
-    """Yield results of the assigner for strided views."""
+    """Yield results of the assigner for inputs that are non-contiguous (strided) views."""
     views = {name: every_other(tensor) for name, tensor in caller.calls[0].tensors.items()}
     yield Answer(0, "with strided views of its inputs", caller.assign(views))
 
@@ -163,7 +163,10 @@ def offset_inputs(caller: Caller) -> Iterator[Answer]:
 
 
 def after(mode: Callable[[], Any], word: str) -> Calling:
-    """Return a way that calls the loss in a mode without gradients, and then for training."""
+    """Return a way that calls the loss in an autograd mode without gradients, then for training.
+
+    `word` names the mode in messages.
+    """
 
     def call(caller: Caller) -> Iterator[Answer]:
         with mode():
@@ -175,7 +178,10 @@ def after(mode: Callable[[], Any], word: str) -> Calling:
 
 
 def assigned_after(mode: Callable[[], Any], word: str) -> Calling:
-    """Return a way that calls the assigner in a mode without gradients, then in the default mode."""
+    """Return a way that calls the assigner in an autograd mode without gradients, then in the default mode.
+
+    `word` names the mode in messages.
+    """
 
     def call(caller: Caller) -> Iterator[Answer]:
         with mode():
@@ -227,7 +233,7 @@ def deterministic_algorithms() -> Iterator[None]:
 
 
 def within(*settings: tuple[Callable[[], Any], str]) -> tuple[Calling, Calling]:
-    """Return the ways of a loss and of an assigner that call inside each of the given context managers."""
+    """Return two ways, for a loss and for an assigner, that repeat the call inside each given context manager."""
 
     def train(caller: Caller) -> Iterator[Answer]:
         for setting, word in settings:
@@ -282,7 +288,7 @@ def assigned_under_compile(caller: Caller) -> Iterator[Answer]:
 
 
 def non_leaf_maps(caller: Caller) -> Iterator[Answer]:
-    """Yield results for feature maps computed by other operations, as in a model, with gradients on the leaves."""
+    """Yield results for feature maps that other operations compute from leaf tensors, with gradients on the leaves."""
     leaves = caller.leaves()
     maps = tuple(leaf * 1.0 for leaf in leaves)
     loss = caller.forward(maps)
@@ -309,7 +315,7 @@ class CountedOperations(TorchDispatchMode):
 
     Attributes:
         count: number of operations so far.
-        raised: the raised error.
+        raised: True once the error was raised.
     """
 
     def __init__(self, at: int | None = None) -> None:
@@ -317,7 +323,7 @@ class CountedOperations(TorchDispatchMode):
         self.count, self.raised, self._at = 0, False, at
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, or raise instead."""
+        """Count and run the operation, or raise an out-of-memory error instead."""
         self.count += 1
         if self.count - 1 == self._at:
             self.raised = True
@@ -326,7 +332,7 @@ class CountedOperations(TorchDispatchMode):
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return True if the error, or one that it was raised from or while handling, is torch's out-of-memory error."""
+    """Return True if the error is torch's out-of-memory error, or such an error is among its causes or contexts."""
     seen = 0
     while error is not None and seen < 16:
         if isinstance(error, torch.OutOfMemoryError):
@@ -336,7 +342,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def counted_by(operations: CountedOperations) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a wrapper that counts the operations of a function, without those of the guards."""
+    """Return a decorator that counts the operations of the decorated function, without those of the suite."""
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
@@ -349,20 +355,20 @@ def counted_by(operations: CountedOperations) -> Callable[[Callable[..., Any]], 
 
 
 def train_counted(caller: Caller, how: str, operations: CountedOperations) -> Answer:
-    """Call the loss, count its operations, differentiate the total, and return the answer."""
+    """Call the loss, count its operations, differentiate the total, and return the results."""
     return caller.train(how, through=counted_by(operations))
 
 
 def assign_counted(caller: Caller, how: str, operations: CountedOperations) -> Answer:
-    """Call the assigner and count its operations."""
+    """Call the assigner, count its operations, and return the results."""
     return Answer(0, how, caller.assign(through=counted_by(operations)))
 
 
 def out_of_memory(run: Callable[[Caller, str, CountedOperations], Answer]) -> Calling:
     """Return a way that lets one operation of a call run out of memory, at several places, and then calls again.
 
-    The implementation may raise the error. If it returns an answer, the answer must be that of a plain call, and so
-    must the answer to the next call.
+    The implementation may raise the error. If it returns results, they must be those of a plain call. The results of
+    the next call must be right in any case.
     """
 
     def call(caller: Caller) -> Iterator[Answer]:

@@ -1,9 +1,9 @@
 """Detect replaced or changed code of torch, of the official modules and of this suite.
 
-A `CodeState` is taken before anything named is imported. Code in the same process can replace `torch.topk`, a method of
-the official assigner or a function of the judge, and every later implementation would compute with the replacement.
-After every import and call the code is compared with the state and restored, and the change is reported for the code
-that ran.
+An implementation in this process can replace `torch.topk`, a method of the official assigner or a function of the
+judge, and every later implementation would compute with the replacement. Therefore a `CodeState` is taken before the
+first implementation is imported. After every import and call the code is compared with this state and restored, and a
+change is reported as an error of the implementation that ran.
 """
 
 import math
@@ -50,7 +50,7 @@ class Change:
     before: Any
 
     def undo(self) -> None:
-        """Restore the former value."""
+        """Set the attribute to its former value."""
         if self.before is MISSING:
             with suppress(AttributeError):
                 delattr(self.holder, self.name)
@@ -59,12 +59,12 @@ class Change:
 
 
 class Names:
-    """The names of a module or class, with their values.
+    """The names that a module or class defines, with their values.
 
     Attributes:
-        label: dotted name of the holder.
+        label: dotted name of the module or class.
         holder: the module or class.
-        shadows: True if an added name is a change too, if it hides an inherited one.
+        shadows: True if an added name that hides an inherited name counts as a change.
     """
 
     def __init__(self, label: str, holder: Any, values: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ class Names:
         self._count = len(vars(holder))
 
     def changes(self) -> Iterator[Change]:
-        """Yield every name whose value is another object now, and every added name that hides an inherited one."""
+        """Yield every name that has another value than before, and every added name that hides an inherited name."""
         now = vars(self.holder)
         if not all(map(is_, map(now.get, self._names), self._values)):
             for name, value in zip(self._names, self._values, strict=True):
@@ -92,7 +92,7 @@ SET_BY_STATE = ("torch.Storage",)
 
 
 class CodeState:
-    """Code at one moment.
+    """The code of modules at one moment, for a later comparison.
 
     Args:
         modules: names of modules; modules that are not loaded are left out.
@@ -109,7 +109,7 @@ class CodeState:
             self._add_class("torch.Tensor", sys.modules["torch"].Tensor)
 
     def changes(self) -> list[Change]:
-        """Return all changes since the state was taken."""
+        """Return all changes of the code since the state was taken."""
         found = [change for names in self._names for change in names.changes()]
         for label, function, internals in self._functions:
             now = function.__code__, function.__defaults__, function.__kwdefaults__
@@ -178,7 +178,7 @@ def own_code() -> CodeState:
 
 
 def raise_if_changed(state: CodeState) -> None:
-    """Compare the current code with an earlier state, and restore it.
+    """Raise if the current code differs from an earlier state, after restoring that state.
 
     Raises:
         StateChanged: code was changed.
@@ -186,29 +186,31 @@ def raise_if_changed(state: CodeState) -> None:
     changed = state.restore()
     if changed:
         more = f" and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
-        raise StateChanged(f"changed code that others use: {', '.join(changed[:LISTED])}{more}")
+        raise StateChanged(
+            f"changed code of torch, official modules or this suite: {', '.join(changed[:LISTED])}{more}"
+        )
 
 
 class Baseline:
-    """Code of this process before anything named was imported.
+    """Code of this process before the first implementation was imported.
 
     Attributes:
-        computing: code that implementations compute with; None before it is taken, when nothing is compared.
+        computing: code that implementations compute with; None before `take`, when `check` compares nothing.
     """
 
     def __init__(self) -> None:
         self.computing: CodeState | None = None
 
     def take(self) -> None:
-        """Store the current code."""
+        """Store the current code of torch, official modules and this suite as the baseline."""
         self.computing = computing_code()
 
     def forget(self) -> None:
-        """Discard the stored code, so that nothing is compared."""
+        """Discard the baseline, so that later code is not compared with it."""
         self.computing = None
 
     def check(self) -> None:
-        """Compare the current code with the baseline, and restore it.
+        """Raise if the code of torch, official modules or this suite differs from the baseline, after restoring it.
 
         Raises:
             StateChanged: code was changed.

@@ -5,6 +5,7 @@ not derive from `Exception`. Raised by an implementation, they would skip a test
 error. A real Ctrl-C is recognised by the signal that arrives with it.
 """
 
+import os
 import signal
 import threading
 import traceback
@@ -28,7 +29,7 @@ TRACEBACK_ELSEWHERE = "; the report has the traceback"
 
 
 class Interrupts:
-    """Record of SIGINT while code of an implementation runs.
+    """Record of the signal SIGINT (Ctrl-C) while code of an implementation runs.
 
     Attributes:
         arrived: True once the signal has arrived.
@@ -49,7 +50,7 @@ class Interrupts:
 
 @contextmanager
 def recorded_interrupts() -> Iterator[Interrupts]:
-    """Record SIGINT while the block runs. The previous handler is called too, and restored afterwards.
+    """Record SIGINT while the block runs, and also call the previous handler, which is restored afterwards.
 
     In threads other than the main thread nothing is recorded, because Python delivers signals to the main thread.
 
@@ -77,7 +78,7 @@ def recorded_interrupts() -> Iterator[Interrupts]:
 
 @contextmanager
 def exceptions_as_failures() -> Iterator[None]:
-    """Raise every exception of the block as `ImplementationFailed`, except a real interrupt.
+    """Convert every exception of the `with` block to `ImplementationFailed`, except a real interrupt.
 
     Raises:
         ImplementationFailed: the block raised.
@@ -94,7 +95,7 @@ def exceptions_as_failures() -> Iterator[None]:
 
 
 def _clear_frames(error: BaseException) -> None:
-    """Release the local variables of an exception's frames: pytest and Hypothesis keep exceptions, not tensors."""
+    """Release the local variables of an exception's frames, because pytest and Hypothesis keep exceptions for long."""
     seen: set[int] = set()
     links: list[BaseException | None] = [error]
     while links:
@@ -120,6 +121,22 @@ def failure_from(error: BaseException) -> ImplementationFailed:
         cut("".join(traceback.format_exception(error)), LONGEST_TRACEBACK),
         class_names(error),
     )
+
+
+OWN_FRAMES = (f"{os.sep}importlib{os.sep}", "<frozen importlib", str(Path(__file__).resolve().parents[1]))
+"""Beginnings or parts of the files whose frames `own_traceback` leaves out: imports, and this package."""
+
+
+def own_traceback(error: BaseException) -> str:
+    """Return the traceback of an exception of an adapter's code, without the frames of the import system and the suite.
+
+    A syntax error has no other frames, and names its file and line itself.
+    """
+    whole = traceback.TracebackException.from_exception(error)
+    frames = [frame for frame in whole.stack if not any(part in frame.filename for part in OWN_FRAMES)]
+    whole.stack = traceback.StackSummary.from_list(frames)
+    whole.__cause__ = whole.__context__ = None
+    return cut("".join(whole.format()).rstrip("\n"), LONGEST_TRACEBACK)
 
 
 def exception_text(error: BaseException) -> str:

@@ -12,9 +12,9 @@ from tal_conformance.implementations.guards.torch_state import StateChanged, cha
 
 @contextmanager
 def imports_change_nothing(name: str) -> Iterator[None]:
-    """Compare torch's state and the code of torch, of the official modules and of this suite after an import.
+    """Raise if the `with` block, an import, changes torch's state or code of torch, official modules or this suite.
 
-    Drawn random numbers are restored without an error: many modules draw some while they are imported.
+    The state of random number generators is restored without an error: many modules draw random numbers on import.
 
     Args:
         name: value of `--implementation`, for the message.
@@ -40,5 +40,5 @@ def imports_change_nothing(name: str) -> Iterator[None]:
     if problems:
         raise UnknownImplementation(
             f"importing {name} {'; '.join(problems)}. This would change what other implementations compute, and was "
-            "undone. Remove it, or give each implementation its own process with --isolate"
+            "undone. Remove that code from the module, or give each implementation its own process with --isolate"
         )

@@ -24,7 +24,7 @@ class PlainCopies:
     """Copies of the results of an implementation for one batch.
 
     Attributes:
-        memory: receives every returned tensor with its copy, so that a later change is detected.
+        memory: stores every returned tensor with its copy, so that a later change is detected.
     """
 
     def __init__(self, memory: ReturnedTensors) -> None:
@@ -51,7 +51,7 @@ class PlainCopies:
         )
 
     def _items(self, value: Any) -> Any:
-        """Return a copy of the loss items that requires gradients if the items do, which the protocol forbids."""
+        """Return a copy of the loss items; it requires gradients if the items do, so that this error is detected."""
         copy = self._copy("Loss.items", value)
         if is_tensor(value) and plain("Loss.items", value).requires_grad:
             copy.requires_grad_()
@@ -63,7 +63,7 @@ class PlainCopies:
         return copy
 
     def _part(self, value: Any, kind: type, others: Callable[[str, Any], Any]) -> Any:
-        """Return a copy of a dataclass; `others` copies its fields that are not tensors."""
+        """Return a copy of a dataclass of class `kind`; `others` copies the fields that are not tensors."""
         if not isinstance(value, kind):
             return value
         copied = {}
@@ -83,7 +83,7 @@ class PlainCopies:
 
 
 def is_tensor(value: Any) -> bool:
-    """Return True if the type of the value is a tensor type. `isinstance` would trust its `__class__`."""
+    """Return True if the type of the value is a tensor type. `isinstance` would trust the value's `__class__`."""
     return issubclass(type(value), Tensor)
 
 
@@ -95,7 +95,7 @@ def plain(name: str, value: Any) -> Any:
         value: a tensor of any type, or another value.
 
     Raises:
-        ProtocolViolation: code of the tensor's type computes its values, so that it has no memory.
+        ProtocolViolation: the tensor has no memory, because its type computes the values by code of its own.
     """
     if not is_tensor(value) or type(value) in TRUSTED:
         return value

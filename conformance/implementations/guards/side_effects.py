@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tal_conformance.core.outcome_tensors import equal_tensors
 from tal_conformance.core.processes import PATIENCE, children, kill, strays
+from tal_conformance.implementations.guards.descriptors import reserve_descriptors
 
 LIBRARIES = ("torch", "tqdm", "multiprocessing", "concurrent", "ultralytics")
 """Packages whose threads wait for further work and end with the process."""
@@ -26,27 +27,27 @@ MOST_PRINTED = 2**20
 
 
 class SideEffectError(Exception):
-    """Error: an implementation changed something that it does not own, or left files, processes or output behind."""
+    """Error: an implementation changed inputs or earlier results, or left files, processes or output behind."""
 
 
 class ReturnedTensors:
-    """The tensors that an implementation returned last: they must not change later."""
+    """The tensors that an implementation returned for its last batches; it must not change them in later calls."""
 
     def __init__(self) -> None:
         self._before: list[tuple[str, Tensor, Tensor]] = []
         self._kept: list[tuple[str, Tensor, Tensor]] = []
 
     def begin(self) -> None:
-        """Start with the next batch: `check` compares the tensors that were kept until now."""
+        """Begin the next batch: tensors stored so far become those of the previous batch, which `check` compares."""
         self._before, self._kept = self._kept, []
 
     def keep(self, name: str, tensor: Tensor, copy: Tensor) -> None:
-        """Remember a tensor and its copy; tensors of a simulated device are skipped, as they end with it."""
+        """Store a returned tensor and its copy. Tensors of a simulated device are skipped, as they end with it."""
         if type(tensor) is Tensor:
             self._kept.append((name, tensor, copy))
 
     def check(self) -> None:
-        """Compare the tensors of the previous batch with their copies, and forget both.
+        """Compare the tensors of the previous batch with their copies, and discard both.
 
         Raises:
             SideEffectError: a tensor has changed.
@@ -58,19 +59,19 @@ class ReturnedTensors:
 
 
 class Identity:
-    """Identity of an implementation and its variants."""
+    """Object that an implementation and its variants share, so that they are recognised as the same code."""
 
 
 _returned: "WeakKeyDictionary[Identity, ReturnedTensors]" = WeakKeyDictionary()
 
 
 def returned_tensors(identity: Identity) -> ReturnedTensors:
-    """Return the memory of the tensors that an implementation returned last."""
+    """Return the record of the tensors that the implementation with this identity returned last."""
     return _returned.setdefault(identity, ReturnedTensors())
 
 
 def check_inputs_unchanged(given: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> None:
-    """Compare the copies that an implementation was called with to the originals.
+    """Raise if an implementation changed the copies `given` to it, compared with the originals.
 
     Raises:
         SideEffectError: an input was changed.
@@ -84,18 +85,19 @@ def check_inputs_unchanged(given: Mapping[str, Tensor], originals: Mapping[str, 
 def forbid_side_effects() -> Iterator[None]:
     """Raise if the block leaves behind a process, a thread or a file in the working directory, or prints too much.
 
-    Left-over processes are killed and threads ended; files are kept for inspection. An exception of the block is not
-    replaced.
+    Left-over processes are killed, threads ended, and open files closed if no further file could be opened. Files in
+    the working directory are kept for inspection. An exception of the block is not replaced.
 
     Raises:
-        SideEffectError: in these cases.
+        SideEffectError: the block left something behind, or printed too much.
     """
     own, before, writes, printed = os.getpid(), children(), files_written(), bytes_printed()
     threads = set(threading.enumerate())
     seen = len(writes.paths)
     writes.folder = Path.cwd()
     try:
-        yield
+        with reserve_descriptors() as descriptors:
+            yield
     finally:
         if os.getpid() != own:
             wait_to_be_ended()
@@ -110,6 +112,10 @@ def forbid_side_effects() -> Iterator[None]:
                 os.waitpid(pid, 0)
     if left:
         raise SideEffectError(f"left a child process running (killed): {next(iter(left.values()))[:120]}")
+    if descriptors.left:
+        raise SideEffectError(
+            f"left {descriptors.left} files open (closed), so that none could be opened any more"
+        )
     if running:
         raise SideEffectError(f"left a thread running: {running[0].name!r:.120}")
     if written:
@@ -149,7 +155,7 @@ def end_threads(threads: Iterable[threading.Thread]) -> None:
 
 
 def wait_to_be_ended() -> None:
-    """Wait to be killed: this process is a fork that an implementation made and let return.
+    """Wait to be killed: an implementation made this process by forking the suite, and let it return to the suite.
 
     The original process finds and kills it; without the original, it exits by itself.
     """
@@ -178,7 +184,7 @@ class Writes:
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Record a file or folder."""
+        """Record the file or folder of an audit event that opens a file for writing or makes a folder."""
         if self.folder is None or event not in ("open", "os.mkdir"):
             return
         path = arguments[0]
@@ -194,5 +200,5 @@ class Writes:
 
 @cache
 def files_written() -> Writes:
-    """Return the hook of this process; an audit hook cannot be removed."""
+    """Return the audit hook of this process that records written files, installed once: it cannot be removed."""
     return Writes()

@@ -16,11 +16,11 @@ OFFICIAL = ("ultralytics.utils.tal", "ultralytics.utils.loss", "ultralytics.util
 
 
 class StateChanged(Exception):
-    """Global state was changed; it has been restored."""
+    """Error: an implementation changed global state, which was restored."""
 
 
 def torch_state() -> dict[str, Any]:
-    """Return torch's global state, by name."""
+    """Return torch's global state: default dtype, threads, modes and other settings, by name."""
     return {
         "default dtype": torch.get_default_dtype(),
         "default device": torch.get_default_device(),
@@ -62,7 +62,7 @@ def _dispatch_modes() -> tuple[Any, ...]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Restore torch's global state. The number of threads between operations can be set only once by a process."""
+    """Restore torch's global state, except the number of inter-op threads, which a process can set only once."""
     _set_modes(
         state["dispatch modes"], _dispatch_modes, python_dispatch._pop_mode, python_dispatch._push_mode
     )
@@ -104,7 +104,7 @@ def _set_modes(
     pop: Callable[[], Any],
     push: Callable[[Any], Any],
 ) -> None:
-    """Replace a stack of modes."""
+    """Replace the stack of active modes `now` by `wanted`."""
     if all(map(is_, now(), wanted)) and len(now()) == len(wanted):
         return
     while now():
@@ -114,11 +114,11 @@ def _set_modes(
 
 
 def changes(before: dict[str, Any], random_numbers: bool = True) -> list[str]:
-    """Return the changed settings with their present values, and restore all settings.
+    """Return the settings that differ from `before` with their present values, and restore all of them.
 
     Args:
         before: the settings at an earlier time.
-        random_numbers: count drawn random numbers as a change too.
+        random_numbers: True if a changed state of the random number generators counts as a change.
     """
     after = torch_state()
     changed = [name for name in before if not _same(before[name], after[name])]
@@ -159,7 +159,7 @@ def _same(first: Any, second: Any) -> bool:
 def official_code() -> dict[str, dict[str, CodeType]]:
     """Return the code objects of each loaded official module, by name.
 
-    Code objects are immutable: in a later comparison they are nearly always identical objects.
+    Code objects are immutable, so that a later comparison is mostly one of identities.
     """
     return {
         name: {

@@ -1,7 +1,8 @@
 """The worker process: reads messages from one pipe, calls an adapter, and answers through another pipe.
 
-Both pipes have file descriptors of their own: the adapter's output goes into the process's log and cannot damage the
-answers. The network and installers are blocked. When the suite ends, in whatever way, the process group ends too.
+The pipes are separate from standard output, so that text printed by the adapter goes into the process's log and cannot
+damage the answers. The network and package installers are blocked. When the suite ends, in whatever way, the process
+group ends too.
 """
 
 import contextlib
@@ -47,19 +48,19 @@ INSTALLER = re.compile(r"\bpip3?\b|\buv\b|\bconda\b")
 
 
 class Blocked(OSError):
-    """An operation that a worker may not do."""
+    """Error: a worker tried to use the network or to install a package."""
 
 
 def block(event: str, arguments: tuple[Any, ...]) -> None:
-    """Audit hook: refuse network access and installers. An audit hook cannot be removed again.
+    """Raise if an audit event is network access or the start of an installer. An audit hook cannot be removed.
 
     Raises:
         Blocked: the event is network access, or the start of an installer.
     """
     if event in NETWORK:
-        raise Blocked(f"a worker has no network ({event})")
+        raise Blocked(f"network access is blocked in a worker process ({event})")
     if event in STARTS and INSTALLER.search(str(arguments)):
-        raise Blocked(f"a worker installs nothing ({event})")
+        raise Blocked(f"installing packages is blocked in a worker process ({event})")
 
 
 def follow_to_the_end(lifeline: int) -> None:
@@ -70,7 +71,7 @@ def follow_to_the_end(lifeline: int) -> None:
 
 
 def end_if_out_of_memory(error: BaseException) -> None:
-    """End the process after an error that reached its memory limit, so that its memory is freed at once."""
+    """End the process if the error means that the memory limit is reached, so that the memory is freed at once."""
     if isinstance(error, MemoryError):
         os._exit(OUT_OF_MEMORY)  # at once: there may be no room for a message
     if "can't allocate memory" in str(error):
@@ -79,7 +80,7 @@ def end_if_out_of_memory(error: BaseException) -> None:
 
 
 def limit_resources() -> None:
-    """Limit memory and file sizes. `confine` has made this process the parent of all orphaned descendants.
+    """Limit the memory and file sizes of this process. `confine` has made it the parent of all orphaned descendants.
 
     If the machine itself runs out of memory, the system ends this process first, not the suite.
     """
@@ -94,7 +95,7 @@ def limit_resources() -> None:
 
 
 class Stub(type):
-    """Type of everything taken from a stub module: attributes and calls return the stub itself.
+    """Metaclass of a stub for every attribute of a stub module: reading or calling the stub returns the stub itself.
 
     Using a stub in a computation raises TypeError.
     """
@@ -136,7 +137,7 @@ def stub_module(name: str) -> None:
 
 
 def reader(pipe: int) -> Callable[[int], bytes]:
-    """Return a function that reads the given number of bytes from the pipe; the process ends at the end of the pipe."""
+    """Return a function that reads a given number of bytes from the pipe; the process ends if the pipe is closed."""
 
     def read(count: int) -> bytes:
         block = bytearray(count)
@@ -152,18 +153,18 @@ def reader(pipe: int) -> Callable[[int], bytes]:
 
 
 def write(pipe: int, frame: bytes) -> None:
-    """Write all bytes."""
+    """Write all bytes of a message into the pipe."""
     view = memoryview(frame)
     while view:
         view = view[os.write(pipe, view) :]
 
 
 def made(fields: dict[str, Any]) -> Any:
-    """Return the adapter that the first message names as `module:object`, called with its arguments."""
+    """Make the adapter: import the `module:object` of the first message, and call it with the message's arguments."""
     for entry in fields.get("entries", ()):
         problem = damage(Path(entry))
         if problem is not None:
-            raise ImportError(f"{entry}: {problem}; it was changed since it was checked")
+            raise ImportError(f"{entry}: {problem}; the package was changed after its hashes were verified")
     for name in fields["stand_ins"]:
         stub_module(name)
     module, _, attribute = fields["adapter"].partition(":")
@@ -171,7 +172,7 @@ def made(fields: dict[str, Any]) -> Any:
 
 
 def spelt_dialect(dialect: Any) -> str:
-    """Return a dialect as a text that the suite reads: its choices, unless it is a text already."""
+    """Return a dialect as text that the suite can parse, a list of its choices; a text is returned unchanged."""
     return spelling(dialect) if isinstance(dialect, Dialect) else str(dialect)
 
 
@@ -192,6 +193,9 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
             "precisions": list(getattr(adapter, "precisions", MIXED)),
             "unsupported_ways": list(getattr(adapter, "unsupported_ways", ())),
             "reduces_over_ranks": getattr(adapter, "reduces_over_ranks", None),
+            "supports": callable(getattr(adapter, "supports", None)),
+            "supports_no_truths": bool(getattr(adapter, "supports_no_truths", True)),
+            "class_weights": bool(getattr(adapter, "class_weights", False)),
             "assigns": callable(getattr(adapter, "assign", None)),
             "computes_loss": callable(getattr(adapter, "loss", None)),
             "network": os.environ.get(NETWORK_VARIABLE, HOOKS),
@@ -200,12 +204,12 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
 
 
 def failure(error: BaseException) -> bytes:
-    """Return the message about an exception, sent in place of a result."""
+    """Return the message that describes an exception, sent in place of a result."""
     return encoded(decoded_failure(error))
 
 
 def serve(requests: int, answers: int) -> None:
-    """Answer message after message until the pipe ends."""
+    """Answer messages one after the other until the pipe is closed."""
     from tal_conformance.core.determinism import fixed_arithmetic
     from tal_conformance.implementations.workers.remote import REMAKE, answer
 
@@ -228,7 +232,7 @@ Answer = Callable[[Any, dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any]
 
 
 def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
-    """Return one message with an answer to each of the request's questions."""
+    """Return one message with the answers to all questions of the request."""
     replies: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for number, question in enumerate(request.fields["questions"]):
@@ -252,9 +256,10 @@ def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
 
 
 def decoded_failure(error: BaseException) -> dict[str, Any]:
-    """Return the answer to a question that raised."""
+    """Return the answer to a question if processing the question raised `error`."""
     try:
-        message, details = str(error), traceback.format_exc()
+        message = str(error)
+        details = str(getattr(error, "details", "") or traceback.format_exc())
     except BaseException as problem:
         message, details = f"(its message raised {type(problem).__name__})", ""
     return {
@@ -266,12 +271,12 @@ def decoded_failure(error: BaseException) -> dict[str, Any]:
 
 
 def main(requests: int, answers: int, lifeline: int) -> None:
-    """Serve.
+    """Set up this process as a worker, and answer messages until the pipe is closed.
 
     Args:
         requests: file descriptor of the pipe to read from.
         answers: file descriptor of the pipe to write to.
-        lifeline: file descriptor of the pipe whose end tells that the suite has ended.
+        lifeline: file descriptor of a pipe that is closed when the suite ends.
     """
     for pipe in (requests, answers, lifeline):
         os.set_inheritable(pipe, False)

@@ -1,6 +1,6 @@
-"""Start a worker process: confine it before anything else is imported, then serve.
+"""Start a worker process: restrict its network and lifetime before anything else is imported, then serve.
 
-This file runs as a script, by its path. It imports nothing but the standard library until the network is gone and the
+This file runs as a script, by its path. It imports only the standard library until network access is removed and the
 modules of this project are loaded. Only then do the folders of the code under test come first on the import path: a
 folder with a `torch.py` or `tal_conformance` of its own replaces nothing that the worker itself uses.
 """
@@ -24,12 +24,12 @@ NAMESPACE, HOOKS = "namespace", "audit hooks"
 def end_with_parent(parent: int) -> None:
     """Let the system kill this process a second after its parent ends, even if code holds the interpreter's lock.
 
-    The second is for the thread that waits for the end of the suite: it kills the descendants too, which the system
-    does not do. The system sends SIGHUP, whose number is 1, and the handler is C's `alarm`, which is called with the
+    During this second a thread that waits for the end of the suite kills the descendants, which the system does not
+    do. The system sends SIGHUP, whose number is 1, and the handler is C's `alarm`, which is called with the
     number of the signal: after 1 second SIGALRM ends the process.
 
     Args:
-        parent: process id of the parent; the process ends at once if its parent is another one by now.
+        parent: process id of the parent; if the parent has ended already, this process ends at once.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -43,9 +43,9 @@ def end_with_parent(parent: int) -> None:
 
 
 def leave_network() -> str:
-    """Enter a network namespace without interfaces, and return how the network is blocked.
+    """Enter a network namespace without interfaces, and return a description of how the network is blocked.
 
-    As root the namespace is made directly, otherwise within a user namespace that maps the present user to itself.
+    With root rights the namespace is made directly, otherwise within a user namespace that maps the user to itself.
     """
     if not sys.platform.startswith("linux"):
         return HOOKS
@@ -67,7 +67,7 @@ def leave_network() -> str:
 
 
 def main() -> None:
-    """Confine this process, import the server, and serve."""
+    """Restrict this process, import the worker's code, and answer messages until the pipe is closed."""
     packages, parent, *pipes = sys.argv[1:]
     end_with_parent(int(parent))
     os.environ[NETWORK_VARIABLE] = leave_network()

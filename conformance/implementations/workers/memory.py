@@ -1,7 +1,7 @@
-"""Measure the memory of a process and of everything that it started, shared memory included: only on Linux.
+"""Measure the memory of a process and its descendants, including shared memory. Works on Linux only.
 
-`RLIMIT_DATA` limits the private memory of each process. It does not count memory that processes share, files in
-/dev/shm, or memory files, and it counts each process for itself.
+The limit `RLIMIT_DATA` covers the private memory of a single process. It does not cover memory that processes share,
+files in /dev/shm, or memory files.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ SHARED_FILES = ("/memfd:", "/dev/shm/", "/dev/zero")  # noqa: S108 - places wher
 
 
 def used_memory(pid: int) -> int:
-    """Return the resident memory of a process and its descendants, in bytes: private memory, and shared memory once."""
+    """Return the resident memory of a process and its descendants in bytes; shared memory is counted once."""
     private, mapped, files = 0, 0, dict[tuple[int, int], int]()
     for process in {pid} | descendants(pid):
         own, shared = _resident(process)

@@ -33,7 +33,7 @@ class MessageError(ValueError):
 
 
 class TooLong(MessageError):
-    """Error: a message announces more bytes than it may have. They are not read."""
+    """Error: the header of a message announces more bytes than allowed; the content is not read."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Message:
     """One message.
 
     Attributes:
-        fields: the JSON text.
+        fields: the JSON object of the message.
         tensors: tensors by name, on the CPU.
     """
 
@@ -63,8 +63,8 @@ def decoded(
 
     Args:
         read: returns the given number of bytes, or raises.
-        longest_text: largest length of the text, in bytes; a longer one is not read.
-        longest_tensors: largest length of the tensors, in bytes; longer ones are not read.
+        longest_text: maximum size of the text in bytes; a longer text is not read.
+        longest_tensors: maximum size of the tensors in bytes; larger tensors are not read.
 
     Raises:
         MessageError: the bytes are not a message.

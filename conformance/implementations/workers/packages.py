@@ -11,7 +11,6 @@ import os
 import py_compile
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -28,27 +27,14 @@ from tal_conformance.core.cache import (
     hashes,
     others_can_write,
 )
+from tal_conformance.core.names import suggestion
 from tal_conformance.core.progress import progress
 from tal_conformance.implementations.errors import PackageUnavailable
+from tal_conformance.implementations.workers.pip_process import QUIET, PipFailed, run_pip
+from tal_conformance.implementations.workers.source_builds import allowed, install_source
 
-INSTALL_TIMEOUT = 600
-"""Time limit in seconds for pip to install one package."""
 SHARED_VARIABLE = "TAL_CONFORMANCE_SHARED_CACHE"
 """Environment variable: 1 allows a cache that other users can write to."""
-SOURCES_VARIABLE = "TAL_CONFORMANCE_SOURCE_RELEASES"
-"""Environment variable: 1 allows packages without a wheel, whose build scripts pip runs with this user's rights."""
-PIP_KEEPS = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "SYSTEMROOT",
-    "NETRC",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-)
-"""Environment variables that pip inherits, besides its own and those that name proxies and certificates."""
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 """Pattern of names and versions; any other text could be an option of pip, a path or an address."""
 
@@ -60,7 +46,7 @@ class Package:
     Attributes:
         name: name on PyPI.
         version: an exact version.
-        source: True if only a source release exists, which this project has looked at: pip may build it.
+        source: True if pip may build the package from source: no wheel exists, and the source was reviewed.
 
     Raises:
         PackageUnavailable: the name or the version is not valid.
@@ -91,7 +77,7 @@ def ensure_package(package: Package) -> Path:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_shared(cache)
         if lock.is_symlink():
-            raise OSError(f"{lock} is a link")
+            raise OSError(f"{lock} is a link, expected a regular file")
         with FileLock(lock):
             if folder.exists():
                 refuse_shared(folder)
@@ -106,10 +92,10 @@ def ensure_package(package: Package) -> Path:
 
 
 def refuse_shared(folder: Path) -> None:
-    """Raise if other users can change what is in the cache: its code runs with this user's rights.
+    """Raise if other users can change files in the cache, because its code runs with this user's rights.
 
     Raises:
-        OSError: they can, and `SHARED_VARIABLE` does not allow it.
+        OSError: other users can change files, and the variable `SHARED_VARIABLE` does not allow it.
     """
     reason = None if os.environ.get(SHARED_VARIABLE) == "1" else others_can_write(folder)
     if reason is not None:
@@ -120,6 +106,8 @@ def refuse_shared(folder: Path) -> None:
 
 def fetch(package: Package, folder: Path, because: str) -> None:
     """Install the package into `folder` with pip, atomically.
+
+    `because` is the reason why the cached copy is not used, for the message.
 
     Raises:
         PackageUnavailable: pip failed.
@@ -139,22 +127,10 @@ def fetch(package: Package, folder: Path, because: str) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def pip_environment() -> dict[str, str]:
-    """Return the environment of pip: the user's settings of pip, proxies and certificates, and no other variables."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in PIP_KEEPS
-        or name.startswith(("PIP_", "XDG_"))
-        or name.lower().endswith("_proxy")
-        or name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-    }
-
-
 def compile_bytecode(folder: Path) -> None:
-    """Compile all modules beside their sources, so that the hashes of the entry cover their bytecode.
+    """Compile all modules in a package folder, so that the hashes of the cache entry cover the bytecode too.
 
-    The bytecode is not checked against the source when it is loaded: the entry's hashes were.
+    Python does not compare the bytecode with the source when it is loaded, because the hashes were verified.
     """
     compileall.compile_dir(
         str(folder), quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH, workers=1
@@ -172,32 +148,30 @@ def install(package: Package, target: Path, because: str) -> None:
     Raises:
         PackageUnavailable: pip failed; the message contains its last error.
     """
-    sources = package.source or os.environ.get(SOURCES_VARIABLE) == "1"
-    command = [
-        *(sys.executable, "-I", "-m", "pip", "install", "--target", str(target), "--no-deps", "--no-compile"),
-        *(() if sources else ("--only-binary", ":all:")),
-        *("--disable-pip-version-check", "--no-input", "--quiet", str(package)),
-    ]
     try:
-        with tempfile.TemporaryDirectory(prefix="tal-conformance-pip-") as empty:
-            done = subprocess.run(  # noqa: S603 - our own words and a checked name
-                command,
-                cwd=empty,
-                env=pip_environment(),
-                capture_output=True,
-                text=True,
-                timeout=INSTALL_TIMEOUT,
-                check=False,
-            )
-        said = [line for line in done.stderr.splitlines() if line.strip()] or [
-            f"exit status {done.returncode}"
-        ]
-        failed = done.returncode != 0
-    except subprocess.TimeoutExpired:
-        failed, said = True, [f"no answer within {INSTALL_TIMEOUT} s"]
-    if failed:
-        errors = [line for line in said if line.startswith("ERROR")] or said
+        if package.source:
+            install_source(str(package), target)
+        else:
+            install_wheel(package, target)
+    except PipFailed as error:
+        published = re.findall(r"from versions: ([^)]*)\)", str(error))
+        nearest = suggestion(package.version, ", ".join(published).split(", "))
         raise PackageUnavailable(
-            f"cannot install {package}: {because}. pip said: {errors[-1]}. Check the version number and the network "
-            f"connection. Installed packages are cached in {cache_folder()} and then used offline"
-        )
+            f"cannot install {package}: {because}. pip said: {error}{nearest}. Check the version number and the "
+            f"network connection. Installed packages are cached in {cache_folder()} and then used offline"
+        ) from error
+
+
+def install_wheel(package: Package, target: Path) -> None:
+    """Run pip to install a package from a wheel; from a source release if there is no wheel and the user allows it.
+
+    Raises:
+        PipFailed: pip failed.
+    """
+    options = ["--target", str(target), "--no-deps", "--no-compile", "--only-binary", ":all:"]
+    try:
+        run_pip(["install", *options, *QUIET, str(package)])
+    except PipFailed:
+        if not allowed():
+            raise
+        install_source(str(package), target)

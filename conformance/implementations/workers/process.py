@@ -1,4 +1,4 @@
-"""A worker process from the suite's side: started on demand, restarted if it dies, killed if it hangs."""
+"""The suite's side of a worker process, which is started on demand, restarted if it dies, and killed if it hangs."""
 
 import contextlib
 import fcntl
@@ -60,10 +60,10 @@ LAST_WORDS = 600
 
 
 class WorkerFailed(Exception):
-    """Error: the process died, hung, or did not send an answer. It is started again on the next question.
+    """Error: the process died, hung, or did not send an answer. The next question starts a new process.
 
     Attributes:
-        what: one sentence.
+        what: the failure, as a sentence without a subject, such as "died with exit status 1".
     """
 
     def __init__(self, what: str) -> None:
@@ -77,7 +77,7 @@ class Launch:
 
     Attributes:
         adapter: `module:object`, imported and called in the worker.
-        arguments: keyword arguments of the call, as JSON.
+        arguments: keyword arguments of the call, as a JSON object.
         folders: package folders that come first on the worker's import path.
         stand_ins: modules that are replaced by stubs if they are missing.
         entries: entries of the package cache; the worker verifies their hashes again before it imports anything.
@@ -123,7 +123,7 @@ class Running:
 
 
 class Worker:
-    """A process that answers questions about batches.
+    """A process that runs an adapter and answers questions: requests to assign or to compute a loss.
 
     Args:
         launch: instructions for starting the process.
@@ -143,7 +143,7 @@ class Worker:
         """Start the process, unless it runs.
 
         Returns:
-            A description of its adapter, or of the exception that making the adapter raised (`raised`, `message`,
+            A description of the adapter, or of the exception that making the adapter raised (`raised`, `message`,
             `traceback`).
 
         Raises:
@@ -220,10 +220,10 @@ class Worker:
         self._running = None
 
     def _refuse(self, request: bytes) -> None:
-        """Raise if the worker is no longer restarted, or has hung on this request before.
+        """Raise if the worker died or hung too often to be restarted, or an earlier call with this request hung.
 
         Raises:
-            WorkerFailed: in these cases.
+            WorkerFailed: the request must not be sent.
         """
         if self._hung and digest_of(request) in self._hung:
             raise WorkerFailed(self._hung[digest_of(request)])
@@ -267,18 +267,18 @@ class Worker:
         """Kill the process if it and its descendants use more memory than a worker may.
 
         Raises:
-            WorkerFailed: they do.
+            WorkerFailed: the process was killed.
         """
         assert self._running is not None
         used = used_memory(self._running.process.pid)
         if used > self._running.limit:
             raise self._failed(
-                f"was killed: with what it started, it used {used / 2**30:.3g} GiB of memory, shared memory included; "
-                f"the limit is {self._running.limit / 2**30:.3g} GiB ({MEMORY_VARIABLE})"
+                f"was killed: it and its child processes used {used / 2**30:.3g} GiB of memory, including shared "
+                f"memory; the limit is {self._running.limit / 2**30:.3g} GiB ({MEMORY_VARIABLE})"
             )
 
     def _how(self) -> str:
-        """Return the exit status or signal as text."""
+        """Return the exit status or signal of the ended process, as text that ends a sentence."""
         assert self._running is not None
         try:
             status = self._running.process.wait(timeout=5)
@@ -287,7 +287,9 @@ class Worker:
         if status < 0:
             return f" of signal {-status} ({signal.Signals(-status).name})"
         if status == OUT_OF_MEMORY:
-            return f": it wanted more than {memory_limit() / 2**30:.3g} GiB of memory ({MEMORY_VARIABLE} sets how much)"
+            return (
+                f": it needed more than {memory_limit() / 2**30:.3g} GiB of memory (limit: {MEMORY_VARIABLE})"
+            )
         return f" with exit status {status}"
 
     def _failed(self, what: str, counted: bool = True) -> WorkerFailed:
@@ -340,7 +342,7 @@ def memory_limit() -> int:
 
 
 def launched(launch: Launch) -> Running:
-    """Start a process with its own process group and home folder. Its pipes are separate from its output."""
+    """Start a process with its own process group and home folder, and pipes separate from its standard output."""
     limit, home = memory_limit(), TemporaryFolder(HOME_PREFIX)
     opened: list[int] = []
     try:
@@ -382,7 +384,7 @@ def enlarge(pipe: int) -> None:
 
 
 def environment(home: Path, folders: Sequence[Path]) -> dict[str, str]:
-    """Return a clean environment with only the user's settings that locate programs and devices."""
+    """Return the environment variables of a worker: only the user's settings that locate programs and devices."""
     kept = {
         name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_FAMILIES)
     }
@@ -406,7 +408,7 @@ def environment(home: Path, folders: Sequence[Path]) -> dict[str, str]:
 
 
 def send(pipe: int, message: bytes, deadline: float) -> None:
-    """Write all bytes before the deadline.
+    """Write all bytes of a message into the pipe before the deadline.
 
     Raises:
         TimeoutError: the deadline passed.
@@ -431,7 +433,7 @@ def receive(pipe: int, count: int, deadline: float, check: Callable[[], None] = 
 
     Raises:
         TimeoutError: the deadline passed.
-        EOFError: the other end is closed.
+        EOFError: the writing end of the pipe is closed.
     """
     parts: list[bytes] = []  # no buffer for the whole message: its header may claim a wrong length
     while count:
@@ -448,7 +450,7 @@ def receive(pipe: int, count: int, deadline: float, check: Callable[[], None] = 
 
 
 def wait(pipe: int, event: int, deadline: float, check: Callable[[], None] = lambda: None) -> None:
-    """Wait until the pipe is ready; meanwhile call `check` again and again.
+    """Wait until the pipe is ready to be read or written (`event`), and call `check` every `INTERVAL` seconds.
 
     Raises:
         TimeoutError: the deadline passed.

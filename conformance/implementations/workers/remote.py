@@ -1,7 +1,6 @@
-"""An adapter whose code runs in a worker process; for the suite it is like any other adapter.
+"""An adapter whose code runs in a worker process. The suite uses it like any other adapter.
 
-The worker computes the gradients of the loss too. The returned total has the worker's gradient, so that the suite
-differentiates it like any other total.
+The worker computes the gradients of the loss too. Differentiating the returned total gives the worker's gradients.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tal_conformance.core.case_file import head_as_dict, head_from_dict
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.core.outcome_tensors import part_from, tensors_of
+from tal_conformance.core.outcome_tensors import OPTIONAL, part_from, tensors_of
+from tal_conformance.core.outcome_tensors import assignment_from as named_assignment
 from tal_conformance.implementations.calling.call import Answer, Call
 from tal_conformance.implementations.calling.run import (
     decode_answers,
@@ -35,7 +36,8 @@ from tal_conformance.implementations.guards.side_effects import (
 )
 from tal_conformance.implementations.guards.torch_state import StateChanged, unchanged_torch_state
 from tal_conformance.implementations.kept import KeptAdapter
-from tal_conformance.implementations.protocol import check_loss
+from tal_conformance.implementations.support import asked_support
+from tal_conformance.implementations.validation import Findings, check_loss
 from tal_conformance.implementations.workers.process import Worker, WorkerFailed
 from tal_reference import Dialect, Head, Hyperparameters
 
@@ -59,7 +61,7 @@ DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.fl
 
 
 class RemoteAdapter:
-    """An implementation in a subprocess.
+    """An adapter whose methods run in a worker process.
 
     Args:
         name: name of the implementation.
@@ -81,7 +83,8 @@ class RemoteAdapter:
         if "raised" in about:
             worker.close()
             raise PackageUnavailable(
-                f"cannot make the adapter of {name}: {about['raised']}: {about['message']}"
+                f"cannot make the adapter of {name}: {about['raised']}: {about['message']}",
+                str(about.get("traceback", "")),
             )
         check_description(name, about)
         self.version: str = about["version"]
@@ -92,25 +95,29 @@ class RemoteAdapter:
         self.dialect: Dialect | str = dialect if dialect is not None else about["dialect"]
         self.unsupported_ways = tuple(about.get("unsupported_ways", ()))
         self.reduces_over_ranks: str | None = about.get("reduces_over_ranks")
+        self.supports_no_truths = bool(about.get("supports_no_truths", True))
+        self.class_weights = bool(about.get("class_weights", False))
         self._offer(about)
 
     def _offer(self, about: dict[str, Any]) -> None:
-        """Offer the methods that the adapter in the worker has."""
+        """Add `assign` and `loss` to this object, each only if the adapter in the worker has that method."""
         self._about = about
         if about["assigns"]:
             self.assign = self._assign
         if about["computes_loss"]:
             self.loss = self._loss
+        if about.get("supports"):
+            self.supports = self._supports
 
     def renewed(self) -> "RemoteAdapter":
-        """Return the adapter as it is before its first call: the worker makes it again for every question."""
+        """Return an adapter without earlier calls: the worker makes it again for every question."""
         other = copy(self)
         other._fresh = True
         other._offer(self._about)  # methods of the copy
         return other
 
     def in_new_worker(self) -> "RemoteAdapter":
-        """Return the adapter in another process, which has called nothing yet.
+        """Return the adapter in another worker process, without earlier calls.
 
         Raises:
             PackageUnavailable: the adapter could not be made there.
@@ -118,7 +125,7 @@ class RemoteAdapter:
         return RemoteAdapter(self.name, Worker(self.worker.launch, self.worker.timeout), self.dialect_given)
 
     def answers(self, way: str, calls: Sequence[Call]) -> list[Answer]:
-        """Make calls in the worker, of an adapter that is made for them.
+        """Make an adapter in the worker, call it in one way, and return the results.
 
         Raises:
             WorkerError, ProtocolViolation: as `_ask`.
@@ -127,8 +134,14 @@ class RemoteAdapter:
         device = calls[0].device
         return decode_answers(facts, {name: tensor.to(device) for name, tensor in tensors.items()})
 
+    def _supports(self, head: Head, hyperparameters: Hyperparameters) -> bool | str:
+        """Return the answer of the adapter's `supports` in the worker."""
+        answer, _ = self._ask(question("supports", head, hyperparameters, torch.device("cpu")), {})
+        reason: str = answer["reason"]
+        return reason or True
+
     def _assign(self, inputs: AssignerInputs) -> Assignment:
-        """Assign in the worker."""
+        """Call the adapter's assigner in the worker, and return the assignment."""
         asked = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
         facts = question("assign", inputs.head, inputs.hyperparameters, inputs.scores.device)
         _, tensors = self._ask(facts, asked)
@@ -142,7 +155,7 @@ class RemoteAdapter:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Compute the loss and its gradient in the worker."""
+        """Compute the loss and its gradient in the worker, and return the loss."""
         device = annotations.device
         facts = question("loss", head, hyperparameters, device)
         facts["differentiate"] = torch.is_grad_enabled() and any(
@@ -159,14 +172,17 @@ class RemoteAdapter:
         )
         shown = assignment_from(tensors) if answer["assignment"] else None
         read = inputs_from(tensors, head, hyperparameters) if answer["inputs"] else None
-        return Loss(total, tensors["items"], shown, read)
+        items: Any = tensors.get("items")
+        if items is not None and answer.get("items_learn"):
+            items.requires_grad_()
+        return Loss(total, items, shown, read)
 
     def _ask(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
-        """Ask one question.
+        """Send one question to the worker, and return its answer.
 
         Raises:
             WorkerError: the adapter raised, or the process failed.
-            ProtocolViolation: the adapter broke the protocol.
+            ProtocolViolation: the adapter violated the protocol.
         """
         if self._fresh:
             facts = facts | {"fresh": True}
@@ -185,7 +201,7 @@ class RemoteAdapter:
 
 
 def check_description(name: str, about: Mapping[str, Any]) -> None:
-    """Raise unless the first answer of a worker describes an adapter.
+    """Raise unless a worker's first answer describes its adapter, with every field and of the right type.
 
     Raises:
         PackageUnavailable: a field is missing or has another type.
@@ -197,16 +213,21 @@ def check_description(name: str, about: Mapping[str, Any]) -> None:
                 f"{kind.__name__}: code of the adapter wrote into the process's pipe"
             )
     if not all(isinstance(precision, str) for precision in about["precisions"]):
-        raise PackageUnavailable(f"{name}: precisions are {about['precisions']!r:.80}, expected names")
+        raise PackageUnavailable(
+            f"{name}: the worker reported precisions {about['precisions']!r:.80}; expected a list of names such as "
+            "'autocast-float16'"
+        )
 
 
 def longest_reply(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
-    """Return the largest number of bytes of the tensors of a right answer to a question.
+    """Return the maximum size of a correct answer's tensors, in bytes.
 
     Args:
         facts: fields of the question.
         tensors: tensors of the question, by name.
     """
+    if facts["kind"] == "supports":
+        return HEADER
     if facts["kind"] != "calls":
         return longest_answer(tensors)
     each = (longest_answer(numbered(tensors, number)) for number, _ in enumerate(facts["calls"]))
@@ -214,7 +235,7 @@ def longest_reply(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> in
 
 
 def longest_answer(tensors: Mapping[str, Tensor]) -> int:
-    """Return the largest number of bytes of a right answer's tensors: all results, with stages, in 8 bytes a number.
+    """Return the maximum size of a correct answer's tensors in bytes: all results and stages, 8 bytes a number.
 
     Args:
         tensors: tensors of the question, by name.
@@ -235,7 +256,7 @@ def longest_answer(tensors: Mapping[str, Tensor]) -> int:
 
 
 class Answered(torch.autograd.Function):
-    """The total of a worker, with the worker's gradient."""
+    """Autograd function that returns the total of a loss in a worker, with the gradients that the worker computed."""
 
     @staticmethod
     def forward(ctx: Any, total: Tensor, gradients: Sequence[Tensor | None], *_: Tensor) -> Tensor:
@@ -245,17 +266,17 @@ class Answered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:
-        """Return the worker's gradient of each feature map, times the gradient of the total."""
+        """Return the worker's gradient of each feature map, multiplied by the incoming gradient of the total."""
         (slope,) = slopes
         return None, None, *(None if each is None else each * slope for each in ctx.gradients)
 
 
 def question(kind: str, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> dict[str, Any]:
-    """Return the fields of every question: head, hyperparameters, device and mixed precision."""
+    """Return the fields that every question to a worker has: head, hyperparameters, device and mixed precision."""
     mixed = torch.is_autocast_enabled(device.type)
     return {
         "kind": kind,
-        "head": asdict(head),
+        "head": head_as_dict(head),
         "hyperparameters": asdict(hyperparameters),
         "device": str(device),
         "autocast": str(torch.get_autocast_dtype(device.type)) if mixed else None,
@@ -263,17 +284,20 @@ def question(kind: str, head: Head, hyperparameters: Hyperparameters, device: to
 
 
 def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
-    """Answer a question; runs in the worker.
+    """Answer a question of the suite by calling the adapter; runs in the worker.
 
     Raises:
-        ProtocolViolation: the adapter returned something that the protocol does not allow.
+        ProtocolViolation: the adapter returned a value that the protocol does not allow.
     """
     if facts["kind"] == "calls":
         return calls_answer(adapter, facts, tensors)
+    head = head_from_dict(facts["head"])
+    hyperparameters = Hyperparameters(**facts["hyperparameters"])
+    if facts["kind"] == "supports":
+        reason = asked_support(adapter.supports, head, hyperparameters)
+        return {"reason": "" if reason is True else reason}, {}
     if facts.get("fresh"):
         adapter = KeptAdapter(remake(adapter))
-    head = Head(**facts["head"] | {"strides": tuple(facts["head"]["strides"])})
-    hyperparameters = Hyperparameters(**facts["hyperparameters"])
     device = torch.device(facts["device"])
     originals = {name: tensor.to(device) for name, tensor in tensors.items()}
     given = {name: tensor.clone() for name, tensor in originals.items()}
@@ -302,7 +326,7 @@ REMAKE: list[Callable[[], Any]] = []
 
 
 def remake(adapter: Any) -> Any:
-    """Return the worker's adapter as it is before its first call; the given one where it cannot be made again."""
+    """Return the worker's adapter without earlier calls; the given adapter if it cannot be made again."""
     if not REMAKE:
         return adapter
     try:
@@ -312,7 +336,7 @@ def remake(adapter: Any) -> Any:
 
 
 def calls_answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
-    """Make calls in one way; runs in the worker."""
+    """Call the adapter in the way that the question names, and return the results; runs in the worker."""
     calls = decode_calls(facts, tensors)
     with unchanged_torch_state(), forbid_side_effects():
         answers = run_calls(lambda: KeptAdapter(remake(adapter)), facts["way"], calls)
@@ -327,16 +351,16 @@ def loss_answer(
     hyperparameters: Hyperparameters,
     copies: PlainCopies,
 ) -> Question:
-    """Return the loss of a batch, its gradient and the exposed data of its assigner; runs in the worker."""
+    """Return the loss of a batch, its gradients, and the exposed tensors of its assigner; runs in the worker."""
     maps = tuple(
         tensors[f"level.{number}"].requires_grad_(facts["differentiate"])
         for number in range(len(head.strides))
     )
     loss = copies.loss(adapter.loss(maps, tensors["annotations"], head, hyperparameters))
     if facts["differentiate"]:
-        loss = check_loss(loss, maps)
+        check_loss(loss, maps, findings=Findings())  # the suite's process finds the mistakes again
     total = loss.total.sum()
-    results = {"total": total, "items": loss.items}
+    results = {"total": total} | ({} if loss.items is None else {"items": loss.items.detach()})
     if facts["differentiate"]:
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(total, maps, allow_unused=True)
         results |= {
@@ -348,13 +372,14 @@ def loss_answer(
         results |= checked_tensors(loss.assignment, Assignment)
     if loss.inputs is not None:
         results |= checked_tensors(loss.inputs, AssignerInputs)
-    said = {"assignment": loss.assignment is not None, "inputs": loss.inputs is not None}
-    return {"total": facts["differentiate"]} | said, results
+    visible = {"assignment": loss.assignment is not None, "inputs": loss.inputs is not None}
+    learns = loss.items is not None and loss.items.requires_grad
+    return {"total": facts["differentiate"], "items_learn": learns} | visible, results
 
 
 @contextmanager
 def mixed_precision(device: torch.device, dtype: str | None) -> Iterator[None]:
-    """Turn on automatic mixed precision if the question has a dtype for it."""
+    """Turn on automatic mixed precision while the `with` block runs, if `dtype` is not None."""
     with torch.autocast(device.type, dtype=DTYPES.get(dtype or ""), enabled=dtype is not None):
         yield
 
@@ -363,31 +388,35 @@ def checked_tensors(part: Any, kind: type) -> dict[str, Tensor]:
     """Return the tensors of an assignment, with its stages, or of an assigner's inputs, by name.
 
     Raises:
-        ProtocolViolation: the part is not of this kind, or a field is not a tensor.
+        ProtocolViolation: the part is not of the class `kind`, or a field is not a tensor.
     """
     if not isinstance(part, kind):
-        raise ProtocolViolation(f"expected {kind.__name__}, and {type(part).__name__} was returned")
+        raise ProtocolViolation(f"returned a value of type {type(part).__name__}, expected {kind.__name__}")
     tensors = tensors_of(part, kind.__name__)
     for field in fields(kind):
         value = getattr(part, field.name)
         if isinstance(value, Stages):
             tensors |= checked_tensors(value, Stages)
+        elif value is None and kind is Assignment and field.name in OPTIONAL:
+            continue
         elif f"{kind.__name__}.{field.name}" not in tensors and field.name not in NOT_TENSORS:
             raise ProtocolViolation(f"{kind.__name__}.{field.name} is {type(value).__name__}, not a tensor")
     return tensors
 
 
 def assignment_from(tensors: Mapping[str, Tensor]) -> Assignment:
-    """Return the assignment of an answer, with its stages if there are any."""
+    """Rebuild the assignment, with its stages if any, from the tensors that the worker sent."""
     stages = part_from(tensors, Stages, Stages.__name__)
-    assignment: Assignment = part_from(tensors, Assignment, Assignment.__name__, stages=stages)
+    assignment = named_assignment(tensors, stages)
+    if assignment is None:
+        raise ProtocolViolation("an assignment without any tensor was returned")
     return assignment
 
 
 def inputs_from(
     tensors: Mapping[str, Tensor], head: Head, hyperparameters: Hyperparameters
 ) -> AssignerInputs:
-    """Return the assigner's inputs of an answer."""
+    """Rebuild the assigner's inputs from the tensors that the worker sent."""
     inputs: AssignerInputs = part_from(
         tensors, AssignerInputs, AssignerInputs.__name__, head=head, hyperparameters=hyperparameters
     )

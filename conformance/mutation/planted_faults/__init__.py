@@ -10,6 +10,7 @@ from tal_conformance.mutation.planted_faults import (  # noqa: F401 (enter fault
     assignment,
     calling,
     chunks,
+    class_weights,
     counters,
     decoding,
     heads,

@@ -19,7 +19,7 @@ _ground_truths = tal_reference.annotations.ground_truths
 
 @fault(at="tal_reference.annotations.to_corners", outputs_stages=SEEN_LATER)
 def centre_taken_for_corner(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return boxes whose first two numbers are taken for the top left corner instead of the centre."""
+    """Return boxes of annotations whose centre coordinates are taken for the top left corner."""
     height, width = size
     left_top, sides = (boxes * boxes.new_tensor((width, height, width, height))).split(2, dim=1)
     return torch.cat((left_top, left_top + sides), dim=1)
@@ -60,7 +60,7 @@ enter(
 
 
 def _padded(annotations: Tensor, images: int, size: tuple[int, int]) -> list[GroundTruths]:
-    """Return equally many ground truths for every image, padded with boxes as large as the input."""
+    """Return the same number of ground truths for every image; padding rows are boxes as large as the input."""
     truths = _ground_truths(annotations, images, size)
     most = max(map(len, truths))
     whole = annotations.new_tensor((0, 0, size[1], size[0]))  # (4,)

@@ -30,19 +30,19 @@ def inclusive_border(truths: GroundTruths, centres: Tensor, floor: tuple[int, in
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
 def floor_of_first_stride(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Return the first stride as the floor, to which small sides are widened, instead of the second."""
+    """Return the first stride as the length to which small sides are widened, instead of the second stride."""
     return strides[0], strides[0]
 
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=LEFT_OUT)
 def no_floor(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Return a floor of zero, so that no small side of a ground truth is widened."""
+    """Return zero as the length to which small sides of ground truths are widened, so that no side is widened."""
     return 0, 0
 
 
 @fault(at="tal_reference.assignment.distance_inside")
 def only_horizontally_inside(boxes: Tensor, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Return distances to the left and right side only: candidates may lie above or below the box."""
+    """Return distances to the left and right side of the box only, so that candidates may lie above or below it."""
     wide = tal_reference.assignment.widened(boxes, floor)[:, None]
     return torch.minimum(centres[:, 0] - wide[..., 0], wide[..., 2] - centres[:, 0])
 
@@ -77,7 +77,7 @@ def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
 # The overlap is too small. From the outputs of a single positive, this looks like too small a metric.
 @fault(at="tal_reference.assignment.ciou", outputs_stages=(StageName.OVERLAP, StageName.METRIC))
 def overlap_in_cells(one: Tensor, other: Tensor) -> Tensor:
-    """Return CIoU of boxes divided by 4,096, which are so small that the eps in the formula changes it."""
+    """Return CIoU of boxes whose coordinates are divided by 4,096, so that the formula's eps changes the result."""
     return tal_reference.boxes.ciou(one / 4096, other / 4096)
 
 
@@ -104,13 +104,13 @@ _top_k = tal_reference.assignment.top_k
 
 @fault(at="tal_reference.assignment.top_k")
 def nine_for_ten(metric: Tensor, k: int) -> Tensor:
-    """Return a selection of k - 1 instead of k anchors for each ground truth."""
+    """Return the selection of the k - 1 best anchors of each ground truth instead of k."""
     return _top_k(metric, k - 1)
 
 
 @fault(at="tal_reference.assignment.top_k")
 def eleven_for_ten(metric: Tensor, k: int) -> Tensor:
-    """Return a selection of k + 1 instead of k anchors for each ground truth."""
+    """Return the selection of the k + 1 best anchors of each ground truth instead of k."""
     return _top_k(metric, min(k + 1, metric.shape[1]))
 
 
@@ -128,7 +128,7 @@ def threshold_for_top_k(metric: Tensor, k: int) -> Tensor:
 
 @fault(at="tal_reference.assignment.top_k")
 def k_cut_to_the_anchors(metric: Tensor, k: int) -> Tensor:
-    """Return a selection of all anchors if there are fewer than k, instead of raising."""
+    """Return the selection of all anchors if there are fewer than k, instead of raising."""
     return _top_k(metric, min(k, metric.shape[1]))
 
 
@@ -170,7 +170,7 @@ def contested_stays_with_all(selected: Tensor, overlap: Tensor) -> Tensor:
 
 
 class _ByMetric:
-    """Stores the metric when `top_k` runs, because `settle_contested` does not receive it."""
+    """Storage of the metric, filled when `top_k` runs, because `settle_contested` does not receive the metric."""
 
     metric: Tensor
 
@@ -189,7 +189,7 @@ def contested_by_metric(selected: Tensor, overlap: Tensor) -> Tensor:
 
 
 class _Unmasked:
-    """Stores the overlaps of all pairs when `overlaps_of` runs, which returns zero for non-candidates."""
+    """Storage of the overlaps of all pairs, filled when `overlaps_of` runs, which returns zero for non-candidates."""
 
     overlap: Tensor
 
@@ -243,7 +243,7 @@ def label_of_the_first(
 
 
 class _Selected:
-    """Stores the selected anchors when `settle_contested` runs, before contested anchors are resolved."""
+    """Storage of the selected anchors, filled when `settle_contested` runs, before contested anchors are resolved."""
 
     selected: Tensor
     settle = staticmethod(tal_reference.assignment.settle_contested)
@@ -282,7 +282,7 @@ def not_scaled_by_overlap(metric: Tensor, overlap: Tensor, positives: Tensor) ->
 
 
 class _Losers:
-    """Stores selection and labels when `targets_of` runs, to find the ground truths that lost an anchor."""
+    """Storage of selection and labels, filled when `targets_of` runs, to find the ground truths that lost an anchor."""
 
     selected: Tensor
     labels: Tensor

@@ -291,7 +291,7 @@ def zero_loss_without_memory(memory: Memory, call: Asked) -> Loss:
 
 @calling("out-of-memory", "CALL-6")
 def stays_small_after_an_error(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that re-raises an out-of-memory error, but uses k = 1 in all later calls."""
+    """Return a loss that raises an out-of-memory error as it should, but uses k = 1 in all later calls."""
     numbers = memory.get("numbers", call.numbers)
     try:
         return call.loss(numbers=numbers)
@@ -320,18 +320,18 @@ def reduces_without_saying_so(memory: Memory, call: Asked) -> Loss:
 
 @calling("two-processes", "CALL-7", reduces="mean")
 def declares_a_mean_and_sums(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that sums N over processes, although the adapter declares the mean."""
+    """Return a loss that sums N (sum of target scores) over processes, although the adapter declares the mean."""
     return _reduced(call.loss(), "sum")
 
 
 @calling("two-processes", "CALL-7", reduces="sum")
 def declares_a_reduction_and_has_none(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that uses its own process's N, although the adapter declares a sum over processes."""
+    """Return a loss that does not sum N (sum of target scores) over processes, although the adapter declares it."""
     return call.loss()
 
 
 def correct(reduces: str | None) -> Any:
-    """Return the code of a loss without a fault, which reduces N over processes as declared."""
+    """Return the code of a loss without a fault. It reduces N (sum of target scores) over processes as declared."""
 
     def behaviour(memory: Memory, call: Asked) -> Loss:
         loss = call.loss()

@@ -42,7 +42,7 @@ def _without_rest(values: Tensor, size: int) -> Tensor:
 
 @fault(at="tal_reference.assignment.candidates_of", outputs_stages=SEEN_LATER)
 def candidates_in_chunks_of_64(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Return candidates without those of the ground truths after the last whole chunk of 64."""
+    """Return candidates; ground truths after the last whole chunk of 64 have none."""
     return _without_rest(_candidates_of(truths, centres, floor), 64)
 
 
@@ -75,7 +75,7 @@ def labels_in_chunks_of_300(
 
 
 def _in_chunks(size: int) -> Any:
-    """Return a replacement of `ground_truths` without the rows of images after the last whole chunk."""
+    """Return a replacement of `ground_truths` that drops the rows of an image after the last whole chunk of `size`."""
 
     def ground_truths(
         annotations: Tensor, images: int, input_size: tuple[int, int], *_: Any

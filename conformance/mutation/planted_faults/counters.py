@@ -24,7 +24,7 @@ _cls_loss = tal_reference.loss.cls_loss
 
 @fault(at="tal_reference.assignment.targets_of")
 def labels_of_8_bits(truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None) -> Targets:
-    """Return targets whose labels went through uint8, so that class 256 becomes class 0."""
+    """Return targets whose labels were converted to uint8 and back, so that class 256 becomes class 0."""
     stored = GroundTruths(truths.labels.to(torch.uint8).long(), truths.boxes)
     return _targets_of(stored, positives, weights, trace)
 
@@ -47,13 +47,13 @@ _STAYS_WITH_ALL = (StageName.CONFLICT, StageName.METRIC, StageName.NORMALISATION
 
 @fault(at="tal_reference.assignment.settle_contested", outputs_stages=_STAYS_WITH_ALL)
 def claimants_of_8_bits(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Return positives; the ground truths that selected an anchor are counted in uint8: 256 becomes 0."""
+    """Return positives after counting the ground truths that selected an anchor in uint8, where 256 becomes 0."""
     return _settled(selected, overlap, selected.sum(0).to(torch.uint8) > 1)
 
 
 @fault(at="tal_reference.assignment.settle_contested", outputs_stages=_STAYS_WITH_ALL)
 def claimants_of_8_bits_with_sign(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Return positives; the ground truths that selected an anchor are counted in int8: 128 becomes -128."""
+    """Return positives after counting the ground truths that selected an anchor in int8, where 128 becomes -128."""
     return _settled(selected, overlap, selected.sum(0).to(torch.int8) > 1)
 
 
@@ -63,19 +63,19 @@ def _selected_at(metric: Tensor, places: Tensor) -> Tensor:
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def anchor_index_in_float16(metric: Tensor, k: int) -> Tensor:
-    """Return a selection whose anchor indices went through float16, which is exact only up to 2,048."""
+    """Return a selection whose anchor indices were converted to float16 and back, which is exact only up to 2,048."""
     return _selected_at(metric, metric.topk(k, dim=1).indices.half().long())
 
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def anchor_index_of_16_bits(metric: Tensor, k: int) -> Tensor:
-    """Return a selection whose anchor indices went through uint16, so that anchor 65,536 becomes anchor 0."""
+    """Return a selection whose anchor indices were converted to uint16 and back: anchor 65,536 becomes anchor 0."""
     return _selected_at(metric, metric.topk(k, dim=1).indices % 2**16)
 
 
 @fault(at="tal_reference.assignment.candidates_of", outputs_stages=LEFT_OUT)
 def candidate_pairs_end_at_65536(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Return only the first 65,536 candidates of an image, as if their list were full."""
+    """Return the first 65,536 candidates of an image and no others, as from a list of fixed length."""
     candidates = _candidates_of(truths, centres, floor)
     places = candidates.flatten().cumsum(0).view_as(candidates)
     return candidates & (places <= 2**16)
@@ -87,7 +87,7 @@ def _in_ground_truths(name: str, replacement: Any) -> None:
 
 
 def _first_256(annotations: Tensor, images: int, size: tuple[int, int], *_: Any) -> list[GroundTruths]:
-    """Return ground truths with boxes of zeros after the first 256 of each image."""
+    """Return ground truths of a batch; in an image with more than 256, all after the first 256 have boxes of zeros."""
     truths = _ground_truths(annotations, images, size)
     places = [torch.arange(len(image), device=image.boxes.device) for image in truths]
     return [
@@ -109,7 +109,7 @@ _in_ground_truths("only_2048_rows", _first_2048)
 
 @fault(at="tal_reference.loss.make_anchors", outputs_stages=SEEN_LATER)
 def column_of_8_bits(feature_maps: Sequence[Tensor], head: Head) -> Anchors:
-    """Return anchors whose rows and columns went through uint8, so that column 256 becomes column 0."""
+    """Return anchors whose rows and columns were converted to uint8 and back, so that column 256 becomes column 0."""
     anchors = _make_anchors(feature_maps, head)
     return Anchors(anchors.centres % 256, anchors.strides)
 

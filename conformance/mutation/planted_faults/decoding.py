@@ -107,7 +107,7 @@ def bins_from_one(distances: Tensor, reg_max: int) -> Tensor:
 
 @fault(at="tal_reference.decoding.boxes_around", outputs_stages=(*SEEN_LATER, StageName.BOX))
 def top_before_left(centres: Tensor, distances: Tensor) -> Tensor:
-    """Return boxes whose distances left, top, right, bottom are read as top, left, bottom, right."""
+    """Return boxes whose distances, ordered left, top, right, bottom, are read as top, left, bottom, right."""
     return _boxes_around(centres, distances[..., [1, 0, 3, 2]])
 
 

@@ -23,13 +23,12 @@ SEEN_LATER = DETECT.stages_of("assignment")
 class Fault:
     """One planted fault.
 
-    Visible are the results that the implementation returns. Faults must be found with and without visible
-    stages of the assigner.
+    Faults must be found whether or not the implementation returns the stages of its assigner.
 
     Attributes:
         name: key of the fault in the index of planted faults.
         clauses: the clauses that the fault violates.
-        stage: the first stage that must diverge if the stages of the assigner are visible.
+        stage: the first stage that must diverge if the implementation returns the stages of its assigner.
         replaces: dotted names of functions or constants, with their replacements.
         outputs_stages: stages that the report may name if only the assigner's outputs are visible.
         check: name of the check that must find the fault, followed by the value of its parameter in brackets
@@ -49,7 +48,7 @@ class Fault:
 
     @contextmanager
     def planted(self) -> Iterator[None]:
-        """Plant the fault in the reference while the block runs."""
+        """Plant the fault in the reference while the `with` block runs."""
         with ExitStack() as stack:
             for name, replacement in self.replaces.items():
                 stack.enter_context(patch(name, replacement))

@@ -1,6 +1,6 @@
-"""The reference as a criterion that a trainer reuses, with a fault in the handling of calls or in its state.
+"""The reference as a criterion (loss object) that a trainer reuses, with a fault in handling calls or in its state.
 
-Faults of this kind are not a replaced line of the reference, but code around its loss, with a memory.
+Such a fault is not a replaced line of the reference, but code around its loss that remembers earlier calls.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Asked:
     numbers: Hyperparameters
 
     def loss(self, **changes: Any) -> Loss:
-        """Return the loss of the reference for these arguments, of which `changes` replaces some."""
+        """Return the reference's loss for these arguments; `changes` replaces some of them."""
         call = replace(self, **changes)
         return ReferenceAdapter().loss(call.maps, call.rows, call.head, call.numbers)
 
@@ -63,8 +63,8 @@ class UsageFault:
         stage: stage that the report must name: "calling" or "state".
         check: name of the check that must find the fault, with the value of its parameter in brackets.
         behaviour: the function with the faulty code.
-        shared: True if the adapter has one memory for all of its criteria.
-        reduces: the reduction of N over processes that the adapter declares: "mean", "sum" or None.
+        shared: True if all criteria of the adapter share one state.
+        reduces: the declared reduction of N (sum of target scores) over processes: "mean", "sum" or None.
     """
 
     name: str
@@ -85,8 +85,8 @@ class UsageFault:
         """Return the reference with this fault, as an implementation under test.
 
         Args:
-            exposes: the visible parts of the result: the assigner's "stages" and outputs, its "outputs" only,
-                or the "loss" only.
+            exposes: "stages" (the result has stages and outputs of the assigner), "outputs" (only its outputs) or
+                "loss" (neither).
         """
         return implementation_from(lambda: FaultyCriterion(self, exposes), self.name)
 
@@ -131,7 +131,7 @@ USAGE_FAULTS: dict[str, UsageFault] = {}
 
 
 def calling(way: str, clause: str, reduces: str | None = None) -> Callable[[Behaviour], Behaviour]:
-    """Return a decorator that registers a function as a fault that the check of `way` must find."""
+    """Return a decorator that registers a faulty loss, which the check of the way of calling `way` must find."""
     check = "calling_slowly" if way in ("compile", "two-processes") else "calling"
 
     def register(behaviour: Behaviour) -> Behaviour:
@@ -145,7 +145,7 @@ def calling(way: str, clause: str, reduces: str | None = None) -> Callable[[Beha
 
 
 def state(sequence: str, clause: str = "STATE-1", shared: bool = False) -> Callable[[Behaviour], Behaviour]:
-    """Return a decorator that registers a function as a fault that the check of `sequence` must find."""
+    """Return a decorator that registers a faulty loss, which the check of the sequence `sequence` must find."""
 
     def register(behaviour: Behaviour) -> Behaviour:
         name = behaviour.__name__

@@ -45,14 +45,14 @@ def strides_of_four_levels(feature_maps: Sequence[Tensor], head: Head) -> Anchor
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=SEEN_LATER)
 def floor_of_twice_the_first_stride(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Return a floor of twice the first stride instead of the second stride, if there is a second."""
+    """Return twice the first stride as the length to which small boxes are widened, instead of the second stride."""
     second = 2 * strides[0] if len(strides) > 1 else strides[0]
     return second, second
 
 
 @fault(at="tal_reference.dialect.Dialect.floor", outputs_stages=SEEN_LATER)
 def floor_of_the_second_smallest(self: object, strides: tuple[int, ...]) -> tuple[int, int]:
-    """Return a floor of the second smallest stride instead of the stride of the second level."""
+    """Return the second smallest stride as the length to which small boxes are widened, not the second level's."""
     second = sorted(strides)[min(1, len(strides) - 1)]
     return second, second
 
@@ -80,13 +80,13 @@ def bins_end_at_15(distances: Tensor, reg_max: int) -> Tensor:
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def k_of_at_most_13(metric: Tensor, k: int) -> Tensor:
-    """Return a selection of at most 13 anchors for each ground truth, whatever k is."""
+    """Return the selection of at most 13 anchors for each ground truth, even if k is larger."""
     return _top_k(metric, min(k, 13))
 
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def k_of_at_most_32(metric: Tensor, k: int) -> Tensor:
-    """Return a selection of at most 32 anchors for each ground truth, whatever k is."""
+    """Return the selection of at most 32 anchors for each ground truth, even if k is larger."""
     return _top_k(metric, min(k, 32))
 
 
@@ -126,7 +126,7 @@ def class_gain_in_float16(
 def class_gain_or_default(
     predictions: Predictions, targets: Any, head: Head, numbers: Hyperparameters, *dialect: Any
 ) -> Tensor:
-    """Return the loss items with the default class gain of 0.5 where a gain of zero was given."""
+    """Return the loss items with the default class gain of 0.5 instead of a given gain of zero."""
     gain = numbers.cls_gain or 0.5
     return _with_gains(predictions, targets, head, numbers, *dialect, cls_gain=gain)
 
@@ -141,7 +141,7 @@ def _expected(shares: Tensor) -> Tensor:
 
 
 def _of_shares(name: str, shares_of: Any) -> None:
-    """Register a fault that computes the probabilities of the bins by `shares_of` instead of the softmax."""
+    """Register a fault that computes the probabilities of the bins with `shares_of` instead of the softmax."""
 
     def expected_distances(distances: Tensor, reg_max: int) -> Tensor:
         sides = distances.unflatten(-1, (4, reg_max))

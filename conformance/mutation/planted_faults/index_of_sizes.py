@@ -1,4 +1,4 @@
-"""The part of the index with the faults of the modules `counters`, `chunks` and `heads`."""
+"""The part of the index with the faults of the modules `counters`, `chunks`, `heads` and `class_weights`."""
 
 from tal_conformance.core.task import StageName
 from tal_conformance.mutation.planted_faults.row import Row
@@ -16,7 +16,7 @@ INDEX_OF_SIZES: dict[str, Row] = {
     "column_of_8_bits": Row("ANC-1", StageName.DECODE, "crossings"),
     "centres_end_at_1024_px": Row("ANC-1", StageName.DECODE, "crossings"),
     "only_2048_positives": Row("LOSS-BOX-1 LOSS-DFL-1", StageName.BOX, "crossings"),
-    "only_65536_positives": Row("LOSS-BOX-1 LOSS-DFL-1", StageName.DFL, "crossings"),
+    "only_65536_positives": Row("LOSS-BOX-1 LOSS-DFL-1", StageName.BOX, "crossings"),
     "target_index_in_float32": Row("LOSS-CLS-1", StageName.GRADIENTS, "crossings"),
     "only_1000_classes": Row("LOSS-CLS-1", StageName.CLS, "crossings"),
     "candidates_in_chunks_of_64": Row("TAL-CAND-1", StageName.CANDIDATES, "crossings"),
@@ -48,5 +48,11 @@ INDEX_OF_SIZES: dict[str, Row] = {
     "softmax_of_clamped_logits": Row("DEC-1", StageName.DECODE, "trained_logits"),
     "dfl_of_clamped_logits": Row("LOSS-DFL-1", StageName.DFL, "trained_logits"),
     "class_logits_clamped": Row("LOSS-CLS-1", StageName.CLS, "trained_logits"),
+    "class_weights_ignored": Row("COR-7 LOSS-CLS-1", StageName.CLS, "class_weights"),
+    "class_weights_of_mean_one": Row("COR-7 LOSS-CLS-1", StageName.CLS, "class_weights"),
+    "class_weights_shifted": Row("COR-7 LOSS-CLS-1", StageName.CLS, "class_weights"),
+    "class_weights_of_positives_alone": Row("COR-7 LOSS-CLS-1", StageName.CLS, "class_weights"),
+    "class_weights_of_backgrounds_alone": Row("COR-7 LOSS-CLS-1", StageName.CLS, "class_weights"),
+    "class_weights_in_the_score_sum": Row("COR-7 LOSS-SUM-1", StageName.CLS, "class_weights"),
 }
 """Planted faults that show only with certain sizes, heads or logits, by name."""

@@ -26,7 +26,7 @@ def eps_on_the_width(box: Tensor) -> tuple[Tensor, Tensor]:
 
 @fault(at="tal_reference.loss.ciou")
 def box_loss_in_a_large_unit(one: Tensor, other: Tensor) -> Tensor:
-    """Return CIoU for the box loss, of boxes divided by 4,096: so small that the formula's eps changes it."""
+    """Return CIoU for the box loss, of boxes divided by 4,096, so small that the formula's eps changes the result."""
     return tal_reference.boxes.ciou(one / 4096, other / 4096)
 
 
@@ -93,7 +93,7 @@ def dfl_clamp_15_99(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
 
 @fault(at="tal_reference.loss.dfl_loss")
 def dfl_clamp_15_99_in_the_gradient(distances: Tensor, target: Tensor, reg_max: int) -> Tensor:
-    """Return DFL with the correct value, but the gradient for targets clamped at R - 0.01."""
+    """Return DFL with the correct value, but the gradient for targets clamped at R - 0.01, for R bins."""
     wrong = _clamped_at(distances, target, reg_max, reg_max - 0.01)
     return _dfl_loss(distances, target, reg_max).detach() + wrong - wrong.detach()
 

@@ -1,6 +1,6 @@
-"""Faults of mixed precision: under autocast, a step of float32 is computed in 16 bits, or is left out.
+"""Faults of mixed precision: under autocast, a float32 step is computed in 16 bits, or is left out.
 
-Without autocast each of these functions is correct.
+Without autocast, all of these functions compute the correct result.
 """
 
 from typing import Any

@@ -8,8 +8,8 @@ class Row(NamedTuple):
 
     Attributes:
         clauses: the clauses that the fault violates, separated by spaces.
-        stage: the first stage that must diverge if the judge sees the stages of the assigner.
-        check: name of the check that must find the fault; "" for the check of the clause of `stage`.
+        stage: the first stage that must diverge if the implementation returns the stages of its assigner.
+        check: name of the check that must find the fault; "" for the check that covers the clause of `stage`.
     """
 
     clauses: str

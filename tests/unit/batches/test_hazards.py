@@ -1,4 +1,4 @@
-"""Detection of hazards: each hazard is found in its example batches, and not in batches that barely lack it."""
+"""Hazards, properties of a batch that expose faults, are detected in examples and not in near misses."""
 
 import dataclasses
 import math
@@ -269,7 +269,7 @@ def shifted(batch: Batch) -> Batch:
 
 
 def test_every_hazard_has_examples_and_a_meaning():
-    """Every hazard has a meaning, and examples here; hazards of sizes have theirs in test_hazards_of_size."""
+    """Every hazard has a meaning, and an example batch in this module or in test_hazards_of_size."""
     elsewhere = vars(hazards_of_size)
     assert tuple(EXAMPLES) == tuple(name for name in HAZARDS if name not in elsewhere)
     assert tuple(MEANINGS) == HAZARDS
@@ -291,7 +291,7 @@ def test_hazard_is_not_found_beside_it(hazard: str):
 
 
 def test_the_harmless_box_is_harmless():
-    """The box A, from which examples are built, adds no hazard of its own except many_candidates."""
+    """A batch with only box A, from which the examples are built, has no hazard except many_candidates."""
     assert gts(A)().hazards == {"many_candidates"}
 
 
@@ -312,7 +312,10 @@ def test_looking_for_hazards_changes_nothing(recipe: Recipe):
 
 
 def of_the_reference(batch: Batch) -> dict[str, bool]:
-    """Return True or False for each hazard of candidates, top-k and overlap, from the stages of the reference."""
+    """Return the hazards of candidates, top-k and overlap by name.
+
+    True if the reference finds it in the batch.
+    """
     k = batch.hyperparameters.topk
     names = (
         "contested",

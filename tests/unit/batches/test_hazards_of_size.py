@@ -1,4 +1,4 @@
-"""Detection of hazards of sizes, heads and large logits: found in batches that have them, not in near misses."""
+"""Hazards of sizes, heads and large logits are detected in batches that have them, and not in near misses."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,9 +60,12 @@ EXAMPLES: dict[str, tuple[list[Recipe], list[Recipe]]] = {
     "anchor_above_65535": ([long_batches.anchors(65_537)], [long_batches.anchors(65_536)]),
     "beyond_1024_px": ([long_batches.columns(129)], [long_batches.columns(128)]),
     "beyond_2048_px": ([long_batches.columns(257)], [long_batches.columns(256)]),
-    "candidates_above_65536": ([long_batches.positives(65_537)], [long_batches.positives(40_000)]),
+    "candidates_above_65536": ([long_batches.candidates(60)], [long_batches.candidates(30)]),
     "positives_above_2048": ([long_batches.positives(2049)], [long_batches.positives(2048)]),
-    "positives_above_65536": ([long_batches.positives(65_537)], [long_batches.positives(65_535)]),
+    "positives_above_65536": (
+        [long_batches.positives_of_images(58, 1130)],
+        [long_batches.positives_of_images(51, 1285)],
+    ),
     "logits_above_2_24": ([long_batches.logits(14_042, 1203)], [long_batches.logits(13_900, 1203)]),
     "offset_distance_logits": ([huge(predictions="offset")], [HUGE, huge(predictions="offset", reg_max=1)]),
     "class_logits_above_1000": ([huge(predictions="extreme")], [huge(predictions="saturated")]),

@@ -1,4 +1,7 @@
-"""The profile `ci` draws batches just below, at and above each size at which implementations may break, once each."""
+"""Batches of profile `ci` around sizes at which implementations may break.
+
+One just below, at and above each size.
+"""
 
 from collections import Counter
 
@@ -90,7 +93,7 @@ def test_no_grid_has_no_anchor():
 
 @pytest.mark.parametrize("count", [65, 257, 1025, 2049])
 def test_the_last_anchor_is_selected(count: int):
-    """The last anchor is selected by a ground truth, so that an index that overflows there changes the result."""
+    """In a batch with `count` anchors, a ground truth selects the last anchor, whose index is the largest."""
     assert bool(Content(anchors(count).build()).selected[:, -1].any())
 
 

@@ -29,7 +29,7 @@ def test_the_line_makes_the_recipe_again(recipe: Recipe):
     line = repr(recipe)
     assert "\n" not in line
     assert eval(line, dict(NAMES)) == recipe
-    assert pretty(recipe) == line, "Hypothesis prints it otherwise"
+    assert pretty(recipe) == line, "Hypothesis prints the recipe differently"
 
 
 @quickly
@@ -43,6 +43,12 @@ def test_defaults_are_left_out():
     assert repr(Recipe()) == "Recipe()"
     recipe = Recipe(((Truth("tiny", at=(1, 2)), Truth("ordinary")), ()), seed=3)
     assert repr(recipe) == "Recipe(images=((Truth('tiny', at=(1, 2)), Truth('ordinary')), ()), seed=3)"
+
+
+def test_class_weights_are_repeated_for_further_classes():
+    assert Recipe(classes=5, class_weights=(2.0, 0.5)).build().head.class_weights == (2.0, 0.5, 2.0, 0.5, 2.0)
+    assert Recipe(classes=1, class_weights=(2.0, 0.5)).build().head.class_weights == (2.0,)
+    assert Recipe(classes=3).build().head.class_weights is None
 
 
 PINNED = {
@@ -101,7 +107,7 @@ def test_levels_cover_the_input(
 @quickly
 @given(recipe=recipes(), data=st.data())
 def test_without_an_image_the_others_keep_their_predictions(recipe: Recipe, data: st.DataObject):
-    """Removing an image from a recipe leaves the predictions of the other images unchanged, as shrinking needs."""
+    """Removing an image from a recipe leaves the predictions of all other images unchanged."""
     images, streams = ((), *recipe.images), (7, *(recipe.streams or range(len(recipe.images))))
     gone = data.draw(st.integers(0, len(images) - 1))
     whole = dataclasses.replace(recipe, images=images, streams=streams, copies=())

@@ -48,7 +48,7 @@ def built(name: str) -> list[Batch]:
 
 
 def draw(strategy: SearchStrategy[Recipe], count: int) -> list[Recipe]:
-    """Return `count` recipes from twelve runs of Hypothesis, because within a run it often repeats earlier draws."""
+    """Return `count` recipes from twelve runs of Hypothesis, because a single run often repeats earlier draws."""
     found: list[Recipe] = []
     for number in range(12):
 
@@ -188,7 +188,7 @@ def test_emphasis_leaves_most_other_hazards_possible(emphasis: str):
 
 
 def test_most_batches_are_not_trivial():
-    """Candidates are many, and most overlap their ground truth; trivial batches could not expose faults."""
+    """Most drawn batches have many candidates, and most candidates overlap their ground truth."""
     contents = [Content(batch) for batch in built(EVERY)]
     candidates = sum(int(content.candidates.sum()) for content in contents)
     overlapping = sum(int((content.overlap > 0).sum()) for content in contents)
@@ -198,7 +198,7 @@ def test_most_batches_are_not_trivial():
 
 
 def test_many_batches_have_one_answer_alone():
-    """At least 30 % of the batches have a unique assignment; on ambiguous batches the judge is less strict."""
+    """At least 30 % of the drawn batches have a unique assignment, because they have no hazard of ties."""
     unique = [batch.hazards for batch in built(EVERY) if not AMBIGUOUS & batch.hazards]
     assert len(unique) >= 0.3 * DRAWS
     assert sum("contested_selection" in hazards for hazards in unique) >= 0.05 * DRAWS
@@ -282,7 +282,7 @@ def test_rows_are_sorted_unless_asked_for():
 
 @pytest.mark.parametrize("topk", [1, 10, 13, 30])
 def test_there_are_always_as_many_anchors_as_k(topk: int):
-    """TAL-TOPK-2: this strategy draws no batch with fewer than k anchors, on which implementations must raise."""
+    """TAL-TOPK-2: `recipes` draws no batch with fewer than k anchors, on which implementations must raise."""
     found = draw(recipes(hyperparameters=st.just(Hyperparameters(topk=topk)), ties=True), 60)
     assert all(recipe.build().anchors >= topk for recipe in found)
     assert {recipe.hyperparameters.topk for recipe in found} == {topk}
@@ -327,7 +327,7 @@ def test_a_hidden_assignment_of_training_size_is_judged():
 
 
 def test_the_first_batch_of_training_size_is_the_whole_size():
-    """The simplest training-sized batch, often the only one of a run, has 300 ground truths in each image."""
+    """The simplest batch of training size has 300 ground truths per image: it is often a run's only one."""
     simplest = find(training_size(), lambda _: True)
     assert {len(truths) for truths in simplest.images} == {300}
 

@@ -35,7 +35,7 @@ class Broken:
 
 
 class Usurper(AssignerOnly):
-    """An implementation with the name of the official release."""
+    """An implementation that has the same name as the official release."""
 
     name = "ultralytics"
 
@@ -88,7 +88,7 @@ def test_both_laps_of_the_loss_are_of_the_same_calls():
     bench = Bench({"reference": find("reference")}, SMALL)
     forward, both = (bench.cost(each) for each in bench.benchmarks("cpu") if each.capability == "loss")
     assert all(one < other for one, other in zip(forward.seconds, both.seconds, strict=True))
-    assert forward.ratio is None, "there is no official release among them"
+    assert forward.ratio is None, "expected no ratio without the official release"
     assert forward.median == sum(forward.seconds) / 2
 
 
@@ -106,7 +106,7 @@ def test_when_all_time_is_spent_no_other_case_is_begun():
     with pytest.raises(OutOfTime, match="10 s"):
         bench.cost(loss)
     assert bench.dropped == ["loss forward 2x160 8gt"]
-    assert bench.cost(assign) == first, "what was timed stays known"
+    assert bench.cost(assign) == first, "the cost of a timed benchmark changed"
 
 
 def test_plans():

@@ -13,7 +13,7 @@ def cumulative(k: int, n: int) -> float:
 
 
 def test_the_interval_is_the_bootstraps_own():
-    """For the ratios 1 to 11, the interval agrees with the exact distribution of the median of a resample."""
+    """For the ratios 1 to 11, the interval equals that of the exact distribution of a resample's median."""
     n = 11
     low, high = (min(k for k in range(1, n + 1) if cumulative(k, n) >= share) for share in (0.025, 0.975))
     assert paired_ratio([float(k) for k in range(1, n + 1)], [1.0] * n) == Ratio(6.0, float(low), float(high))
@@ -25,7 +25,7 @@ def test_a_drift_of_the_machine_cancels():
 
 
 def test_pairs_count_and_not_medians():
-    """Ratios are paired by round: both medians are equal, but one implementation is slower in four of five rounds."""
+    """Times 2, 4, 6, 3, 1 and 1, 2, 3, 4, 5 have equal medians; the median of their ratios by round is 2."""
     assert paired_ratio([2.0, 4.0, 6.0, 3.0, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0]).at == 2.0
 
 

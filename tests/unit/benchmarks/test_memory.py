@@ -1,4 +1,4 @@
-"""Peak memory is measured in a new process, and a failure of that process is reported as the implementation's."""
+"""Peak memory is measured in a new process; if that process fails, the implementation is reported as failed."""
 
 import mmap
 import os

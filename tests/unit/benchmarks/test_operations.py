@@ -44,7 +44,7 @@ class Vandal:
         hyperparameters: Hyperparameters,
     ) -> Loss:
         assert torch.is_grad_enabled()
-        assert bool(annotations[:, 4].all()), "an earlier call's rows"
+        assert bool(annotations[:, 4].all()), "annotations were overwritten by an earlier call"
         returned: Loss = find("reference").adapter.loss(
             feature_maps, annotations.clone(), head, hyperparameters
         )

@@ -1,4 +1,4 @@
-"""The table of ratios in the terminal."""
+"""Table of time ratios that `bench` prints in the terminal."""
 
 from typing import Any
 

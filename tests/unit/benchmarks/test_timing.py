@@ -23,7 +23,7 @@ def test_everybody_takes_turns():
     assert "".join(call for call in clock.calls if call != "settle") == "ABC" * 4, (
         "one untimed round, three timed"
     )
-    assert clock.calls[3:5] == ["settle", "A"], "the device is idle when time is taken"
+    assert clock.calls[3:5] == ["settle", "A"], "expected the device to be idle before timing"
 
 
 def test_times_are_to_the_end_of_each_step_and_without_the_preparation():
@@ -47,7 +47,7 @@ def test_a_slow_implementation_is_seen_whatever_the_machine_does():
 
 @pytest.mark.parametrize("raises_in", [0, 2])
 def test_one_that_raises_leaves_the_others_their_times(raises_in: int):
-    """If an operation raises in the verifying call or in round 2, the times of other operations are unaffected."""
+    """If one operation raises in its verifying call or in round 2, all other operations are still timed."""
     clock = FakeClock()
     operations = {
         "first": taking(clock, "first", lambda _: 1),

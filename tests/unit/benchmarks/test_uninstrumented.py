@@ -40,7 +40,7 @@ def test_the_same_to_the_last_bit(batch: Batch, name: str):
     )
     assert torch.equal(judged_loss.items, timed_loss.items)
     assert all(map(torch.equal, judged_gradients, timed_gradients))
-    assert timed_loss.inputs is None or name == "article", "nothing is noted"
+    assert timed_loss.inputs is None or name == "article", "expected no recorded inputs"
 
 
 def test_the_reference_is_not_timed_on_padding():
@@ -74,7 +74,7 @@ def test_the_dialect_stays():
 
 
 class Own:
-    """An adapter of a user."""
+    """A user's adapter, which is not instrumented."""
 
     name = "own"
 
@@ -104,7 +104,7 @@ def test_somebody_elses_adapter_is_timed_as_it_is_unless_it_says_otherwise():
 
 
 class Derived(ReferenceAdapter):
-    """A subclass whose results differ from those of its parent."""
+    """An adapter whose results differ from those of its parent class."""
 
 
 def test_an_adapter_derived_from_ours_is_not_replaced():

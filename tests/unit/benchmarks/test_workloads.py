@@ -59,7 +59,7 @@ def test_rows_are_sorted_and_boxes_lie_in_the_image(batch: Batch):
 
 
 def test_positives_are_such_as_in_the_middle_of_training(batch: Batch):
-    """Ground truths have most of their ten positives with large overlaps; most anchors are background."""
+    """Most ground truths of a batch have ten positives with large overlaps; most anchors are background."""
     inputs = assigner_inputs(batch)
     assignment = find("reference").adapter.assign(inputs)
     foreground = assignment.foreground  # (B, A)

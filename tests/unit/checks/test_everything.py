@@ -25,7 +25,7 @@ NAN = NonFiniteBatch(Recipe(images=((Truth("ordinary"),),), cells=(5, 5), predic
 
 
 class WrongAssigner(ReferenceAdapter):
-    """A separate assigner that always selects 7 anchors, beside a correct loss."""
+    """A correct loss with a separate assigner that always uses k = 7."""
 
     def assign(self, inputs: Any) -> Assignment:
         return super().assign(replace(inputs, hyperparameters=replace(inputs.hyperparameters, topk=7)))
@@ -104,7 +104,7 @@ def test_what_is_right_is_right_in_every_way(name: str, dtype: torch.dtype):
 
 
 def test_a_batch_larger_than_any_that_is_drawn_is_not_related(monkeypatch: pytest.MonkeyPatch):
-    """Relations are not checked on batches that are larger than any generated batch."""
+    """On a batch above `LARGEST_GENERATED`, `check` skips the relations, and does not report their faults."""
     monkeypatch.setattr(tal_conformance.checks.everything, "LARGEST_GENERATED", 10)
     assert not check(implementation_from(WrongForOneImage(), "mine"), BATCH).verdict.fails
     assert LARGEST_GENERATED > 4 * 12 * 12

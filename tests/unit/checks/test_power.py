@@ -1,4 +1,4 @@
-"""The figures of planted faults are those of the present catalogue."""
+"""The stored counts of found planted faults belong to the present catalogue of faults."""
 
 import json
 from pathlib import Path

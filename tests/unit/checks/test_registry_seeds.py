@@ -14,7 +14,7 @@ def draws(name: str, repeats: bool, documented: bool) -> list[int]:
     if documented:
 
         def body(number: int) -> None:
-            """Another docstring is another source, which would change Hypothesis' own seed."""
+            """This docstring changes the function's source, on which Hypothesis' own seed would depend."""
             drawn.append(number)
     else:
 

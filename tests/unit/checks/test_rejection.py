@@ -106,7 +106,7 @@ def test_the_reference_rejects(implementation: Implementation):
 
 
 class Verdicts(NoSink):
-    """A sink that stores verdicts."""
+    """A sink that stores the verdicts of judged batches in a list."""
 
     def __init__(self) -> None:
         self.found: list[Verdict] = []

@@ -48,6 +48,10 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert end.value.code == 0
     output = " ".join(capsys.readouterr().out.split())
     assert f"{COMMANDS[command].summary[1:]}." in output
+    statuses = COMMANDS[command].statuses
+    assert {0, 2} <= set(statuses)
+    for status, meaning in statuses.items():
+        assert f"{status}: {meaning}" in output
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,7 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         main(["evas"])
     assert end.value.code == 2
-    assert "unknown command 'evas'; did you mean 'eras'? Known commands: replay, " in capsys.readouterr().err
+    assert "unknown command 'evas'; did you mean 'eras'? Known commands: init, " in capsys.readouterr().err
 
 
 def test_an_unknown_implementation_is_one_line(capsys: pytest.CaptureFixture[str]):
@@ -76,3 +80,14 @@ def test_an_unknown_implementation_is_one_line(capsys: pytest.CaptureFixture[str
     assert len(lines) == 2
     assert lines[1].startswith("python -m conformance identify: ")
     assert all("'nobody'" in line for line in lines)
+
+
+def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from tal_conformance.commands import clause
+
+    def interrupted(options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clause, "run", interrupted)
+    assert main(["clause", "TAL-CAND-1"]) == 130
+    assert capsys.readouterr().err.strip() == f"{program_name()} clause: interrupted"

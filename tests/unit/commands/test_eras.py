@@ -1,4 +1,4 @@
-"""Command `eras`: releases that follow the dialect of their era, that do not, and that cannot be used."""
+"""Command `eras`: releases that follow their era's dialect, deviate from it, or cannot be imported."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +24,10 @@ from tal_reference.eras import Version, dialect_of, era_of
 
 
 def replace_releases(monkeypatch: pytest.MonkeyPatch, dialects: dict[str, Dialect]) -> None:
-    """Replace releases 8.0.52, 8.4.127 and 8.4.128 by the reference, in the dialect of `dialects` or of their era."""
+    """Replace releases 8.0.52, 8.4.127 and 8.4.128 by the reference.
+
+    The dialect comes from `dialects` or, without an entry for the release, from the release's era.
+    """
 
     def find(name: str) -> Implementation:
         release = parsed(name.removeprefix("ultralytics=="))
@@ -91,7 +94,10 @@ def test_an_empty_cache_is_not_a_success(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_the_first_and_the_last_source_of_an_era_are_judged_by_the_whole_suite(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """`eras` finds a fault of these sources that only the suite's test of non-finite predictions can find."""
+    """A release that replaces NaN fails `eras`, because an era's first and last source run the whole suite.
+
+    Only the suite's test of non-finite predictions finds this fault.
+    """
 
     class HidesNaN(ReferenceAdapter):
         def loss(self, feature_maps: Any, *arguments: Any) -> Any:

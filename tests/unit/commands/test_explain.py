@@ -7,7 +7,7 @@ import pytest
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
-from tal_conformance.commands.explain import case_file
+from tal_conformance.commands.cases import case_file
 
 CROWDED = Recipe(
     images=((Truth("huge"), Truth("ordinary", at=(6, 6)), Truth("nested", 1), Truth("tiny", at=(2, 9))), ()),
@@ -48,7 +48,7 @@ def test_beside_an_implementation(case: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--image", "2"], "--image 2: expected 0 to 1"),
+        (["--image", "2"], "--image 2: expected an index from 0 to 1"),
         (["--anchor", "336"], "no anchor 336: the image has 336"),
         (["--anchor", "-1"], "no anchor -1"),
         (["--gt", "4"], "no ground truth 4: image 0 has 4"),

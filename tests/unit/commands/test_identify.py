@@ -1,4 +1,4 @@
-"""Command `identify`: a sentence about what an implementation computes, evidence, and unexplained differences."""
+"""Command `identify`: it prints dialect and choices of an implementation, evidence, and open differences."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def _few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_composed_dialect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """For the oldest dialect with a mean class loss, it names dialect, choice and clause in at most 40 lines."""
+    """For the dialect of 8.0.51 with a mean class loss, `identify` names dialect, choice and clause in 40 lines."""
     adapter = ReferenceAdapter(parse("ultralytics-8.0.51, class_loss=mean"))
     monkeypatch.setattr(identify, "find", lambda name: implementation_from(adapter, name))
     assert main(["identify", "mine"]) == 0

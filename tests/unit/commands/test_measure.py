@@ -1,4 +1,4 @@
-"""Command `measure`: batches on which the implementation fails are reported, and all others are measured."""
+"""Command `measure`: it reports failing batches of an implementation, and measures errors on all others."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Command `power`: the link `latest` keeps pointing to a run of the suite if there is one."""
+"""Command `power`: it leaves the link `latest` unchanged if the link points to a run of the suite."""
 
 from pathlib import Path
 

@@ -173,7 +173,10 @@ def test_without_stored_outcomes_it_says_so(replay: Run, case: Path):
     status, _, errors = replay(case, "--offline", "--implementation", "ultralytics")
     assert status == 2
     assert errors == [
-        f"python -m conformance replay: no outcome of ultralytics is stored beside {case}",
+        (
+            f"python -m conformance replay: no outcome of ultralytics is stored beside {case}: "
+            "leave out --offline to compute one"
+        ),
     ]
 
 
@@ -201,7 +204,7 @@ def test_what_comes_with_the_project_is_replayed(replay: Run):
 
 
 def test_unusual_inputs_are_remarked_on(replay: Run, tmp_path: Path):
-    """A batch with annotations in pixels is judged, with a remark that its ground truths lie outside the image."""
+    """For annotations in pixels, `replay` prints a remark that ground truths lie outside the image."""
     path = tmp_path / "pixels.safetensors"
     annotations = SMALL.annotations.clone()
     annotations[:, 2:] *= 64
@@ -218,11 +221,11 @@ def test_a_loss_over_predictions_that_are_not_finite_says_that_it_passes_them_on
     status, out, _ = replay(path)
     assert status == 0
     assert f"  remark: predictions of {SMALL.images * SMALL.anchors} of " in out
-    assert "the loss only passes on predictions that are not finite, as NONFINITE-2 prescribes" in out
+    assert "the loss is not finite because predictions are not, as NONFINITE-2 prescribes" in out
 
 
 def test_an_exception_is_explained_by_the_rows_and_by_its_traceback(replay: Run, tmp_path: Path):
-    """An IndexError on unsorted rows: `replay` prints a remark on the rows and the traceback, and names no report."""
+    """If unsorted rows cause an IndexError, `replay` prints a remark on the rows, and the traceback."""
     path = tmp_path / "unsorted.safetensors"
     both = Recipe(((Truth("ordinary"),), (Truth("ordinary", at=(8, 8)),)), predictions="near").build()
     replace(both, annotations=both.annotations.flip(0)).save(path)

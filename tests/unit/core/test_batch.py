@@ -134,7 +134,10 @@ def test_to_another_dtype(dtype: torch.dtype):
 
 
 def test_rounding_to_another_dtype_can_bring_a_hazard():
-    """A class logit of 16.99 is not saturated in float32; in bfloat16 it is rounded to 17 and is."""
+    """A class logit of 16.99 is not saturated in float32.
+
+    In bfloat16 it is rounded to 17, which is saturated.
+    """
     recipe = Recipe(((Truth("huge"),),), (4, 4), predictions="constant")
     batch = with_map(recipe.build(), set_at(0, -1, 0, 0, value=16.99))
     batch = dataclasses.replace(batch, hazards=hazards_of(batch))
@@ -228,11 +231,11 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "a channel too many": (
         lambda batch: dataclasses.replace(batch, head=Head((8, 16), 2)),
-        r"feature map 0 is \(3, 67, 4, 6\), not \(B, 66, H, W\)",
+        r"feature map 0 is \(3, 67, 4, 6\), expected \(B, 66, H, W\)",
     ),
     "three dimensions": (
         lambda batch: with_map(batch, lambda level: level[0], 1),
-        r"feature map 1 is \(67, 2, 3\), not \(B, 67, H, W\)",
+        r"feature map 1 is \(67, 2, 3\), expected \(B, 67, H, W\)",
     ),
     "no cell": (
         lambda batch: with_map(batch, lambda level: level[:, :, :0], 1),
@@ -260,11 +263,11 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "five columns": (
         lambda batch: with_rows(batch, lambda rows: rows[:, :5]),
-        r"annotations are \(3, 5\) torch.float32, not \(N, 6\)",
+        r"annotations are \(3, 5\) torch.float32, expected \(N, 6\)",
     ),
     "double annotations": (
         lambda batch: with_rows(batch, lambda rows: rows.double()),
-        r"annotations are \(3, 6\) torch.float64, not \(N, 6\) torch.float32",
+        r"annotations are \(3, 6\) torch.float64, expected \(N, 6\) torch.float32",
     ),
     "NaN": (
         lambda batch: with_rows(batch, set_at(1, 3, value=torch.nan)),
@@ -334,7 +337,7 @@ def test_invalid_batches_are_rejected(
 
 
 def test_coordinates_outside_the_image_are_annotations():
-    """ANN-1: a batch with a negative coordinate is accepted, because the clause does not bound coordinates."""
+    """ANN-1: a batch with an annotated coordinate below 0 is accepted."""
     batch = with_rows(RECIPE.build(), set_at(0, 2, value=-7.5))
     assert batch.annotations[0, 2] == -7.5
 
@@ -343,7 +346,7 @@ def test_coordinates_outside_the_image_are_annotations():
 
 
 def untouched(size: int) -> torch.Tensor:
-    """Return zeros that occupy no memory until they are written."""
+    """Return zeros of the given size that occupy no memory until they are written."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     return torch.frombuffer(mmap.mmap(-1, size, flags), dtype=torch.uint8)
 

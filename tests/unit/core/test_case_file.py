@@ -135,7 +135,7 @@ def test_every_truncated_file_is_rejected(file: Path):
 
 
 def test_every_flipped_bit_is_found(file: Path):
-    """Flipping any bit of header or data is detected."""
+    """A case file with any bit of its header or data flipped is rejected."""
     whole = file.read_bytes()
     for place in range(len(whole)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
@@ -229,7 +229,10 @@ def forged(path: Path, change: Callable[[Case, Tensors], Any], case_text: str | 
 
 
 def test_an_unchanged_forgery_is_the_batch(tmp_path: Path):
-    """A file of `forged` without a change is read as the batch, so that the tests below reject the changes only."""
+    """A file of `forged` without a change is read as the batch.
+
+    The tests below change it, and expect an error.
+    """
     assert_same(Batch.load(forged(tmp_path / "case.safetensors", lambda case, tensors: None)), RECIPE.build())
 
 
@@ -246,7 +249,23 @@ FORGERIES: dict[str, tuple[Callable[[Case, Tensors], Any], str]] = {
     "a field of the head that is not known": (lambda case, _: case["head"].update(depth=3), "depth"),
     "classes of text": (lambda case, _: case["head"].update(classes="1"), "expected strides"),
     "no classes": (lambda case, _: case["head"].update(classes=0), "positive strides, classes and reg_max"),
-    "a head of other channels": (lambda case, _: case["head"].update(classes=2), r"not \(B, 10, H, W\)"),
+    "a head of other channels": (lambda case, _: case["head"].update(classes=2), r"expected \(B, 10, H, W\)"),
+    "class weights of text": (
+        lambda case, _: case["head"].update(class_weights=["1"]),
+        "expected a list of numbers",
+    ),
+    "two class weights for one class": (
+        lambda case, _: case["head"].update(class_weights=[1.0, 2.0]),
+        "expected 1 finite numbers",
+    ),
+    "a negative class weight": (
+        lambda case, _: case["head"].update(class_weights=[-1.0]),
+        "finite numbers of at least 0",
+    ),
+    "a class weight that float32 does not hold": (
+        lambda case, _: case["head"].update(class_weights=[0.1]),
+        "class weight 0 is 0.1, expected a float32 number such as 0.1000000",
+    ),
     "no hyperparameters": (lambda case, _: case.pop("hyperparameters"), "invalid hyperparameters None"),
     "half an anchor for topk": (
         lambda case, _: case["hyperparameters"].update(topk=2.5),
@@ -330,8 +349,24 @@ def test_a_wrong_checksum_is_rejected(tmp_path: Path, checksum: object):
         Batch.load(path)
 
 
+def test_class_weights_are_saved(tmp_path: Path):
+    """Class weights are read back, and change the batch's id.
+
+    A case file of a head without class weights does not mention them.
+    """
+    plain = RECIPE.build()
+    weighted = dataclasses.replace(plain, head=dataclasses.replace(plain.head, class_weights=(0.25,)))
+    assert weighted.id != plain.id
+    weighted.save(tmp_path / "case.safetensors")
+    loaded = Batch.load(tmp_path / "case.safetensors")
+    assert loaded.head == weighted.head
+    assert loaded.id == weighted.id
+    plain.save(tmp_path / "plain.safetensors")
+    assert b"class_weights" not in (tmp_path / "plain.safetensors").read_bytes()
+
+
 def test_settings_that_a_file_does_not_know_have_their_defaults(tmp_path: Path):
-    """A hyperparameter that is missing in a case file has its default, so that old files remain readable."""
+    """A case file without a hyperparameter is loaded with that hyperparameter's default."""
     path = forged(tmp_path / "case.safetensors", lambda case, _: case["hyperparameters"].pop("dfl_gain"))
     assert_same(Batch.load(path), RECIPE.build())
 

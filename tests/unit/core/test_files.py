@@ -1,4 +1,7 @@
-"""Reading files: only regular files of limited size are opened, so that no pipe blocks and memory suffices."""
+"""Files are opened only if they are regular and of limited size.
+
+A pipe could block the suite, and a huge file could exhaust the memory.
+"""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The geometry of generated batches gives the same results as the reference's, which was written independently.
+"""Anchors, decoding and metric of generated batches equal those of the separately written reference.
 
 Where the two may round differently, results agree within torch's default tolerance of the dtype.
 """

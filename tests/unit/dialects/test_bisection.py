@@ -24,5 +24,5 @@ def test_no_change():
 
 
 def test_a_first_release_that_does_not_follow_its_own_dialect():
-    with pytest.raises(UnknownImplementation, match=r"8\.4\.0 does not follow its own dialect"):
+    with pytest.raises(UnknownImplementation, match=r"8\.4\.0 does not follow the dialect of its era"):
         first_changed_release(RELEASES, lambda release: False)

@@ -24,7 +24,7 @@ def test_a_dialect_does_not_differ_from_itself():
 
 
 def test_one_choice():
-    """For dialects that differ in the small-box floor, `choices_between` returns clause, words and smallest batch."""
+    """For dialects that differ in the small-box floor, `choices_between` returns clause, words and batch."""
     other = replace(NEWEST, name="other", small_box_floor=SmallBoxFloor.NONE)
     (choice,) = choices_between(NEWEST, other)
     assert (choice.name, choice.clause) == ("small_box_floor", "TAL-CAND-2")
@@ -34,7 +34,10 @@ def test_one_choice():
 
 
 def test_what_a_dialect_does_not_know_must_be_refused():
-    """On a head with one level, which the dialect does not support, returning a result fails and raising conforms."""
+    """A one-level head, which the dialect does not support.
+
+    An adapter that returns a result fails, one that raises conforms.
+    """
     dialect = DIALECTS["ultralytics-8.4.7"]
     one_level = Recipe(images=((batches.Truth("ordinary"),),))
     returns = implementation_from(ReferenceAdapter(NEWEST), "returns")

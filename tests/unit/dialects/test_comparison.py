@@ -42,7 +42,10 @@ def test_every_strategy_of_both_is_counted():
 
 @pytest.mark.slow
 def test_a_difference():
-    """References in two neighbouring dialects differ in one choice, listed with frequency and smallest batch."""
+    """References in two neighbouring dialects differ in one choice.
+
+    The list has its frequency and smallest batch.
+    """
     comparison = compare(reference_in(OLD, "A"), reference_in(NEWEST, "B"))
     (difference,) = comparison.differences
     assert not comparison.unexpected
@@ -74,7 +77,7 @@ def test_a_difference_that_no_ordinary_batch_exercises():
 
 
 def test_a_deviation_from_the_own_dialect_is_listed():
-    """If B declares the dialect of A but follows an older one, B's deviation from its own dialect is listed."""
+    """If an implementation declares the newest dialect but follows an older one, its deviation is listed."""
     comparison = compare(reference_in(NEWEST, "A"), reference_in(OLD, "B", declares=NEWEST))
     assert not comparison.same
     assert comparison.differences == []

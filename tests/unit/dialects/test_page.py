@@ -27,7 +27,7 @@ DIFF = "tal_conformance.dialects.comparison"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use few batches, so that the tests are fast."""
+    """Reduce the number of batches that `diff` judges, so that the tests are fast."""
     monkeypatch.setattr(f"{DIFF}.BATCHES_PER_STRATEGY", 1)
     monkeypatch.setattr(f"{DIFF}.ORDINARY_BATCHES", 10)
 
@@ -126,7 +126,7 @@ def test_one_that_leaves_its_own_dialect_fails_there_too(page_of: Page, monkeypa
 
 @pytest.mark.slow
 def test_a_difference_that_is_only_declared_is_told(monkeypatch: pytest.MonkeyPatch):
-    """If my-B declares another dialect than A but computes the same, the page says "my-B behaves as before"."""
+    """If my-B computes the same as A but declares another dialect, the page says "my-B behaves as before"."""
     monkeypatch.setattr(f"{DIFF}.BATCHES_PER_STRATEGY", 3)
     compared = compare(
         speaking("ultralytics-8.4.127", "A"), speaking("ultralytics-8.4.127", "my-B", declares=NEWEST)
@@ -196,7 +196,7 @@ def test_rows_out_of_order_meet_what_asks_for_order(shuffled: bool):
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Make `diff` accept names of dialects, and change to a temporary working directory."""
+    """Make `diff` find references in named dialects only, and change to a temporary working directory."""
     monkeypatch.setattr("tal_conformance.commands.diff.find", speaking)
     monkeypatch.chdir(tmp_path)
 

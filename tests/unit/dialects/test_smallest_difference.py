@@ -14,7 +14,7 @@ OTHERS = [dialect for dialect in DIALECTS.values() if dialect != NEWEST]
 
 @pytest.mark.parametrize("dialect", OTHERS, ids=[dialect.name for dialect in OTHERS])
 def test_what_an_assigner_declares_is_shown_on_a_small_batch(dialect: Dialect):
-    """For every older dialect, a batch with one ground truth shows the assigner's difference from the newest."""
+    """For every older dialect, a batch with one ground truth is assigned differently than in the newest."""
     recipe = smallest_difference(dialect, alone=True)
     assert recipe is not None
     assert differ(dialect, NEWEST, recipe)

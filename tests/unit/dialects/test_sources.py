@@ -1,4 +1,4 @@
-"""Releases with identical source files are checked once; edges between eras that were not checked are listed."""
+"""Releases with identical source files are checked once; unchecked boundaries between eras are listed."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The official loss is judged with its own assigner and that assigner's hyperparameters."""
+"""The official loss is judged with the hyperparameters of the assigner that the loss object holds."""
 
 from types import ModuleType
 from typing import Any
@@ -35,7 +35,7 @@ WRONG = {
 
 
 def changed(loss: ModuleType, numbers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Implementation:
-    """Return the installed release with other hyperparameters in its loss's assigner."""
+    """Return the installed release with other hyperparameters (`numbers`) in the assigner of its loss."""
     honest = loss.TaskAlignedAssigner
     monkeypatch.setattr(loss, "TaskAlignedAssigner", lambda **given: honest(**given | numbers))
     return implementation_from(UltralyticsAdapter(), "ultralytics")

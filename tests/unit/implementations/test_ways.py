@@ -114,7 +114,7 @@ def of_count():
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the path of a Python file with three adapters, two of them with faults that depend on calls."""
+    """Return the path of a Python file with three adapters, of which two fail in certain ways of calling."""
     path = tmp_path_factory.mktemp("adapters") / "adapters_of_use.py"
     path.write_text(MODULE, encoding="utf-8")
     return path
@@ -145,7 +145,7 @@ def test_a_worker_finds_the_same_faults(module: Path):
 def test_two_processes_are_forks_of_a_new_one_where_this_one_cannot_fork(
     module: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """If `os.fork` fails, the way "two-processes" still conforms: it forks a new process instead of this one."""
+    """If `os.fork` fails, the way of calling "two-processes" forks a fresh process and conforms."""
 
     def refuse() -> int:
         raise OSError("cannot fork")

@@ -1,8 +1,8 @@
-"""The oracle of admissible choices, compared with complete enumeration on small problems.
+"""Assignments that are admissible despite ties: the oracle accepts exactly those that enumeration yields.
 
-A problem has at most six anchors and three ground truths, with values from three levels, so that most problems have
-many ties. `Problem` resolves every tie in every way, by definition. The oracle must accept exactly the resulting
-assignments.
+A problem has at most six anchors and three ground truths, with values from three levels, so that most
+problems have many ties. `Problem` enumerates every assignment that results from breaking the ties in some
+way. The oracle must accept exactly these assignments.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from tal_conformance.judgement.admissible import (
 from tal_conformance.judgement.assignment_stages import check_selection
 
 Outcome = tuple[int, ...]
-"""Owner of each anchor; -1 on background."""
+"""An assignment: the index of the ground truth to which each anchor is assigned; -1 for background."""
 
 
 def examples(number: int) -> settings:
@@ -45,7 +45,7 @@ def passes(selected: Tensor, choices: Selection, k: int) -> bool:
 
 
 def top_k_sets(values: list[float], k: int) -> Iterator[set[int]]:
-    """Return every set of k places such that no other place has a larger value."""
+    """Yield every set of k indices of `values` such that no other index has a larger value."""
     for places in combinations(range(len(values)), k):
         outside = [value for place, value in enumerate(values) if place not in places]
         if not outside or min(values[place] for place in places) >= max(outside):
@@ -54,7 +54,14 @@ def top_k_sets(values: list[float], k: int) -> Iterator[set[int]]:
 
 @dataclass(frozen=True)
 class Problem:
-    """One image: metric and overlap (M, A) as lists, with None for non-candidates; k and topk2."""
+    """An assignment problem of one image.
+
+    Attributes:
+        metric: alignment metric (M, A) as lists; None where an anchor is not a candidate of a ground truth.
+        overlap: overlap (M, A) as lists.
+        k: number of anchors that each ground truth selects.
+        k2: topk2, the number of anchors that each ground truth keeps; None if it keeps all.
+    """
 
     metric: list[list[float | None]]
     overlap: list[list[float]]
@@ -74,7 +81,7 @@ class Problem:
         return torch.tensor(self.overlap) * self.candidates
 
     def selections(self) -> list[list[set[int]]]:
-        """Yield the selections of each ground truth, with ties and competing zeros broken in every way (TAL-TOPK-1)."""
+        """Return, for each ground truth, all sets of anchors that top-k may select, depending on ties."""
         rows = []
         for values, candidates in zip(self.t.tolist(), self.candidates.tolist(), strict=True):
             shown = {
@@ -85,8 +92,8 @@ class Problem:
         return rows
 
     def settled(self) -> Iterator[Outcome]:
-        """Yield the owners of every selection, with equal largest overlaps broken in every way (TAL-CONF-1)."""
-        u = self.u.T.tolist()  # an anchor a row
+        """Yield every assignment after the conflict stage, for all selections and all ties of overlap."""
+        u = self.u.T.tolist()  # (A, M)
         largest = [[g for g, value in enumerate(column) if value == max(column)] for column in u]
         for selected in product(*self.selections()):
             claims = [
@@ -97,7 +104,7 @@ class Problem:
             )
 
     def kept(self, owners: Outcome) -> Iterator[Outcome]:
-        """Yield the results of the second top-k for given owners (TAL-CONF-2)."""
+        """Yield every assignment that the second top-k (TAL-CONF-2) may make of the assignment `owners`."""
         if self.k2 is None:
             yield owners
             return
@@ -109,11 +116,14 @@ class Problem:
             yield tuple(g if g >= 0 and a in rows[g] else -1 for a, g in enumerate(owners))
 
     def reachable(self) -> set[Outcome]:
-        """Return every assignment that results from some way to resolve the ties."""
+        """Return every assignment that results from breaking the ties in some way."""
         return {outcome for owners in set(self.settled()) for outcome in self.kept(owners)}
 
     def accepts(self, outcome: Outcome) -> bool:
-        """Return True if the oracle accepts the outputs of an assignment."""
+        """Return True if the oracle accepts `outcome`.
+
+        For each anchor a ground truth, or -1 for background.
+        """
         choices = top_k_choices(Range.exact(self.t), self.candidates, self.candidates, self.k)
         return is_reachable(choices, may_own(Range.exact(self.u)), owners_of(outcome), self.keeps)
 
@@ -157,7 +167,7 @@ def neighbours(outcome: Outcome, truths: int) -> Iterator[Outcome]:
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_top_k_admits_exactly_the_reachable_selections(k: int):
-    """Check every subset of every row of four places: not a candidate, or a candidate with one of three values."""
+    """For four anchors with metrics of three values, exactly the enumerated top-k sets are accepted."""
     rows = list(product([None, 0.0, 0.25, 0.5], repeat=4))
     problem = Problem([list(row) for row in rows], [[0.0] * 4 for _ in rows], k)
     choices = top_k_choices(Range.exact(problem.t), problem.candidates, problem.candidates, k)
@@ -173,7 +183,7 @@ def test_top_k_admits_exactly_the_reachable_selections(k: int):
 @examples(60)
 @given(problems())
 def test_visible_selections(problem: Problem):
-    """`check_selection` accepts every reachable selection of all ground truths, and no neighbour of one."""
+    """`check_selection` accepts a set of selected anchors if and only if enumeration yields the set."""
     choices = top_k_choices(Range.exact(problem.t), problem.candidates, problem.candidates, problem.k)
     rows = problem.selections()
     for row, reachable in enumerate(rows):
@@ -196,7 +206,7 @@ def test_visible_selections(problem: Problem):
     st.integers(1, 2),
 )
 def test_ranges_admit_every_reachable_selection(pairs: list[tuple[int, int]], k: int):
-    """T4: values known up to rounding. A set is reachable unless a value outside certainly exceeds a value inside."""
+    """T4: if metrics are known up to rounding, every selection that can be the top-k is accepted."""
     low = torch.tensor([[1.0 + low for low, _ in pairs]])
     high = torch.tensor([[1.0 + low + width for low, width in pairs]])
     every = torch.ones_like(low, dtype=torch.bool)
@@ -208,12 +218,12 @@ def test_ranges_admit_every_reachable_selection(pairs: list[tuple[int, int]], k:
 
 
 def test_ranges_admit_some_unreachable_selections():
-    """Ranges also admit some unreachable selections: `a` and `c` can each be among the best, but `a` only with `b`."""
+    """Known gap: for k = 2, the selection {a, c} is accepted, although the top 2 can never be `a` and `c`."""
     low, high = torch.tensor([[0.0, 2.0, 0.9, 0.8]]), torch.tensor([[1.0, 3.0, 2.5, 2.2]])  # a, b, c, d
     every = torch.ones_like(low, dtype=torch.bool)
     choices = top_k_choices(Range(low, high), every, every, 2)
     assert passes(torch.tensor([[True, False, True, False]]), choices, 2), (
-        "if this fails the gap is closed: say so"
+        "the gap is closed: update this test and the documentation"
     )
     assert not passes(torch.tensor([[True, False, False, False]]), choices, 2)
 
@@ -226,14 +236,14 @@ WON_BY_A_THIRD_WHO_KEEPS_IT = Problem(
     k=2,
     k2=1,
 )
-"""Anchor 0 is contested by GT 0 and 1, which would drop it; but GT 2 wins it, has no other, and keeps it."""
+"""GT 0 and GT 1 contest anchor 0, and topk2 would drop it; but GT 2 wins the anchor and keeps it."""
 
 
 @pytest.mark.slow
 @examples(60)
 @given(problems(most_anchors=4, most_truths=2))
 def test_outputs_alone_of_very_small_problems(problem: Problem):
-    """Of all assignments, exactly the reachable ones are accepted."""
+    """Without topk2, exactly the enumerated assignments of up to four anchors are accepted."""
     everything = product(range(-1, len(problem.metric)), repeat=len(problem.metric[0]))
     assert {outcome for outcome in everything if problem.accepts(outcome)} == problem.reachable()
 
@@ -242,7 +252,12 @@ def test_outputs_alone_of_very_small_problems(problem: Problem):
 @examples(50)
 @given(problems())
 def test_outputs_alone(problem: Problem):
-    """Every reachable assignment is accepted, and of its neighbours only the reachable ones."""
+    """Without topk2, every enumerated assignment is accepted.
+
+    Similar ones that are not enumerated are rejected.
+
+    Those that differ in one or two anchors are rejected.
+    """
     assert_exact(problem)
 
 
@@ -250,7 +265,7 @@ def test_outputs_alone(problem: Problem):
 @examples(60)
 @given(problems(most_anchors=4, most_truths=2, topk2=True))
 def test_outputs_alone_of_very_small_problems_with_topk2(problem: Problem):
-    """TAL-CONF-2: of all assignments, exactly the reachable ones are accepted."""
+    """TAL-CONF-2: with topk2, exactly the enumerated assignments of up to four anchors are accepted."""
     everything = product(range(-1, len(problem.metric)), repeat=len(problem.metric[0]))
     assert {outcome for outcome in everything if problem.accepts(outcome)} == problem.reachable()
 
@@ -260,7 +275,10 @@ def test_outputs_alone_of_very_small_problems_with_topk2(problem: Problem):
 @given(problems(topk2=True))
 @example(WON_BY_A_THIRD_WHO_KEEPS_IT)
 def test_outputs_alone_with_topk2(problem: Problem):
-    """TAL-CONF-2: every reachable assignment is accepted, and of its neighbours only reachable ones."""
+    """With topk2, every enumerated assignment is accepted. Similar ones that are not enumerated are rejected.
+
+    Those that differ in one or two anchors are rejected.
+    """
     assert_exact(problem)
 
 
@@ -275,14 +293,14 @@ def assert_exact(problem: Problem) -> None:
 @examples(80)
 @given(problems(most_anchors=5) | problems(most_anchors=4, topk2=True))
 def test_assignments_are_all_reachable_ones(problem: Problem):
-    """For losses without visible assignment, exactly the reachable assignments are tried."""
+    """For random problems, `assignments` yields exactly the assignments that enumeration yields."""
     choices = top_k_choices(Range.exact(problem.t), problem.candidates, problem.candidates, problem.k)
     every = assignments(choices, may_own(Range.exact(problem.u)), 10**6, problem.keeps)
     assert {outcome_of(owners) for owners in every} == problem.reachable()
 
 
 def test_nan_in_the_metric_opens_no_other_place():
-    """NaN counts as the largest value, as in torch.topk."""
+    """With one NaN in the metric, top-2 must select the NaN and the largest number, as torch.topk does."""
     metric = torch.tensor([[0.0, 1, 2, 3, torch.nan, 5, 6, 7]])
     candidates = torch.ones_like(metric, dtype=torch.bool)
     choices = top_k_choices(Range.exact(metric), candidates, candidates, 2)

@@ -1,4 +1,4 @@
-"""If only outputs are visible, the stage that explains them is inferred, on the smallest batch too."""
+"""If an adapter exposes only outputs, the faulty stage is inferred from them, even on a small batch."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,12 +28,12 @@ LONE = {
     "one positive of a small t": Recipe(images=((Truth("edge_on_centre"),),)),
     "positives of one t": Recipe(images=((Truth("ordinary"),),)),
 }
-"""Beside the best weight there is no other that could tell more."""
+"""Batches whose only evidence is one weight: that of the best anchor."""
 
 
 @pytest.mark.parametrize("which", LONE)
 def test_a_best_weight_up_to_the_overlap_indicates_a_wrong_t(which: str):
-    """Any t, too large or too small, leads to a best weight of at most the overlap."""
+    """Swapped exponents alpha and beta, visible only in target scores, are reported at stage "metric"."""
     assert stage_of("alpha_and_beta_swapped", LONE[which]) == "metric"
 
 
@@ -49,7 +49,7 @@ def stage_of(fault: str, recipe: Recipe) -> str:
 
 
 def test_an_unwidened_border_is_the_ground_truths_own():
-    """TAL-CAND-1: the box is widened in height alone, and the anchors lie on its left and right side."""
+    """An assigner that counts edges as inside fails at TAL-CAND-1 on a box that is not widened."""
     recipe = Recipe(images=((Truth("ordinary"),),), cells=(1, 12), hyperparameters=Hyperparameters(topk=5))
     faulty = implementation_from(FaultyReference(FAULTS["inclusive_border"], exposes_stages=False), "faulty")
     with pytest.raises(Failure) as caught:
@@ -58,7 +58,7 @@ def test_an_unwidened_border_is_the_ground_truths_own():
 
 
 def test_a_contested_anchor_that_goes_to_a_third_ground_truth_is_a_wrong_conflict():
-    """If another ground truth than the selecting ones owns the anchor, stage "conflict" is reported."""
+    """If a contested anchor goes to a ground truth that did not select it, stage "conflict" is reported."""
     recipe = Recipe(
         images=(
             (
@@ -81,7 +81,7 @@ def judged(adapter: Any, recipe: Recipe) -> Failure:
 
 
 def failures_of(adapter: Any, lane: str, number: int = 60) -> list[Failure]:
-    """Return the failures of an adapter on the batches of a strategy."""
+    """Return the failures of an adapter on `number` batches of the strategy named `lane`."""
     found = []
     for recipe in sample_recipes(STRATEGIES[lane], number):
         try:
@@ -95,7 +95,7 @@ def failures_of(adapter: Any, lane: str, number: int = 60) -> list[Failure]:
 @pytest.mark.parametrize("dialect", ["ultralytics-8.3.253", "ultralytics-8.4.190"])
 @pytest.mark.parametrize("shows", [False, True])
 def test_an_edge_that_counts_is_no_widening(dialect: str, shows: bool):
-    """TAL-CAND-1: counting edges as inside is reported for small boxes too, in dialects with and without widening."""
+    """An assigner that counts edges as inside fails at TAL-CAND-1, not TAL-CAND-2, on small boxes too."""
     adapter = Outputs(EDGES_COUNT, DIALECTS[dialect])
     adapter.exposes_stages = shows
     found = failures_of(adapter, "borders") + failures_of(adapter, "small_boxes")
@@ -107,7 +107,7 @@ def test_an_edge_that_counts_is_no_widening(dialect: str, shows: bool):
 
 @pytest.mark.parametrize("shows", [False, True])
 def test_widening_in_a_dialect_that_widens_nothing_is_told_from_an_edge(shows: bool):
-    """The newest release, judged by a dialect without widening, is reported at TAL-CAND-2."""
+    """Judged by a dialect without widening, the newest release fails at TAL-CAND-2, not at TAL-CAND-1."""
     adapter = ReferenceAdapter(NEWEST)
     adapter.exposes_stages = shows
     implementation = implementation_from(adapter if shows else OutputsOnly(), "newest")
@@ -122,12 +122,12 @@ def test_widening_in_a_dialect_that_widens_nothing_is_told_from_an_edge(shows: b
 
 
 def without_small_metrics(metric: Tensor, k: int) -> Tensor:
-    """Return a selection without anchors whose t is about 0, as in ports that treat them as padding."""
+    """Return the top-k selection (M, A) without anchors whose alignment metric t is about 0."""
     return top_k(metric, k) & (metric > 1e-9)
 
 
 def test_picks_without_a_metric_that_are_dropped_are_the_picks():
-    """Dropping anchors whose t is 0 is reported at the selection, not at the candidates."""
+    """An assigner that drops selected anchors with metric t = 0 fails at TAL-TOPK-1."""
     adapter = AssignerOutputs(planted({"tal_reference.assignment.top_k": without_small_metrics}, "top-k"))
     found = [
         failure for lane in ("zeros_compete", "topk", "metric") for failure in failures_of(adapter, lane)
@@ -135,11 +135,11 @@ def test_picks_without_a_metric_that_are_dropped_are_the_picks():
     clauses = [failure.clause for failure in found]
     assert len(clauses) > 20
     assert clauses.count("TAL-TOPK-1") > 0.9 * len(clauses)
-    assert any("its t is about 0" in failure.summary for failure in found)
+    assert any("its metric t is about 0" in failure.summary for failure in found)
 
 
 def nobody_wins(selected: Tensor, overlap: Tensor) -> Tensor:
-    """Return positives in which contested anchors are background."""
+    """Return positives (M, A) in which every anchor that several ground truths selected is background."""
     return selected & (selected.sum(0) <= 1)
 
 
@@ -153,7 +153,7 @@ def test_a_conflict_that_loses_its_anchor_is_the_conflicts():
 
 
 class Rescored(ReferenceAdapter):
-    """The reference with changed target scores."""
+    """The reference assigner with target scores (B, A, C) changed by a function."""
 
     def __init__(self, change: Any, shows: bool) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def test_weights_of_wrong_targets_are_told_from_wrong_weights(
 
 
 class AllForeground(ReferenceAdapter):
-    """Every anchor is a positive, as where a mask of the foreground is always true."""
+    """A faulty assigner whose foreground mask is True for every anchor."""
 
     exposes_stages = False
 

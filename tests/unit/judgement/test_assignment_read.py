@@ -1,4 +1,4 @@
-"""What holds for every admissible assignment of a hidden loss is judged, however many there are."""
+"""Losses without exposed assignment, on batches with too many admissible assignments to try all."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from tal_reference import NEWEST, detection_loss
 
 
 class Changed(Hidden):
-    """A hidden loss whose arguments or result are changed.
+    """A loss without exposed assignment; `before` changes its arguments and `factors` its items.
 
     Attributes:
-        before: changes annotations and hyperparameters.
-        factors: of box, cls and dfl.
+        before: a function that returns changed annotations and hyperparameters; None changes nothing.
+        factors: factors (3,) of the box, cls and dfl loss.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ FAULTS = {
     "no DFL": Changed(factors=(1, 1, 0)),
 }
 STEP = Batch.load(next(path for path in recorded_cases() if "e20d83f654b5" in path.name))
-"""A batch of a training in its 32nd step: 146 anchors tie for the top k."""
+"""A batch recorded in the 32nd step of a training: 146 anchors tie for the top k."""
 
 
 def judged(adapter: Any, batch: Batch) -> Verdict:
@@ -82,14 +82,14 @@ def test_a_right_loss_is_decided(batch: Batch, right: Any):
 
 @pytest.mark.slow
 def test_at_most_two_percent_of_all_batches_are_inconclusive():
-    """On batches of which half have planted ties, for a loss that chooses otherwise among equals."""
+    """A correct loss that breaks ties unlike the reference is INCONCLUSIVE on at most 2 % of batches."""
     verdicts = Counter(judged(Hidden(OtherWay()), batch) for batch in drawn())
     assert not verdicts[Verdict.DIVERGENT] + verdicts[Verdict.ERROR]
     assert verdicts[Verdict.INCONCLUSIVE] <= 0.02 * verdicts.total()
 
 
 def test_the_reference_has_weights_within_their_range():
-    """Also smaller ranges would find more, so that they are not all of [0, 1]."""
+    """The reference's target weights lie within `WeightRange`, and many of its lower limits are above 0."""
     certain = 0
     for batch in (TIED.build(), STEP, MANY_EQUALS.build(), *drawn()[:10]):
         for fit, weights in fits_of(batch):
@@ -102,7 +102,7 @@ def test_the_reference_has_weights_within_their_range():
 
 
 def fits_of(batch: Batch) -> list[tuple[AssignmentFit, torch.Tensor]]:
-    """Return the fit of each image with ground truths, and the target scores (A, C) of the reference."""
+    """Return an `AssignmentFit` and the reference's scores (A, C) for each image with ground truths."""
     expected = Expectation(batch, NEWEST)
     if expected.rejection is not None:
         return []
@@ -122,7 +122,7 @@ def fits_of(batch: Batch) -> list[tuple[AssignmentFit, torch.Tensor]]:
 
 
 class Gradients:
-    """Gradients of a loss alone."""
+    """Stand-in for the result of a loss call, with gradients only."""
 
     def __init__(self, gradients: Any) -> None:
         self.gradients = gradients

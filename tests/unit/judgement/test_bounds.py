@@ -1,4 +1,4 @@
-"""Ranges used for bounds contain the results of all inputs within the given errors."""
+"""Error bounds: for inputs within given errors, every possible result lies in the computed range."""
 
 from dataclasses import replace
 from typing import Any
@@ -26,7 +26,7 @@ ONCE_OUT_OF_BOUNDS = {
         predictions="near", seed=1, streams=(0, 0),
     ),
 }  # fmt: skip
-"""Drawn batches on which a legal order of operations, in float16 under autocast, was once called a fault."""
+"""Generated batches on which a correct loss, in float16 under autocast, was once reported as divergent."""
 
 
 def gradient(target: Tensor, predicted: Tensor) -> Tensor:
@@ -44,11 +44,11 @@ def test_no_box_within_the_error_of_its_edges_leaves_the_range_of_the_gradient(e
 
     centre, half = 10 * uniform(PAIRS, 2), 0.25 + 2 * uniform(PAIRS, 2)
     target = torch.cat((centre - half, centre + half), 1)  # (P, 4)
-    predicted = target + (4 * uniform(PAIRS, 4) - 2) * error  # about half of the edges may lie on either side
+    predicted = target + (4 * uniform(PAIRS, 4) - 2) * error  # within two errors of the target
     exact, change = gradient_range(target, predicted, target.new_full((PAIRS, 1), error))
     nearby = predicted + (2 * uniform(SAMPLES, PAIRS, 4) - 1) * error  # (S, P, 4)
     seen = (gradient(target, nearby) - exact).abs().amax(0)  # (P, 4)
-    second_order = 1 + error / (2 * half.min())  # what corners cannot say: relative to the smallest side
+    second_order = 1 + error / (2 * half.min())  # the range is exact to first order in error / side
     assert (seen <= change * second_order).all()
 
 
@@ -60,7 +60,7 @@ def test_every_legal_order_of_operations_is_accepted(reason: str, implementation
 
 
 ENDS = 0.0, 1e-45, torch.finfo(torch.float32).max
-"""Ends of the range of exponents and gains, and the smallest number of float32."""
+"""Smallest and largest valid exponent or gain, and the smallest positive number of float32."""
 EXTREMES: list[dict[str, Any]] = [
     *({name: end} for name in ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain") for end in ENDS),
     dict.fromkeys(("box_gain", "cls_gain", "dfl_gain"), ENDS[2]),

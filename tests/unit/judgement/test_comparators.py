@@ -1,4 +1,4 @@
-"""Comparators find planted differences, name their places, and do not accept them by accident."""
+"""Comparators of observed and expected tensors: a planted difference is found, with its index."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_an_invalid_tolerance_allows_no_difference(bound: float):
 @pytest.mark.parametrize("others", [BOUND, 0 * BOUND, -0.0 * BOUND])
 @pytest.mark.parametrize("bound", [math.nan, -1.0, 0.0, -0.0])
 def test_a_wrong_number_does_not_hide_among_right_ones(bound: float, others: Tensor):
-    """A single wrong value is found, for tolerances that are NaN, negative, 0.0 or -0.0."""
+    """One wrong value in a tensor is found, for tolerances that are NaN, negative, 0.0 or -0.0."""
     here = (changed(3.0005) != EXPECTED).nonzero(as_tuple=True)
     bounds = others.index_put(here, torch.tensor(bound, dtype=others.dtype))
     with pytest.raises(Mismatch):
@@ -72,7 +72,7 @@ def test_a_wrong_number_does_not_hide_among_right_ones(bound: float, others: Ten
 @pytest.mark.parametrize(
     ("numbers", "dtype", "right"),
     [
-        ([65504.0, 65504.0], torch.float16, True),  # whose sum is not
+        ([65504.0, 65504.0], torch.float16, True),  # finite, although their sum is not
         ([1e308, 1e308], torch.float64, True),
         ([math.inf, -math.inf], torch.float32, False),
         ([0.0, math.nan], torch.bfloat16, False),
@@ -104,7 +104,7 @@ def test_within_returns_margin_and_exactness():
     assert assert_within(U, EXPECTED, Bounded(EXPECTED, 0 * BOUND, EXPECTED)).exact
     assert assert_within(U, EXPECTED, Bounded(EXPECTED, 0 * BOUND)).margin == 0
     assert not assert_within(U, EXPECTED, Bounded(EXPECTED, BOUND)).exact, (
-        "without `same_dtype` nothing is exact"
+        "without `same_dtype`, no agreement may count as exact"
     )
     assert assert_within(U, torch.empty(0), Bounded(torch.empty(0), torch.empty(0))).margin == 0
 

@@ -1,4 +1,4 @@
-"""Bounds of 16-bit code hold whatever torch computes, are close to its real errors, and let no fault of a size pass."""
+"""Bounds of 16-bit losses: they contain torch's results, are close to the real errors, and reveal faults."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,11 +46,11 @@ ILL_CONDITIONED = Recipe(
     ),
     strides=(8, 16, 32), classes=3, predictions="near", levels=1, seed=5941, streams=(135, 253),
 )  # fmt: skip
-"""Metrics so small that the rounding of u moves the target scores by millions."""
+"""A batch with metrics so small that rounding of u changes target scores by factors of millions."""
 
 
 def logits(reg_max: int, dtype: torch.dtype, offset: float = 0.0) -> Tensor:
-    """Distance logits (ROWS, 4R) in a 16-bit dtype."""
+    """Return random distance logits (ROWS, 4R), plus `offset`, in a 16-bit dtype."""
     random = torch.Generator().manual_seed(reg_max)
     return (3 * torch.randn(ROWS, 4 * reg_max, generator=random) + offset).to(dtype)
 
@@ -64,7 +64,7 @@ def multiplied(sides: Tensor, bins: Tensor) -> Tensor:
 
 
 def float32_softmax(sides: Tensor, bins: Tensor) -> Tensor:
-    """CUDA's autocast computes the softmax in float32; the product rounds it."""
+    """Return distances (ROWS, 4) as CUDA's autocast does: softmax in float32, product in 16 bits."""
     return sides.float().softmax(-1).to(sides.dtype) @ bins
 
 
@@ -101,7 +101,10 @@ def test_boxes_of_every_order_of_operations_lie_within_their_interval(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_sequence_of_roundings_is_what_torch_computes(dtype: torch.dtype):
-    """Were all sequences wide intervals, the hull would hold anything; they are narrower than one rounding."""
+    """Modelled orders of rounding give narrow intervals of distances.
+
+    Torch's distances lie in one of them.
+    """
     distances = logits(16, dtype)
     sides = official(distances.unflatten(1, (4, 16)), torch.arange(16).to(dtype)).double()
     sequences = distance_sequences(distances.double(), 16, dtype)
@@ -135,7 +138,7 @@ def test_the_allowed_error_of_hidden_boxes_is_close_to_the_real_one(recipe: Reci
 
 
 class Changed:
-    """The reference with a changed loss, which exposes its assignment or nothing."""
+    """The reference with a changed loss. If `shows` is False, it does not expose its assignment."""
 
     dialect = NEWEST
 
@@ -149,7 +152,7 @@ class Changed:
 
 
 def items_times(*factors: float) -> Callable[[Loss], Loss]:
-    """Multiply the terms, and their gradients."""
+    """Return a function that multiplies box, cls and dfl of a loss, and their gradients, by factors."""
 
     def change(loss: Loss) -> Loss:
         factor = torch.tensor(factors)
@@ -159,7 +162,7 @@ def items_times(*factors: float) -> Callable[[Loss], Loss]:
 
 
 def smaller_scores(loss: Loss) -> Loss:
-    """Show target scores times 0.95: what the loss does with them is not looked at."""
+    """Return the loss with its exposed target scores multiplied by 0.95, and all other values unchanged."""
     assert loss.assignment is not None
     return replace(loss, assignment=replace(loss.assignment, scores=loss.assignment.scores * 0.95))
 
@@ -200,7 +203,7 @@ def test_the_unchanged_loss_conforms(recipe: Recipe, dtype: torch.dtype):
 @pytest.mark.parametrize("recipe", BATCHES)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_loss_is_not_green_under_autocast(change: str, recipe: Recipe, dtype: torch.dtype):
-    """In bfloat16 so many metrics are closer than rounding that not all admissible assignments of a batch are tried."""
+    """Under autocast a changed loss is DIVERGENT or, in bfloat16 without exposed assignment, INCONCLUSIVE."""
     batch = replace(recipe.build().to(dtype=dtype), autocast=True)
     changed, shows = CHANGES[change]
     if dtype is torch.float16 or shows:
@@ -211,7 +214,7 @@ def test_a_changed_loss_is_not_green_under_autocast(change: str, recipe: Recipe,
 
 
 def test_a_hidden_loss_of_ill_conditioned_weights_is_never_green_if_it_is_a_hundred_times_too_large():
-    """The weights lie between 0 and the best overlap, whatever the error of t says."""
+    """A loss 100 times too large never conforms, even if target scores are unknown because of rounding."""
     batch = ILL_CONDITIONED.build()
     conforming = judged(items_times(1, 1, 1), False, batch)
     assert conforming.verdict in (Verdict.EXACT, Verdict.WITHIN_BOUND, Verdict.ADMISSIBLE)
@@ -234,7 +237,7 @@ def test_a_bound_of_more_than_half_the_range_is_inconclusive():
 
 
 def overflowing(dtype: torch.dtype, autocast: bool) -> Batch:
-    """A batch whose class losses, 1.3 for each of 430,080 logits, have a sum that float16 does not hold."""
+    """Return a batch of 430,080 class logits with a loss of 1.3 each, whose sum exceeds float16's range."""
     batch = Recipe(
         images=((Truth("huge"),),), cells=(32, 32), strides=(8, 16, 32), classes=80, predictions="near"
     ).build()
@@ -248,7 +251,7 @@ def overflowing(dtype: torch.dtype, autocast: bool) -> Batch:
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_class_loss_that_overflows_in_float16_is_judged(autocast: bool):
-    """The official sum is infinite without autocast, which the reference's float32 sum is not."""
+    """If the class loss overflows in float16, correct losses conform and a wrong class loss fails."""
     batch = overflowing(torch.float16, autocast)
     for name in ("ultralytics", "reference"):
         judge_against_reference(Subject(find(name), "cpu"), batch)

@@ -1,4 +1,4 @@
-"""Non-finite predictions: implementations that spread or replace them are found; all others are accepted."""
+"""Non-finite predictions: implementations that spread or replace NaN are found; correct ones conform."""
 
 from dataclasses import replace
 from functools import partial
@@ -21,11 +21,11 @@ from tal_reference import DIALECTS, Dialect
 
 RECIPE = Recipe(images=((Truth("ordinary"),), (Truth("huge"),)), cells=(5, 5), predictions="near")
 INSIDE, OUTSIDE = 0, 24
-"""Anchors of the first image: a candidate, and one that is none."""
+"""Two anchors of the first image: a candidate, and an anchor that is not a candidate."""
 LOST = Recipe(
     images=((Truth("ordinary"), Truth("ordinary", label=1, size=(15, 6))),), classes=2, predictions="near"
 )
-"""Anchor 0 is a candidate of both ground truths; the first, which overlaps more, wins it."""
+"""Anchor 0 is a candidate of two ground truths; the first overlaps it more and wins it."""
 judge = partial(judge_against_reference, judge=judge_non_finite)
 
 
@@ -37,7 +37,7 @@ class Cleaned(ReferenceAdapter):
 
 
 class Spread(ReferenceAdapter):
-    """A faulty loss that masks background by a product with zero."""
+    """A faulty loss that multiplies background by zero instead of skipping it, so that NaN spreads."""
 
     def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
         honest = super().loss(feature_maps, *arguments)
@@ -63,13 +63,13 @@ def test_the_overlap_of_an_edge_at_infinity_is_zero_or_nan(name: str, value: str
 
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
 def test_on_a_border_that_is_not_sharp_the_anchor_may_be_a_candidate_or_not(name: str):
-    """A centre whose distance to the border is decided by rounding may or may not be a candidate."""
+    """An anchor that lies on a box edge up to rounding may be a candidate or not: both conform."""
     recipe = Recipe(((Truth("ordinary"),),), (11, 13), (1, 2), predictions="near")
     judge(Subject(find(name), "cpu"), NonFiniteBatch(recipe).build())
 
 
 class SpreadByDFL(ReferenceAdapter):
-    """A faulty loss that sums the side loss over background too."""
+    """A faulty loss whose dfl is always NaN."""
 
     def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
         honest = super().loss(feature_maps, *arguments)
@@ -87,7 +87,7 @@ def test_infinity_at_background_excuses_no_other_value(value: str, bins: int):
 
 
 def test_images_beside_an_edge_at_infinity_are_judged():
-    """The image itself may lose its weights; the other image may not."""
+    """With an infinite box edge in image 0, NaN target scores in image 1 are reported."""
 
     class Lost(ReferenceAdapter):
         def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
@@ -147,7 +147,7 @@ def test_repr_evaluates_to_the_batch():
 
 
 class FewerPlaces(ReferenceAdapter):
-    """A faulty assigner in which a non-finite value takes places of the top-k, as if every comparison were true."""
+    """A faulty assigner that selects five anchors fewer if the batch has a non-finite value."""
 
     def loss(self, feature_maps: Any, annotations: Any, head: Any, hyperparameters: Any) -> Loss:
         spoilt = any(not level.isfinite().all() for level in feature_maps)
@@ -157,7 +157,7 @@ class FewerPlaces(ReferenceAdapter):
 
 
 class OtherValues(ReferenceAdapter):
-    """A faulty loss that changes all finite results if the batch has a non-finite value."""
+    """A faulty loss that returns three times the correct values if the batch has a non-finite value."""
 
     def loss(self, feature_maps: Any, *arguments: Any) -> Loss:
         honest = super().loss(feature_maps, *arguments)
@@ -183,7 +183,7 @@ def test_a_distance_off_the_positives_changes_no_loss(value: str):
 
 
 class SpreadsOverTheImage(ReferenceAdapter):
-    """A faulty assigner in which a non-finite t makes all target scores of its image NaN."""
+    """An assigner that sets all target scores of an image to NaN if one of its predictions is non-finite."""
 
     def __init__(self, dialect: Dialect, spreads_to_the_loss: bool = True, all_images: bool = False) -> None:
         super().__init__(dialect)
@@ -208,10 +208,10 @@ EVERYWHERE = [DIALECTS[name] for name in ("ultralytics-8.0.51", "ultralytics-8.0
 @pytest.mark.parametrize("dialect", EVERYWHERE)
 @pytest.mark.parametrize("place", [INSIDE, OUTSIDE])
 def test_where_overlaps_are_compared_everywhere_it_spreads_over_its_image(dialect: Dialect, place: int):
-    """If all overlaps are compared, a non-finite value affects its whole image and the loss, but no other image."""
+    """In old dialects, NaN in one prediction spreads over its image: overlaps of all anchors are compared."""
     batch = NonFiniteBatch(RECIPE, place=place).build()
     judge(subject(SpreadsOverTheImage(dialect)), batch)
-    if place == OUTSIDE:  # of a candidate, the reference's loss is not finite either
+    if place == OUTSIDE:  # if the anchor is a candidate, the reference's loss is not finite either
         with pytest.raises(Failure, match="loss is finite: True, expected False"):
             judge(subject(SpreadsOverTheImage(dialect, spreads_to_the_loss=False)), batch)
     with pytest.raises(Failure, match="image with finite target scores is False at image 1"):
@@ -220,7 +220,7 @@ def test_where_overlaps_are_compared_everywhere_it_spreads_over_its_image(dialec
 
 @pytest.mark.parametrize("place", [INSIDE, OUTSIDE])
 def test_a_padding_row_reads_the_first_class_everywhere(place: int):
-    """An image without a ground truth of the class with NaN has padding rows, which read class 0."""
+    """NaN in class 0 may spread over an image only if the image has padding rows: their class is 0."""
     recipe = replace(RECIPE, images=((Truth("ordinary", label=1),), (Truth("huge", label=1),) * 2), classes=2)
     of_padding = NonFiniteBatch(recipe, class_logit=True, channel=0, place=place).build()
     judge(subject(SpreadsOverTheImage(EVERYWHERE[0])), of_padding)
@@ -252,7 +252,7 @@ def test_the_reference_of_every_dialect_conforms_to_it(dialect: Dialect, bins: i
 
 
 class WithoutSingleBinLoss(ReferenceAdapter):
-    """A loss without dfl for a single bin, where the term is the constant 0."""
+    """The reference's loss with a constant dfl of 0, as in dialects without DFL for reg_max = 1."""
 
     def loss(self, *arguments: Any) -> Loss:
         honest = super().loss(*arguments)

@@ -1,4 +1,4 @@
-"""Remarks on unusual batches: rows out of order, rows in pixels, predictions that are not finite."""
+"""Remarks on unusual batches: unsorted annotations, annotations in pixels, non-finite predictions."""
 
 from dataclasses import replace
 

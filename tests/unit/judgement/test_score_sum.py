@@ -1,4 +1,4 @@
-"""LOSS-SUM-1: a common factor of all terms is reported as a wrong N; a factor of one term as a wrong term."""
+"""LOSS-SUM-1: if all loss terms are wrong by one factor, their divisor (sum of target scores) is reported."""
 
 from typing import Any
 
@@ -19,15 +19,15 @@ from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
 from tal_reference import DIALECTS, NEWEST
 
 SMALL_SUM = Recipe(images=((Truth("ordinary"),),), cells=(4, 4), predictions="random")
-"""One ground truth: target scores add up to less than 1."""
+"""A batch whose target scores add up to less than 1."""
 MANY = Recipe(images=((Truth("huge"), Truth("ordinary")), (Truth("huge"),)), cells=(6, 6), predictions="near")
-"""Target scores add up to more than 1."""
+"""A batch whose target scores add up to more than 1."""
 NOBODY = Recipe()
-"""No ground truth: the sum of target scores is 0."""
+"""A batch without ground truths: the sum of target scores is 0."""
 
 
 class Scaled(ReferenceAdapter):
-    """A loss with scaled terms, which exposes or hides its assignment."""
+    """The reference's loss with box, cls and dfl multiplied by factors."""
 
     def __init__(self, factors: Any, hides: bool = False) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def test_terms_that_are_off_by_one_factor_are_divided_by_another_sum(
 ):
     found = failure(Scaled([factor] * 3, hides), recipe)
     assert (found.stage, found.clause) == ("cls", "LOSS-SUM-1")
-    assert f"all terms are {factor:g} times what is expected" in found.summary
+    assert f"all terms are {factor:g} times the expected ones" in found.summary
 
 
 @pytest.mark.parametrize("factors", [[1.0, 0.5, 1.0], [2.0, 0.5, 2.0], [1.0, 3.0, 3.0]])
@@ -65,23 +65,23 @@ def test_terms_that_are_off_each_by_itself_are_not(factors: list[float]):
 def test_a_sum_without_a_floor_is_named():
     found = failure(FaultyReference(FAULTS["score_sum_not_clamped"]), SMALL_SUM)
     assert found.clause == "LOSS-SUM-1"
-    assert "the sum of target scores without a floor, and not 1" in found.summary
+    assert "the sum of target scores without a floor, expected 1" in found.summary
 
 
 def test_a_division_by_a_sum_of_zero_is_named():
     found = failure(Scaled([1.0, torch.inf, 1.0]), NOBODY)
     assert found.clause == "LOSS-SUM-1"
-    assert "N is 0, and not 1" in found.summary
+    assert "divided by N = 0, expected 1" in found.summary
 
 
 def test_where_one_term_alone_is_not_zero_it_may_be_the_cross_entropy():
-    """Without ground truths only cls is not zero, so that N and the cross-entropy cannot be distinguished."""
+    """A loss 7 times too large, without ground truths, is reported at LOSS-CLS-1: only cls is not 0."""
     assert failure(Scaled([7.0] * 3), NOBODY).clause == "LOSS-CLS-1"
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_without_a_floor_a_division_by_zero_may_be_any_infinity_or_nan(value: float):
-    """Without a floor of N, x / 0 may be infinite or NaN, because rounding decides if x is 0."""
+    """If a dialect divides by a score sum of 0, NaN and both infinities conform."""
     observed, naive = torch.tensor([value, 1.0]), torch.tensor([torch.inf, torch.inf])
     first, newest = DIALECTS["ultralytics-8.0.6"], NEWEST
     assert like_division_by_zero(observed, naive, first).tolist() == [torch.inf, 1.0]
@@ -97,7 +97,7 @@ def test_the_first_dialect_accepts_what_its_division_by_zero_gives(value: float)
     class Divides(ReferenceAdapter):
         def loss(self, *arguments: Any) -> Loss:
             loss = super().loss(*arguments)
-            factors = torch.tensor([1.0, value, 1.0])  # of cls, which is infinite
+            factors = torch.tensor([1.0, value, 1.0])  # the factor of cls, which is infinite
             return Loss(loss.total * factors, loss.items * factors, loss.assignment)
 
     adapter = Divides(DIALECTS["ultralytics-8.0.6"])

@@ -1,4 +1,4 @@
-"""Batches whose box loss or assignment is 0 / 0 (IOU-1): the undefined values are not judged, and all others are."""
+"""If box loss or assignment are undefined, 0 / 0 (IOU-1), only the undefined values are not judged."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tal_conformance.batches.non_finite import NonFiniteBatch
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.everything import run_every_check
@@ -23,20 +24,22 @@ from tal_conformance.implementations.protocol import Implementation, implementat
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.non_finite import is_finite
 from tal_conformance.judgement.rejection import loss_is_finite, supports_relations
-from tal_reference import NEWEST, Head, detection_loss
+from tal_conformance.judgement.undefined import undefined_overlaps
+from tal_reference import DIALECTS, NEWEST, Head, detection_loss
 
 INSIDE_OUT = Recipe(
     images=((Truth("zero_area", at=(8, 12)),),), cells=(2, 5), strides=(4, 8, 16), reg_max=1, predictions="near",
     levels=1, seed=1, streams=(109,),
 )  # fmt: skip
-"""A predicted box is one cell wide, inside out, and has no height: its area is -1e-7, and eps is 1e-7."""
+"""A batch whose box loss is 0 / 0: a predicted box has area -1e-7, which cancels the eps of 1e-7."""
 USUAL = replace(INSIDE_OUT, reg_max=16)
 RIGHT = ("ultralytics", "reference", "rearranged")
 
 
 class Altered(ReferenceAdapter):
-    """The reference with one change in the result of its loss; its assignment is exposed or hidden."""
+    """The reference with its loss changed by the function `change`, with or without exposed assignment."""
 
     def __init__(self, change: Any, hides: bool = False) -> None:
         super().__init__(NEWEST)
@@ -78,7 +81,7 @@ def test_no_other_check_fails(name: str):
 
 @pytest.mark.parametrize("hides", [False, True])
 def test_a_finite_value_is_accepted(hides: bool):
-    """An implementation may avoid dividing zero by zero."""
+    """A loss that returns finite numbers where the reference's box loss is 0 / 0 is INCONCLUSIVE."""
     guarded = changed(
         lambda loss: replace(loss, total=loss.total.nan_to_num(), items=loss.items.nan_to_num()), hides
     )
@@ -103,7 +106,7 @@ NO_OVERLAP = Recipe(
     images=((Truth("zero_area", at=(3, 14)),),), cells=(8, 8), strides=(1, 2), reg_max=1, predictions="near",
     levels=1, seed=147,
 )  # fmt: skip
-"""In pixels too: a candidate is one pixel wide, inside out, and has no height."""
+"""A batch whose overlap, and thus whose assignment, is 0 / 0: a candidate's box has area -1e-7 in pixels."""
 
 
 def test_the_assignment_is_undefined():
@@ -127,7 +130,7 @@ def test_an_undefined_assignment_is_not_judged(name: str, alone: bool):
 
 
 class ReadsElse(UltralyticsAdapter):
-    """The installed release with inputs whose boxes do not correspond to the batch."""
+    """The installed release, but the assigner inputs that it exposes have boxes that are off by one pixel."""
 
     def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
         loss = super().loss(feature_maps, annotations, head, hyperparameters)
@@ -142,7 +145,7 @@ def test_inputs_are_judged_all_the_same():
 
 
 def in_float32_alone() -> Batch:
-    """A batch in float32 that divides zero by zero, although in float64 the overlap is finite."""
+    """Return a batch on which an overlap is 0 / 0 in float32, and finite in float64."""
     batch = INSIDE_OUT.build()
     maps = (torch.where(level == 0, 1e-9, level) for level in batch.feature_maps)
     return replace(batch, feature_maps=tuple(maps))
@@ -150,7 +153,7 @@ def in_float32_alone() -> Batch:
 
 @pytest.mark.parametrize("name", ["ultralytics", "reference"])
 def test_a_value_that_only_rounding_makes_nan_may_be_nan(name: str):
-    """The gradient of every term is affected: official terms are parts of one tensor, and zero times NaN is NaN."""
+    """Implementations conform on a batch whose loss is NaN in float32 and finite in float64."""
     batch = in_float32_alone()
     assert not loss_is_finite(batch, NEWEST)
     assert loss_is_finite(
@@ -160,7 +163,7 @@ def test_a_value_that_only_rounding_makes_nan_may_be_nan(name: str):
 
 
 def test_a_relation_is_not_applicable_to_an_undefined_follow_up():
-    """The given batch has a finite loss; the transformed batch does not."""
+    """If the loss of a transformed batch is 0 / 0, a relation raises NotApplicable."""
     whole = replace(INSIDE_OUT, levels=None).build()
     assert supports_relations(whole, NEWEST)
 
@@ -179,3 +182,71 @@ def test_nan_elsewhere_is_an_error():
     with pytest.raises(Failure) as caught:
         judge_against_reference(Subject(spoilt, "cpu"), USUAL.build())
     assert caught.value.stage == "box"
+
+
+EVERYWHERE = DIALECTS["ultralytics-8.0.51"]
+OFF_CANDIDATES = Recipe(
+    images=((Truth("zero_area", at=(3, 6)),), (Truth("ordinary"),)), cells=(4, 8), strides=(1, 2), reg_max=1,
+    predictions="near", levels=1,
+)  # fmt: skip
+"""The same at an anchor of image 0 that is not a candidate."""
+
+
+class SpreadOffCandidates(ReferenceAdapter):
+    """A loss of NaN, with NaN in all target scores of image 0, as if masks were applied by products."""
+
+    def __init__(self, change: Any = None) -> None:
+        super().__init__(EVERYWHERE)
+        self.name, self.change = "spread", change
+
+    def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
+        loss = super().loss(feature_maps, annotations, head, hyperparameters)
+        assert loss.assignment is not None
+        scores = loss.assignment.scores * torch.tensor([torch.nan, 1])[:, None, None]
+        scores = scores if self.change is None else self.change(scores)
+        return replace(
+            loss, total=loss.total * torch.nan, items=loss.items * torch.nan,
+            assignment=replace(loss.assignment, scores=scores),
+        )  # fmt: skip
+
+
+def test_off_candidates_an_overlap_matters_where_all_are_compared():
+    batch = OFF_CANDIDATES.build()
+    expected = Expectation(batch, EVERYWHERE)
+    assert expected.undefined_images(expected.inputs).tolist() == [True, False]
+    assert Expectation(batch, NEWEST).assignment_is_defined
+    assert not supports_relations(batch, EVERYWHERE)
+    assert supports_relations(batch, NEWEST)
+    for adapter in (ReferenceAdapter(EVERYWHERE), SpreadOffCandidates()):
+        subject = Subject(implementation_from(adapter, adapter.name), "cpu")
+        assert judge_against_reference(subject, batch).inconclusive
+        assert run_every_check(subject, batch).inconclusive
+
+
+@pytest.mark.parametrize("factor", [0.9, torch.nan])
+def test_the_other_images_are_judged(factor: float):
+    spoilt = SpreadOffCandidates(lambda scores: scores * torch.tensor([1, factor])[:, None, None])
+    with pytest.raises(Failure, match=r"target score w .* image 1") as caught:
+        judge_against_reference(Subject(implementation_from(spoilt, "spoilt"), "cpu"), OFF_CANDIDATES.build())
+    assert caught.value.stage == "normalisation"
+
+
+def test_beside_a_prediction_that_is_not_finite_it_is_not_judged_either():
+    batch = NonFiniteBatch(OFF_CANDIDATES, class_logit=True, place=0).build()
+    assert not is_finite(batch)
+    subject = Subject(implementation_from(SpreadOffCandidates(), "spread"), "cpu")
+    assert judge_against_reference(subject, batch).inconclusive
+
+
+def test_a_union_of_zero_within_rounding_is_undefined():
+    truth = torch.tensor([10.0, 10.0, 20.0, 20.0])
+    boxes = torch.tensor(
+        [
+            [20.0, 10.0, 10.0, 20.0],  # the same with exchanged edges: the areas cancel in every arithmetic
+            [20.0, 10.0, 10.0, 20.00001],
+            [20.0, 10.0, 10.0, 20.01],
+            [20.0, 10.0, 10.0, 15.0],
+            [9.0, 9.0, 21.0, 21.0],
+        ]
+    )
+    assert undefined_overlaps(truth, boxes, NEWEST).tolist() == [False, True, False, False, False]

@@ -1,4 +1,4 @@
-"""Findings reproduce with the installed release; one that no longer does is reported with the release that fixed it."""
+"""Every finding (recorded fault of a release) reproduces, or the release that fixed the fault is reported."""
 
 import ast
 from dataclasses import replace
@@ -33,7 +33,7 @@ def test_reproduces_with_the_installed_release(finding: Finding):
 
 @pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.id)
 def test_a_script_can_be_sent_as_it_is(finding: Finding):
-    """A script is short, and needs only torch and ultralytics."""
+    """The script of a finding is short, and imports only torch, ultralytics and the standard library."""
     source = finding.script.read_text(encoding="utf-8")
     assert len(source.splitlines()) <= MAX_SCRIPT_LINES
     nodes = list(ast.walk(ast.parse(source)))

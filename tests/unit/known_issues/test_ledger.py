@@ -1,4 +1,4 @@
-"""The ledger excuses exactly the recorded divergences; an outdated entry makes the run fail."""
+"""The ledger of known issues excuses exactly its recorded divergences; an outdated entry fails the run."""
 
 import subprocess
 import sys
@@ -29,9 +29,9 @@ from tal_reports import RunLog, read_log, render, summarise
 ROOT = Path(__file__).parents[3]
 TODAY = date(2026, 1, 1)
 SMALL = Recipe(images=((Truth("ordinary"),),), strides=(8, 16))
-"""The smallest batch on which the dialects before and after 8.4.128 differ, from the candidates on."""
+"""The smallest batch on which the assigners before and after release 8.4.128 have different candidates."""
 LARGE = Recipe(images=((Truth("huge"),),), strides=(8, 16))
-"""A batch on which the two dialects agree."""
+"""A batch on which the assigners before and after release 8.4.128 agree."""
 
 GOOD = """
 [[entry]]
@@ -62,7 +62,7 @@ def entry(tmp_path: Path) -> KnownIssue:
 
 
 def mine(version: str = "1.2", name: str = "mine") -> Subject:
-    """An adapter with the behaviour before 8.4.128 that declares the newest dialect."""
+    """Return an adapter as test subject that behaves like 8.4.127, but declares the newest dialect."""
     made = implementation_from(ReferenceAdapter(DIALECTS["ultralytics-8.4.127"]), name)
     return Subject(replace(made, name=name, version=version, dialect=NEWEST), "cpu")
 
@@ -75,7 +75,7 @@ def conformance(folder: Path, entries: tuple[KnownIssue, ...], subject: Subject 
         {"profile": "dev", "seed": "1", "command": ["pytest"], "devices": {"cpu": "tested"}, "hazards": {},
          "implementations": [facts]}
     )  # fmt: skip
-    return Checker(subject, recorder, "test_something", "TAL", entries)
+    return Checker(subject, recorder, "test_something", "TAL", known_issues=entries)
 
 
 def test_what_is_on_record_is_known(tmp_path: Path, entry: KnownIssue):
@@ -107,7 +107,7 @@ def test_what_is_on_record_is_known(tmp_path: Path, entry: KnownIssue):
     ids=str,
 )
 def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: KnownIssue, changed: dict):
-    """A failure with another stage, clause, batch or text is not excused."""
+    """A ledger entry for another stage, clause, batch or text does not excuse a failure."""
     conforms = conformance(tmp_path, (replace(entry, **changed),))
     with pytest.raises(Failure):
         conforms(SMALL)
@@ -115,7 +115,7 @@ def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: KnownIssue,
 
 
 class TwoFaults(ReferenceAdapter):
-    """An adapter with two divergences: that of the entry, and a class loss that is three times too large."""
+    """An adapter with the divergence in the ledger, and a class loss that is three times too large."""
 
     def loss(self, *arguments: Any) -> Loss:
         honest = super().loss(*arguments)
@@ -171,7 +171,7 @@ def test_standings(entry: KnownIssue):
 
 
 FAULTS = {
-    "is an unknown key": GOOD + 'expiry = "x"',
+    "unknown key 'expiry'": GOOD + 'expiry = "x"',
     "'owner' is missing": GOOD.replace('owner = "somebody"', ""),
     "unknown stage 'candidate'": GOOD.replace('"candidates"', '"candidate"'),
     "unknown predicate 'smal'": GOOD.replace('"small_8_16"', '"smal"'),
@@ -194,6 +194,16 @@ def test_an_invalid_ledger(tmp_path: Path, says: str):
     with pytest.raises(InvalidLedger, match=says) as caught:
         read_ledger(ledger(tmp_path, FAULTS[says]))
     assert "ledger.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", [f"a = {'9' * 5000}", f"a = {'[' * 5000}{']' * 5000}"], ids=["5,000 digits", "5,000 lists"]
+)
+def test_toml_that_python_refuses_to_read_is_an_invalid_ledger(tmp_path: Path, text: str):
+    """An integer of 5,000 digits and 5,000 nested lists are reported as invalid TOML, in a short message."""
+    with pytest.raises(InvalidLedger, match="not valid TOML") as caught:
+        read_ledger(ledger(tmp_path, text))
+    assert len(str(caught.value)) < 600
 
 
 def test_a_missing_ledger(tmp_path: Path):
@@ -251,7 +261,7 @@ EVERYWHERE = GOOD.replace('"small_8_16"', '"any_batch"').replace("2026-06-01", "
 
 @pytest.mark.slow
 def test_a_run_with_a_divergence_on_record(tmp_path: Path):
-    """The run passes; log, summary and report state the excused divergence, its reason and its expiry."""
+    """A run with one divergence in the ledger passes. Log, summary and report state its reason and expiry."""
     status, said = run(tmp_path, EVERYWHERE)
     assert status == 0, said
     folder = (tmp_path / "runs" / "latest").resolve()
@@ -272,7 +282,7 @@ def test_a_run_with_a_divergence_on_record(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_run_with_an_entry_that_has_expired(tmp_path: Path):
-    """An expired entry excuses nothing, and fails the run even if nothing diverges."""
+    """An expired ledger entry fails the run of a conforming adapter."""
     status, said = run(tmp_path, EVERYWHERE.replace("2999", "2020"), dialect=NEWEST.name)
     assert status == 1
     assert "ledger entry floor-too-low (mine-cpu) expired on 2020-01-01" in said
@@ -281,12 +291,12 @@ def test_a_run_with_an_entry_that_has_expired(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("recipe", "says"),
-    [(LARGE, "was never met: no batch of this run satisfied small_8_16"), (SMALL, "no longer")],
+    [(LARGE, "is unused: no batch of this run satisfied small_8_16"), (SMALL, "no longer")],
 )
 def test_a_whole_run_in_which_nothing_was_excused(
     tmp_path: Path, entry: KnownIssue, recipe: Recipe, says: str
 ):
-    """The implementation was fixed, or its batch is not generated: either way the entry must be removed."""
+    """A ledger entry that matches no batch fails a whole run, but not a partial run."""
     entry = replace(entry, expires=date(2999, 1, 1))
     mended = mine()
     mended = replace(mended, implementation=replace(mended.implementation, adapter=ReferenceAdapter(NEWEST)))
@@ -303,6 +313,6 @@ def test_a_whole_run_in_which_nothing_was_excused(
 
 @pytest.mark.slow
 def test_an_invalid_ledger_stops_the_run_before_anything_is_judged(tmp_path: Path):
-    status, said = run(tmp_path, FAULTS["is an unknown key"])
+    status, said = run(tmp_path, FAULTS["unknown key 'expiry'"])
     assert status == 4
-    assert "entry 1 (floor-too-low): 'expiry' is an unknown key" in said
+    assert "entry 1 (floor-too-low): unknown key 'expiry'" in said

@@ -1,4 +1,4 @@
-"""Traces of an image: their values are those of the reference, and the text agrees with the values."""
+"""Traces of the assignment of an image: values are the reference's, and the text agrees with them."""
 
 import re
 from dataclasses import replace
@@ -152,7 +152,7 @@ def test_a_ground_truth_in_words(crowded: ImageTrace):
 
 
 def test_a_winner_that_does_not_hold_the_anchor():
-    """If all overlaps are compared (before 8.0.52), a third ground truth can win an anchor outside its box."""
+    """In a dialect before 8.0.52, the text says that the winner's box does not contain the anchor."""
     old = next(dialect for dialect in DIALECTS.values() if dialect.name == "ultralytics-8.0.51")
     beside = (Truth("huge"), Truth("huge", at=(2, 0)), Truth("ordinary", at=(8, 8)))
     for seed in range(200):

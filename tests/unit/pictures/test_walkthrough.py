@@ -1,4 +1,7 @@
-"""Data of the walkthrough: the reference's values, and the positives of YOLOv5 by its rules."""
+"""Data of the walkthrough of an image.
+
+They equal the reference's values, and YOLOv5's rules for positives.
+"""
 
 import base64
 import json
@@ -25,7 +28,7 @@ from tal_reports.log.schemas import fault
 
 @pytest.fixture(scope="module")
 def recorded() -> RecordedTraining:
-    """A training of seven steps, of which the first and the last have the same images."""
+    """Return a recorded training of seven steps, of which the first and the last have the same images."""
     return recorded_training(Schedule(steps=7, recorded=(0, 1, 6)))
 
 
@@ -115,9 +118,9 @@ def test_the_photograph_is_a_small_jpeg(data: dict[str, Any]):
 @pytest.mark.parametrize(
     ("box", "stride", "shapes"),
     [
-        ((0, 0, 16, 30), 8, 3),  # 16 x 30: within 4 times of all three
-        ((0, 0, 100, 100), 8, 0),  # 100 / 23 is 4.3
-        ((0, 0, 90, 90), 8, 1),  # 33 x 23 alone
+        ((0, 0, 16, 30), 8, 3),  # 16 x 30: within a factor of 4 of all three anchor boxes
+        ((0, 0, 100, 100), 8, 0),  # 100 / 23 = 4.3 is above 4
+        ((0, 0, 90, 90), 8, 1),  # only the anchor box of 33 x 23 fits
         ((0, 0, 10, 13), 32, 0),
         ((0, 0, 0, 10), 8, 0),
         ((0, 0, 116, 90), 32, 3),

@@ -1,4 +1,4 @@
-"""Folders for runs, and a browser."""
+"""Fixtures: a folder for a run, and a browser."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.common.chromium import chromium
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """Return a folder for a run; its parent exists."""
+    """Return the path of a run folder that does not exist yet, in an existing folder."""
     return tmp_path / "runs" / "20251124-021033-5f3a9c"
 
 

@@ -1,4 +1,4 @@
-"""Foreign text controls neither terminals nor CI runners, wherever it is printed; everything is printed by `say`."""
+"""All printed text passes through `say`, whose escaping keeps adapters from controlling terminals or CI."""
 
 import ast
 import io
@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tal_reports.markdown import _text
+from tal_reports.markdown import _code, _text
 from tal_text import encodable, say, visible
 
 ROOT = Path(__file__).parents[3]
 OWN_TEXT = ("conformance/known_issues/scripts/", "conformance/implementations/workers/child.py")
-"""Places that may print: scripts of findings, whose whole output is a finding, and workers, whose output is a log."""
+"""Modules that may print without `say`: scripts of findings, and workers, whose output is logged."""
 FORBIDDEN = ("sys.stdout.write", "sys.stderr.write", "terminalreporter.write", "terminalreporter.write_line")
 HOSTILE = [
     "\x1b[2J", "\x1b]8;;http://x\x07y\x1b]8;;\x07", "\u202eexe.txt", "\U000e0041\U000e007f", "\u200b\u2060\ufeff",
@@ -89,8 +89,17 @@ def test_markdown_has_neither_markup_nor_mentions_nor_links(text: str):
     assert not re.search(r"[<>@]|://|(?i:\bwww\.)|(?i:\bgh-\d)", shown)
 
 
+@thoroughly
+@given(text=texts)
+def test_code_in_markdown_ends_at_its_end(text: str):
+    shown = _code(text)
+    assert_harmless(shown)
+    assert "\n" not in shown
+    assert shown.count("`") == 2
+
+
 def places_that_print(source: str) -> list[str]:
-    """Return the calls in a module's source that print without `say`."""
+    """Return the names of functions that a module's source calls to print without `say`."""
     calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     return [call for call in calls if call == "print" or call in FORBIDDEN]
 

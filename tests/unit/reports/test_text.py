@@ -1,4 +1,4 @@
-"""Format names, numbers and times."""
+"""Formatting of names, numbers and times."""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""`--dialect` and `--against`: any composed dialect, and the nearest names where one is mistyped."""
+"""Options `--dialect` and `--against`.
+
+They accept composed dialects, and suggest names for a mistyped name.
+"""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""An incomplete run, an empty run, and a run without a requested implementation fail and do not become `latest`."""
+"""A run that is incomplete, empty, or lacks a requested implementation fails and does not become `latest`."""
 
 import json
 import os
@@ -64,9 +64,9 @@ class Run:
     """A finished pytest process of the suite.
 
     Attributes:
-        status: its exit status.
+        status: exit status of pytest.
         output: standard output and standard error.
-        runs: the folder of its runs.
+        runs: folder in which the suite stores its runs.
     """
 
     status: int

@@ -1,4 +1,4 @@
-"""The registry of checks: complete, and the same test for pytest and for mutation testing."""
+"""The registry has every check, and pytest and mutation testing run the same functions from the registry."""
 
 import importlib
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_a_clause_without_check_is_an_error():
 
 @pytest.fixture
 def entries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove the checks of these tests from the registry afterwards."""
+    """Remove from the registry, after the test, the checks that the test has registered."""
     for name in ("a_share", "of_each_value"):
         monkeypatch.setitem(CHECKS, name, None)
 

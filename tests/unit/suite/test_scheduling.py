@@ -1,4 +1,4 @@
-"""With `-n`, idle workers steal tests, unless the user selects another scheduler."""
+"""With xdist's option `-n`, runs use the scheduler `worksteal`, unless the user selects another scheduler."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -67,7 +67,7 @@ def test_controls_are_kept(recorded: RecordedTraining, monkeypatch: pytest.Monke
 def test_the_end_of_the_references_training_is_kept(
     recorded: RecordedTraining, monkeypatch: pytest.MonkeyPatch
 ):
-    """Steps and images are stored in their order, even beyond nine; the second run computes nothing."""
+    """The cache returns the reference's final weights, and the positives of its 11 training steps."""
     choices = [[torch.rand(3, 4) < image / 4 for image in range(2)] for _ in range(11)]
     ended = Ended(torch.rand(7), choices)
     monkeypatch.setattr(kept, "reference_training", lambda *arguments, **named: ended)

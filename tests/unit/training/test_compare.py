@@ -54,7 +54,7 @@ def an_implementation(loss: Planted) -> Implementation:
 
 
 def with_numbers(shown: bool = False, **changed: float) -> Planted:
-    """Return the reference's loss with other hyperparameters, with its assignment exposed or hidden."""
+    """Return the reference's loss with changed hyperparameters. If `shown`, it exposes its assignment."""
 
     def loss(maps: tuple[Tensor, ...], rows: Tensor, head: Head, numbers: Hyperparameters) -> Loss:
         returned = ReferenceAdapter().loss(maps, rows, head, replace(numbers, **changed))
@@ -64,7 +64,7 @@ def with_numbers(shown: bool = False, **changed: float) -> Planted:
 
 
 def steeper_boxes(maps: tuple[Tensor, ...], rows: Tensor, head: Head, numbers: Hyperparameters) -> Loss:
-    """Return a loss with correct values, whose gradient of the distance logits is one percent too large."""
+    """Return a loss with correct values, whose gradient for the distance logits is one percent too large."""
     sides = 4 * head.reg_max
     steep = tuple(
         torch.cat(
@@ -90,12 +90,15 @@ def test_official_training_leads_to_the_same_weights(recorded: RecordedTraining)
 def test_a_training_of_an_earlier_process_is_compared_with_and_alone_never_refutes(
     recorded: RecordedTraining, monkeypatch: pytest.MonkeyPatch
 ):
-    """A stored reference training gives the same comparison; a failure is confirmed by a new training first."""
+    """A stored training of the reference gives the verdict of a new one.
+
+    An implementation is judged to be wrong only after the reference is trained anew.
+    """
     implementation = find("ultralytics")
     ended = reference_training(recorded, NEWEST, STEPS)
     fresh = compare_training(implementation, recorded, STEPS)
-    in_subprocess = Ended(ended.weights + 1, ended.choices)
-    assert compare_training(implementation, recorded, STEPS, ended=in_subprocess) == fresh
+    further = Ended(ended.weights + 1, ended.choices)
+    assert compare_training(implementation, recorded, STEPS, ended=further) == fresh
     wrong = compare_training(an_implementation(with_numbers(topk=9)), recorded, STEPS, ended=ended)
     assert not wrong.agrees
 
@@ -173,7 +176,7 @@ def test_the_bound_holds_for_more_where_many_directions_scatter(monkeypatch: pyt
     assert (ends[:, 0] > factor(training.CONTROLS) * rms).float().mean() < 0.005
 
 
-# One step
+# A single training step
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +189,7 @@ def own_choice(batch: Batch) -> list[Tensor]:
 
 
 def equal_maps(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    """Return True if maps agree up to rounding: vectorised functions round differently by length."""
+    """Return True if two sets of feature maps differ by at most 1e-6 of the largest value."""
     largest = max(float(each.abs().max()) for each in one)
     return all(
         torch.allclose(mine, theirs, rtol=0, atol=1e-6 * largest)
@@ -208,7 +211,7 @@ def test_a_choice_is_the_same_whoever_shows_it(batch: Batch):
 
 
 def without_one(choice: list[Tensor]) -> list[Tensor]:
-    """Return a choice without one of its positives."""
+    """Return assignments (masks of positives (M, A) for each image) with one positive removed."""
     image = next(number for number, positives in enumerate(choice) if positives.any())
     truth, anchor = choice[image].nonzero()[0].tolist()
     changed = [positives.clone() for positives in choice]
@@ -219,7 +222,7 @@ def without_one(choice: list[Tensor]) -> list[Tensor]:
 def test_an_allowed_choice_is_followed(batch: Batch):
     subject = Subject(find("reference"))
     subject(0, batch)
-    subject.choices = [without_one(subject.choices[0])]  # the outcome itself is right
+    subject.choices = [without_one(subject.choices[0])]  # the rest of the loss is right
     reference = Reference(NEWEST, subject)
     gradients = reference(0, batch)
     assert (reference.followed, reference.problem) == (1, "")
@@ -234,11 +237,11 @@ def test_a_wrong_choice_is_not_followed(batch: Batch):
     reference = Reference(NEWEST, subject)
     assert equal_maps(reference(0, batch), gradient_on(batch, own_choice(batch)))
     assert reference.followed == 0
-    assert "at step 1 the loss itself diverges" in reference.problem
+    assert "at step 1 the implementation diverges from the reference" in reference.problem
 
 
 def test_a_dialect_makes_its_own_choices(recorded: RecordedTraining):
-    batch = recorded.batches[0]  # its ties are narrower than 16 px
+    batch = recorded.batches[0]  # its neckties are narrower than 16 px: only one dialect widens them
     assert not same_choice(choice_of(own_targets(batch, ARTICLE), batch), own_choice(batch))
 
 

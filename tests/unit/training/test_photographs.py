@@ -57,7 +57,9 @@ def test_persons_bus_and_ties_are_labelled():
 
 def test_another_photograph_under_the_same_name_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(real, "_read", lambda name: torch.zeros(3, 10, 20, dtype=torch.uint8))
-    with pytest.raises(UnknownImplementation, match=r"bus.jpg of 20x10 px; the labelled one has 810x1080"):
+    with pytest.raises(
+        UnknownImplementation, match=r"bus.jpg of 20x10 px; the labelled photograph has 810x1080"
+    ):
         photograph.__wrapped__("bus.jpg")
 
 
@@ -78,7 +80,7 @@ def test_boxes_go_where_their_pixels_go(
     painted(monkeypatch, (120, 90, 210, 250), (300, 400))
     pixels, rows = render(View("painted", crop, mirrored), size)
     ((label, cx, cy, w, h),) = rows.tolist()
-    lit = (pixels[0] > 0.6).nonzero()  # (P, 2) y, x; above the grey of the letterbox
+    lit = (pixels[0] > 0.6).nonzero()  # (P, 2) y, x of pixels brighter than the grey of the letterbox
     (top, left), (bottom, right) = lit.amin(0).tolist(), (lit.amax(0) + 1).tolist()
     height, width = size
     found = [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
@@ -88,8 +90,8 @@ def test_boxes_go_where_their_pixels_go(
 
 def test_a_sliver_is_left_out(monkeypatch: pytest.MonkeyPatch):
     painted(monkeypatch, (100, 100, 200, 200), (400, 400))
-    assert len(render(View("painted", (0, 0, 0.28, 1)), WIDE)[1]) == 1  # 12 of its 100 columns
-    assert len(render(View("painted", (0, 0, 0.27, 1)), WIDE)[1]) == 0  # 8 of them
+    assert len(render(View("painted", (0, 0, 0.28, 1)), WIDE)[1]) == 1  # 12 of 100 columns are visible
+    assert len(render(View("painted", (0, 0, 0.27, 1)), WIDE)[1]) == 0  # 8 of 100 columns are visible
 
 
 def test_what_the_photograph_leaves_free_is_grey(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Recording a training: stored batches equal the inputs of the loss, and the training is not disturbed."""
+"""Recording of a training: stored batches equal the inputs of the loss, and the training does not change."""
 
 import errno
 from collections.abc import Callable
@@ -14,10 +14,13 @@ from torch import Tensor
 from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_conformance.implementations.guards.torch_state import official_code
+from tal_conformance.implementations.registry import find
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
+from tal_conformance.judgement.failure import Subject
 from tal_conformance.training import recorder
 from tal_conformance.training.capture import Call, CannotRecord, feature_maps_of, listening, official_loss
 from tal_conformance.training.recorder import Recording, recording
@@ -40,7 +43,7 @@ Step = Callable[..., Tensor]
 
 @pytest.fixture
 def step(adapter: UltralyticsAdapter) -> Step:
-    """Return a function that calls the official loss on a batch and returns the gradient of the first level."""
+    """Return a function that calls the official loss on a batch, and returns the first map's gradient."""
 
     def call(batch: Batch, validates: bool = False, criterion: Any = None, **more: Any) -> Tensor:
         maps = tuple(level.clone().requires_grad_(not validates) for level in batch.feature_maps)
@@ -79,7 +82,7 @@ def test_what_is_kept_is_what_the_loss_received(step: Step, batch: Batch, tmp_pa
     with recording(tmp_path):
         step(batch)
     (kept,) = files(tmp_path)
-    assert kept.id == batch.id  # over feature maps, annotations, head, numbers and mixed precision
+    assert kept.id == batch.id  # a hash of feature maps, annotations, head, hyperparameters and precision
     assert kept.hazards == hazards_of(batch)
     assert kept.origin.startswith("recorded: ultralytics 8.")
     assert ", step 0: first" in kept.origin
@@ -196,16 +199,16 @@ def test_what_a_case_file_cannot_hold_is_left_out_and_the_rest_kept(
     assert "a case file cannot hold it: annotation row 0 has a negative width or height" in line
 
 
-def test_class_weights_are_told(step: Step, adapter: UltralyticsAdapter, tmp_path: Path, capsys: Any):
+def test_class_weights_are_recorded(step: Step, adapter: UltralyticsAdapter, tmp_path: Path):
+    """The stored head has the class weights of the official loss, and the official loss conforms on the batch."""
     batch = CROWDED.build()
     criterion, _ = adapter._new_criterion(batch.head, batch.hyperparameters, torch.device("cpu"))
     criterion.class_weights = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, -1)
     with recording(tmp_path):
         step(batch, criterion=criterion)
     (kept,) = files(tmp_path)
-    assert "without class weights" in kept.origin
-    (line,) = said(capsys)
-    assert "case files cannot hold them" in line
+    assert kept.head == replace(batch.head, class_weights=(1.0, 2.0, 3.0))
+    assert not judge_against_reference(Subject(find("ultralytics"), "cpu"), kept).verdict.fails
 
 
 def test_progress_is_printed_at_intervals(step: Step, tmp_path: Path, monkeypatch: Any, capsys: Any):
@@ -215,7 +218,7 @@ def test_progress_is_printed_at_intervals(step: Step, tmp_path: Path, monkeypatc
         for _ in range(3):
             step(CROWDED.build())
     (line,) = said(capsys)
-    assert line.startswith("conformance recorder: 2 steps seen, 2 batches stored (0.")
+    assert line.startswith("conformance recorder: 2 calls of the loss captured, 2 batches stored (0.")
 
 
 def test_a_budget_that_is_too_small_is_told(step: Step, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -266,7 +269,10 @@ def test_it_says_in_which_epoch_of_which_model(step: Step, tmp_path: Path):
 
 
 def test_numbers_of_a_device_are_not_waited_for(step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """With a mocked CUDA event, a call is processed when its values are ready, or two calls later."""
+    """If a mocked CUDA event is never ready, a step is stored two steps later.
+
+    The recorder waits only then.
+    """
     waited: list[int] = []
 
     class Event:

@@ -7,7 +7,7 @@ from tal_conformance.training.rounding_noise import ROUNDS, RoundingNoise
 from tal_reference import detection_loss
 
 EXACT = {
-    *("floor_divide", "remainder"),  # of the anchors' whole numbers
+    *("floor_divide", "remainder"),  # their operands are integers
     *(
         "_local_scalar_dense",
         "_to_copy",
@@ -86,7 +86,7 @@ EXACT = {
     ),
     *("where", "zero", "zeros", "zeros_like"),
 }
-"""Operations of the loss that round nothing."""
+"""Names of torch operations in the loss whose results are exact, without rounding."""
 
 
 def test_every_operation_of_the_loss_is_known_to_round_or_not():
@@ -114,7 +114,7 @@ def test_a_result_is_moved_by_the_amplitude(dtype: torch.dtype, amplitude: float
     with RoundingNoise(0, amplitude):
         moved = one + two
     share = (moved.double() - exact) / exact / eps
-    assert share.abs().max() <= amplitude + 1.5  # and the sum's own rounding, and the product's
+    assert share.abs().max() <= amplitude + 1.5  # 1.5 for the rounding of sum and product
     assert share.abs().min() >= amplitude - 1.5
     assert 400 < int((share > 0).sum()) < 600
 

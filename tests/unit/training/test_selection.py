@@ -40,7 +40,7 @@ def test_every_nth_is_kept():
     ("facts", "reasons"),
     [
         (BatchFacts(12, 0.01, 5.0), {MOST}),
-        (BatchFacts(11, 0.01, 5.0), set()),  # a record is beaten by a tenth
+        (BatchFacts(11, 0.01, 5.0), set()),  # a new record must exceed the old record by more than 10 %
         (BatchFacts(10, 0.005, 5.0), {SMALLEST}),
         (BatchFacts(10, 0.01, 6.0), {LARGEST}),
         (BatchFacts(0, math.inf, 5.0), {NO_GT}),

@@ -1,4 +1,4 @@
-"""Stored batches within a size limit."""
+"""Storage of recorded batches within a size limit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The simulation's rules for operations on mixed devices agree with PyTorch's, as far as no CUDA device is needed."""
+"""The simulated device rejects operations on mixed devices as PyTorch does; tested without a CUDA device."""
 
 import re
 from collections.abc import Callable

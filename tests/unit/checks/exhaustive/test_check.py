@@ -1,4 +1,4 @@
-"""Exhaustive judging of every image of a scope: faults are reported on the smallest image or batch that has them."""
+"""The exhaustive check judges all images of a scope, and reports a fault on the smallest faulty image."""
 
 import json
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def session(tmp_path: Path) -> Session:
 
 
 class AssignerAlone:
-    """An assigner without a loss that exposes only its outputs."""
+    """The official assigner without a loss, and without its intermediate stages."""
 
     name = "assigner alone"
 
@@ -81,7 +81,7 @@ class AssignerAlone:
 
 
 class LossAlone:
-    """A loss that exposes neither assignment nor inputs."""
+    """The official loss without an assigner; it returns only total and items."""
 
     name = "loss alone"
 
@@ -94,7 +94,7 @@ class LossAlone:
 
 
 class Both(AssignerAlone, LossAlone):
-    """A loss that exposes nothing, with an assigner that can be called separately."""
+    """The official assigner without stages, and the official loss that returns only total and items."""
 
     name = "both"
 
@@ -198,7 +198,7 @@ class WrongAssigner:
 
 @pytest.mark.slow
 def test_one_image_among_thousands_is_found(session: Session):
-    """One faulty image among thousands is found: the single scene with two given ground truths, out of 343 scenes."""
+    """A fault on a single scene, two particular ground truths, is found among 343 scenes, and reported on one image."""
     first, second = torch.tensor([0.0, 0, 8, 8]), torch.tensor([8.0, 8, 16, 16])
 
     def change(right: Assignment, inputs: AssignerInputs) -> Assignment:
@@ -218,7 +218,7 @@ def test_one_image_among_thousands_is_found(session: Session):
 
 @pytest.mark.slow
 def test_what_only_company_shows_is_reported_with_the_least_company(session: Session):
-    """A fault that shows only beside an empty image of the batch is reported on a batch of two images."""
+    """A fault that appears only if the batch also has an empty image is reported on a batch of two images."""
 
     def change(right: Assignment, inputs: AssignerInputs) -> Assignment:
         counts = inputs.truth_mask[..., 0].sum(1)
@@ -260,7 +260,7 @@ def test_a_wrong_value_with_the_right_gradient_is_found(session: Session):
 
 
 def test_suspects_that_the_judge_accepts_are_no_failure(session: Session, monkeypatch: pytest.MonkeyPatch):
-    """An image that the stricter dense check rejects and the ordinary judge accepts is not a failure."""
+    """An image that the vectorised check rejects, but the ordinary judge accepts, is not a failure."""
     check_chunk = judging.check_chunk
 
     def strict(*arguments: Any) -> Any:
@@ -272,7 +272,7 @@ def test_suspects_that_the_judge_accepts_are_no_failure(session: Session, monkey
     (line,) = session.lines("scope")
     assert line["conforms"]
     assert line["alone"] == 1
-    assert [batch["verdict"] in ("exact", "within_bound") for batch in session.lines("batch")]
+    assert all(batch["verdict"] in ("exact", "within_bound") for batch in session.lines("batch"))
     assert len(session.lines("batch")) == 3  # the image, the least suspicious company, its pack
 
 
@@ -288,7 +288,7 @@ def test_as_few_as_are_suspect_together_stay(wanted: set[int], count: int):
 
 
 def test_the_smallest_image_comes_first(session: Session):
-    """The failing image with the fewest ground truths is reported: none if all images fail, two if others pass."""
+    """The reported image has the fewest ground truths: 0 if every image fails, 2 if only images with two fail."""
 
     def every(right: Assignment, inputs: AssignerInputs) -> Assignment:
         return replace(right, scores=right.scores + 1e-3)

@@ -1,4 +1,4 @@
-"""The vectorised check of many images accepts what the ordinary judge accepts, except at near ties."""
+"""The vectorised check of many images agrees with the ordinary judge, except that it may reject near ties."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -45,7 +45,7 @@ def told_of(scope: Scope, numbers: Tensor) -> tuple[Images, AssignerInputs, Expe
 
 
 def following(told: Expected, owner: Tensor, classes: int) -> Assignment:
-    """Return an assignment of anchors to the ground truths `owner` (B, A; -1: background) with correct targets."""
+    """Return the assignment with correct targets that assigns anchors to `owner` (B, A); -1 is background."""
     rows = torch.arange(told.real.shape[1])[:, None]
     positives = owner[:, None] == rows  # (B, M, A)
     own = positives.transpose(1, 2).float()
@@ -98,7 +98,7 @@ def test_every_admissible_assignment_is_accepted(scope: Scope):
 @pytest.mark.slow
 @by_name
 def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
-    """On random assignments, many of them wrong at one anchor, both judges agree except at near ties."""
+    """On random assignments, vectorised and ordinary check give the same verdict, except at near ties."""
     images, inputs, told = told_of(scope, sample(scope))
     counts, source = images.present.sum(1).tolist(), torch.Generator().manual_seed(1)
     _, near_tie = uniqueness(told)
@@ -114,8 +114,10 @@ def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
         fast = assignment_holds(told, assignment)
         for image in range(len(counts)):
             slow = ordinarily(scope.image(int(images.indices[image])), assignment, inputs, image)
-            assert fast[image] <= slow, f"image {image}: only the dense check accepts {owners[image]}"
-            assert fast[image] or not slow or near_tie[image], f"image {image}: it refuses {owners[image]}"
+            assert fast[image] <= slow, f"image {image}: only the vectorised check accepts {owners[image]}"
+            assert fast[image] or not slow or near_tie[image], (
+                f"image {image}: wrongly rejects {owners[image]}"
+            )
             verdicts.add(slow)
     assert verdicts == {True, False}
 

@@ -1,4 +1,4 @@
-"""Scopes of the exhaustive check: their images are distinct and complete, and their number is as documented."""
+"""Scopes, the sets of images of the exhaustive check: images are distinct, complete, and as many as documented."""
 
 import re
 from dataclasses import replace
@@ -20,7 +20,7 @@ small_by_name = pytest.mark.parametrize("scope", SMALL_SCOPES, ids=lambda scope:
 
 
 def enumerated(scope: Scope) -> set[tuple[object, ...]]:
-    """Return the set of a scope's images from nested loops: (ground truths, index of each anchor's prediction)."""
+    """Return a scope's images, from nested loops, as a set of (ground truths, prediction of each anchor)."""
     height, width = scope.size
     low, step = -scope.margin, scope.lattice
     boxes = [
@@ -81,7 +81,7 @@ def test_guesses_are_told_apart_and_decode_to_what_they_say(scope: Scope):
 
 @by_name
 def test_no_ground_truth_is_rounded(scope: Scope):
-    """Normalised boxes are exact in float32, so that candidates do not depend on the order of conversions."""
+    """In every scope, normalised boxes times the input size are exact in float32."""
     batch = scope.batch(torch.arange(1, min(len(scope), 2000)))
     assert converts_exactly(batch.annotations[:, 2:], batch.size).all()
 

@@ -1,4 +1,4 @@
-"""Metamorphic relations (META-*): each finds its planted faults, and accepts conforming implementations."""
+"""Every metamorphic relation (META-*) finds its planted faults, and accepts conforming implementations."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -135,7 +135,7 @@ RANGES = {"META-SCORE-RANGE", "META-BEST-SCORE"}
 @pytest.mark.parametrize("clause", [clause for clause in RELATIONS if clause not in RANGES])
 @pytest.mark.parametrize("kind", SYMMETRIC)
 def test_what_breaks_no_symmetry_is_not_accused_of_it(clause: str, kind: str):
-    """A wrong implementation with all symmetries passes: relations compare it with itself, not the reference."""
+    """A wrong but symmetric implementation passes every relation: relations use no reference."""
     tested = subject(SYMMETRIC[kind]())
     assert not [str(failure) for failure in failures_among(clause, tested, 24)]
 

@@ -48,7 +48,7 @@ RAISING: dict[str, Callable[[], None]] = {
 
 
 class Double:
-    """An assigner that calls a function, which is expected to raise."""
+    """An assigner whose `assign` calls a given function, which is expected to raise."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self.function = function
@@ -97,7 +97,7 @@ def interrupt() -> None:
 
 
 def interrupt_and_hide() -> None:
-    """Catch the KeyboardInterrupt of a Ctrl-C, and raise ValueError instead."""
+    """Send SIGINT to this process, catch the KeyboardInterrupt, and raise ValueError instead."""
     try:
         interrupt()
     except KeyboardInterrupt:

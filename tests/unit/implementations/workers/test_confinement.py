@@ -1,4 +1,7 @@
-"""Worker processes have limits of time, message size and memory, no network, and leave nothing behind."""
+"""Worker processes have limits of time, message size and memory, and no network.
+
+They leave no files or processes.
+"""
 
 import os
 import resource
@@ -67,7 +70,7 @@ def test_a_failure_keeps_no_tensors_of_the_implementation():
 def test_shared_memory_counts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(MEMORY_VARIABLE, "1")
     said = reason(isolated("overwhelming.py:SharesGigabytes"))
-    assert "GiB of memory, shared memory included; the limit is 1 GiB" in said
+    assert "GiB of memory, including shared memory; the limit is 1 GiB" in said
 
 
 def test_no_network_even_in_c():

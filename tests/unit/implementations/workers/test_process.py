@@ -52,14 +52,14 @@ def worker(double: str, timeout: float = 60.0, **notes: str) -> Worker:
 
 
 def meant_for(double: str) -> Batch:
-    """Return a batch on which the worker behaves as the test double with the given name."""
+    """Return a batch on which the worker's adapter behaves as the test double with this name."""
     numbers = replace(FULL.hyperparameters, dfl_gain=100.0 + PLACES.index(double))
     return replace(FULL, hyperparameters=numbers)
 
 
 @dataclass
 class Doubles:
-    """A worker with all test doubles, as an implementation, with its blocked port and its file of process ids."""
+    """A worker with all test doubles: its implementation, blocked port, and file of process ids."""
 
     worker: Worker
     implementation: Implementation
@@ -91,7 +91,7 @@ def same(one: Implementation, other: Implementation, batch: object) -> bool:
 
 @pytest.mark.slow
 def test_answers_are_those_of_this_process(doubles: Doubles):
-    """The reference in a worker returns bitwise the results of this process, in float32, bfloat16 and autocast."""
+    """The reference gives the same bits in a worker and in this process; float32, bfloat16 and autocast."""
     there, here = doubles.implementation, implementation_from(ReferenceAdapter(), "reference")
     assert (there.capabilities, there.dialect, there.version) == (["assign", "loss", "stages"], NEWEST, "1")
     half = FULL.to(dtype=torch.bfloat16)
@@ -125,9 +125,9 @@ FAILURES = {
     "Garbage": "its process sent bytes that are not a message",
     "Raises": "raised ZeroDivisionError: one by none",
     "ChangesState": "changed global torch state: default dtype",
-    "Installs": "raised Blocked: a worker installs nothing (subprocess.Popen)",
+    "Installs": "raised Blocked: installing packages is blocked in a worker process (subprocess.Popen)",
     "WrongShape": "Loss.items has shape (2,), expected (3,)",
-    "NoAssignment": "expected Assignment, and str was returned",
+    "NoAssignment": "returned a value of type str, expected Assignment",
 }
 
 
@@ -137,7 +137,7 @@ DEADLY = {"Hangs", "Dies", "IsKilled", "Garbage"}
 @pytest.mark.slow
 @pytest.mark.parametrize("double", FAILURES)
 def test_a_failure_is_of_its_batch_alone(doubles: Doubles, double: str):
-    """A failure is reported for its batch; the next batch succeeds, in a new process if the old one died."""
+    """After a failing batch the next batch conforms, in a new worker process if the old one died."""
     execute(doubles.implementation, EMPTY)
     before = doubles.worker.starts
     doubles.worker.timeout = 2.0 if double == "Hangs" else 60.0
@@ -180,7 +180,9 @@ def test_no_network(doubles: Doubles):
         listener.bind(("127.0.0.1", doubles.port))
         listener.listen()
         listener.settimeout(0.2)
-        with pytest.raises(ImplementationFailed, match="Blocked: a worker has no network"):
+        with pytest.raises(
+            ImplementationFailed, match="Blocked: network access is blocked in a worker process"
+        ):
             execute(doubles.implementation, meant_for("Connects"))
         with pytest.raises(TimeoutError):
             listener.accept()
@@ -221,7 +223,7 @@ def test_what_hangs_is_killed_with_all_it_started(doubles: Doubles):
 
 @pytest.mark.slow
 def test_it_goes_when_the_suite_goes(tmp_path: Path):
-    """If the suite is killed while its worker hangs, the worker ends too."""
+    """If the suite's process is killed while its worker hangs, the worker process ends soon after."""
     pids = tmp_path / "pids"
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"

@@ -1,4 +1,4 @@
-"""Group lines by cause."""
+"""Grouping of the divergences in a run log by their cause."""
 
 from tests.common.run_logs import CLAUSES, batch, difference, divergence, error, picture
 

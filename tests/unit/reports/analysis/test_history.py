@@ -1,4 +1,4 @@
-"""history.jsonl, comparisons of runs, and trends."""
+"""The file history.jsonl, with an entry for each run; comparisons of runs, and trends."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from tal_reports.analysis.trend import HEIGHT, power_trend_of, sparkline, trend_
 
 
 def entry(folder: Path, lines: Any, started: str = "2025-11-24T02:10:33.000+00:00", **fields: Any):
-    """Return the history entry of a run with these lines that began at this time."""
+    """Write a run with the given log lines and start time into `folder`, and return its history entry."""
     raw = b"".join(
         json.dumps(
             factory.line(kind, line, started) | ({"run": folder.name} if kind == "run" else {})
@@ -38,7 +38,7 @@ def entry(folder: Path, lines: Any, started: str = "2025-11-24T02:10:33.000+00:0
 
 
 def run(*causes: Any, batches: Any = 20, **fields: Any):
-    """Return the lines of a run of one implementation with these causes."""
+    """Return the log lines of a run, in which one implementation has the given divergences."""
     return [
         ("run", run_line([implementation("my-assigner", version="1.0")], **fields)),
         *(("batch", batch(number, "my-assigner")) for number in range(batches)),
@@ -49,7 +49,7 @@ def run(*causes: Any, batches: Any = 20, **fields: Any):
 
 @pytest.fixture
 def pair(tmp_path: Path):
-    """Return the entries of a run with two causes, and of a later run with one of them and a new one."""
+    """Return the history entries of two runs with two causes of failure each; one cause is in both runs."""
     first = divergence(1, stage="metric", clause_group="TAL-MET")
     before = entry(tmp_path / "a", run(divergence(0), first))
     after = entry(
@@ -75,7 +75,7 @@ def test_the_same_run_twice_changes_nothing(pair: Any):
 
 def test_an_untested_cause_does_not_count_as_fixed(tmp_path: Path):
     before = entry(tmp_path / "a", run(divergence(1, stage="metric", clause_group="TAL-MET")))
-    after = entry(tmp_path / "b", run(batches=1))  # of DEC alone
+    after = entry(tmp_path / "b", run(batches=1))  # its only batch is of the check of DEC
     change = compare(before, after)
     assert change.fixed == []
     assert [cause["stage"] for cause in change.untested] == ["metric"]
@@ -93,7 +93,7 @@ def test_other_differences_are_noted(tmp_path: Path):
     other = run(seed="7", environment=factory.ENVIRONMENT | {"torch": "2.15.0"})
     notes = compare(entry(tmp_path / "a", run()), entry(tmp_path / "b", other)).notes
     assert notes == [
-        "the seeds differ: a cause counted as fixed may simply not have been drawn again",
+        "the seeds differ: a cause counted as fixed may only lack a generated batch this time",
         "torch was 2.14.1+cpu and is 2.15.0",
     ]
 
@@ -254,7 +254,7 @@ def test_benchmarks_have_the_ratio_of_the_last_run_on_such_a_machine(tmp_path: P
 
 
 def powered(folder: Path, survivors: int, started: str = "2025-11-24T02:10:33.000+00:00", **fields: Any):
-    """Return the history entry of a run that planted nine faults, and some more that survived."""
+    """Return the history entry of a run with planted faults: nine found, and `survivors` not found."""
     faults = [factory.power(number, **fields) for number in range(8)] + [factory.power(8, **fields)]
     faults += [factory.power(9, fault=f"survivor {number}", **fields) for number in range(survivors)]
     return entry(folder, [*factory.planting(0), *(("power", one) for one in faults)], started)
@@ -310,7 +310,7 @@ def test_a_run_of_case_files_is_not_stored(tmp_path: Path, option: list[str]):
 
 def test_with_many_new_causes_some_are_listed_and_all_are_counted(tmp_path: Path):
     letters = "abcdefghijklmnopqrstuvwxyz"
-    many = [divergence(number, summary=f"fault {letters[number]}{letters[number]}") for number in range(26)]
+    many = [error(number, "my-assigner", summary=f"raised {letters[number]}") for number in range(26)]
     render(write(tmp_path / "runs" / "a", run()))
     page = render(write(tmp_path / "runs" / "b", run(*many))).read_text()
     assert "<summary>26 new</summary>" in page

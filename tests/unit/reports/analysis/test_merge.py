@@ -1,6 +1,7 @@
-"""Merge shards into one run."""
+"""Merging of shards (runs of parts of the suite) into one run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def shard(
     extra: Any = (),
     **fields: Any,
 ):
-    """Write a run of one implementation on one device."""
+    """Write a run of one implementation on one device, with the given log fields, and return its folder."""
     run = run_line(
         [implementation(name, version=version)], environment=factory.ENVIRONMENT | {"torch": torch}, **fields
     )
@@ -45,6 +46,17 @@ def shard(
     return write(folder, [*lines, ("end", {"exit": exit_status})] if exit_status is not None else lines)
 
 
+@pytest.mark.parametrize("how", ["the same folder", "its log", "a copy"])
+def test_a_run_is_not_merged_with_itself(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run, other = shard(tmp_path / "a" / "1"), shard(tmp_path / "b" / "1", device="cuda")
+    again = {"the same folder": run, "its log": run / "log.jsonl", "a copy": tmp_path / "copy"}[how]
+    if how == "a copy":
+        shutil.copytree(run, again)
+    assert main(["merge", str(run), str(other), str(again), "--into", str(tmp_path / "merged")]) == 2
+    assert "are the same run, whose batches would count twice: give it once" in capsys.readouterr().err
+    assert not (tmp_path / "merged").exists()
+
+
 def test_two_devices_become_one_run(tmp_path: Path):
     cpu = shard(tmp_path / "cpu")
     cuda = shard(tmp_path / "cuda", device="cuda", devices=GPU)
@@ -52,8 +64,8 @@ def test_two_devices_become_one_run(tmp_path: Path):
     assert log.run["devices"] == {"cpu": "tested", "cuda": "tested"}
     assert log.batches.judged == 18
     assert {cell.device for cell in log.batches.cells} == {"cpu", "cuda"}
-    assert log.not_tested == []  # each was tested by the other
-    assert log.seconds is None  # they ran at different times
+    assert log.not_tested == []  # each device was tested by the other shard
+    assert log.seconds is None  # the shards ran at different times
     assert read_log(cpu).seconds is not None
     assert log.end["exit"] == 0
     assert log.problems.sentences() == []
@@ -224,5 +236,5 @@ def test_two_cases_of_one_name_are_named(tmp_path: Path):
     assert (merged / "cases" / "0123456789ab.safetensors").read_text(encoding="utf-8") == "first"
     reasons = [line["reason"] for line in read_log(merged).not_tested]
     assert any(
-        "cases/0123456789ab.safetensors of the run second differs" in str(reason) for reason in reasons
+        "cases/0123456789ab.safetensors of the run second was not copied" in str(reason) for reason in reasons
     )

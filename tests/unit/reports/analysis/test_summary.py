@@ -12,7 +12,8 @@ from tests.common import run_logs as factory
 from tests.common.run_logs import batch, divergence, error, implementation, line, raw, run_line
 
 from tal_reports import RunLog, read_log, summarise, terminal_table
-from tal_reports.analysis.summary import write_summary
+from tal_reports.analysis.summary import unsupported_sentence, write_summary
+from tal_reports.log.batches import MAX_REASONS, OTHER_REASONS
 from tal_reports.log.schemas import FOLDER, fault, kinds, schema
 
 CONTRACT = {
@@ -28,7 +29,7 @@ def summary_of(folder: Path, lines: factory.Lines) -> dict[str, Any]:
 def test_a_run_that_conforms(run_dir: Path):
     summary = summary_of(run_dir, factory.passing(90))
     assert summary.keys() >= CONTRACT
-    assert (summary["schema"], summary["run"], summary["exit"]) == (2, run_dir.name, 0)
+    assert (summary["schema"], summary["run"], summary["exit"]) == (3, run_dir.name, 0)
     assert summary["profile"] == "ci"
     assert summary["seed"] == "0"
     assert summary["devices"] == {"cpu": "tested", "cuda": "not tested: no such device"}
@@ -41,8 +42,8 @@ def test_a_run_that_conforms(run_dir: Path):
     )
     assert first["batches"] == second["batches"] == 45 == sum(first["verdicts"].values())
     assert set(first["verdicts"]) == {
-        "exact", "within_bound", "admissible", "rejected", "inconclusive", "known", "divergent", "error",
-        "nondeterministic",
+        "exact", "within_bound", "admissible", "rejected", "inconclusive", "not_supported", "known", "divergent",
+        "error", "nondeterministic",
     }  # fmt: skip
     assert [one["result"] for one in (first, second)] == ["conforms", "conforms"]
     assert first["first_divergences"] == []
@@ -64,7 +65,11 @@ def test_a_run_with_a_divergence(run_dir: Path):
         "summary": "an anchor goes to a ground truth that it does not overlap most",
         "verdict": "divergent",
         "id": first["id"],
+        "choice": None,
+        "tests": ["test_contested_anchor"],
+        "follows": [],
     }
+    assert mine["identification"] is None
     assert re.fullmatch("[0-9a-f]{10}", first["id"])
     assert summary["exit"] == 1
 
@@ -220,7 +225,7 @@ def test_the_schemas_are_schemas(name: str):
 
 @pytest.mark.parametrize("lines", [factory.passing(30), factory.failing(8)])
 def test_written_files_follow_the_schemas(run_dir: Path, lines: factory.Lines):
-    # Validated here with nothing of ours between the file and the validator.
+    # The files are validated by jsonschema, without code of this project in between.
     factory.write(run_dir, lines)
     for text in (run_dir / "log.jsonl").read_text().splitlines():
         Draft202012Validator(schema("log")).validate(json.loads(text))
@@ -229,7 +234,7 @@ def test_written_files_follow_the_schemas(run_dir: Path, lines: factory.Lines):
 
 BREAKS = {
     "without a run": lambda summary: summary.pop("run"),
-    "another schema": lambda summary: summary.update(schema=3),
+    "another schema": lambda summary: summary.update(schema=4),
     "exit 2": lambda summary: summary.update(exit=2),
     "exit true": lambda summary: summary.update(exit=None),
     "a verdict is missing": lambda summary: summary["implementations"][0]["verdicts"].pop("known"),
@@ -293,7 +298,7 @@ def test_the_log_is_only_read(run_dir: Path):
 
 def test_unknown_kinds_are_valid_for_readers_and_rejected_by_writers(run_dir: Path):
     later = line("weather", {"rain": 9})
-    assert fault(later, "log") is None  # as its description says: a later version's log can be read
+    assert fault(later, "log") is None  # so that the log of a later version can be read
     with (
         RunLog.create(run_dir.parent, "later") as log,
         pytest.raises(ValueError, match="unknown kind"),
@@ -337,7 +342,7 @@ Counts = tuple[int, int | None]
 
 
 def result_with(run_dir: Path, lines: factory.Lines, *counts: Counts, end: bool = True) -> dict[str, Any]:
-    """Return the first implementation of a conforming run with these counts of tests, after more lines."""
+    """Write a run with (planned, finished) counts of tests, and return its implementation's summary."""
     tests = [
         ("tests", {"implementation": "ultralytics", "planned": planned, "finished": finished})
         for planned, finished in counts
@@ -410,3 +415,53 @@ def test_the_share_of_inconclusive_batches_is_told_by_clause_group(run_dir: Path
     told = "3 inconclusive batches, judged in part: 3 of 12 in LOSS (25.0%)"
     assert told in [line["reason"] for line in summary["not_tested"]]
     assert told in terminal_table(log)
+
+
+def test_reasons_of_undecided_batches_are_counted(run_dir: Path):
+    reasons = [["not enough time"], ["not enough time", "not defined"], []]
+    lines = [
+        ("batch", factory.batch(number, verdict="inconclusive", undecided=True, undecided_because=because))
+        for number, because in enumerate(reasons)
+    ]
+    counted = summary_of(run_dir, [("run", factory.run_line()), *lines])["implementations"][0]
+    assert counted["undecided"] == 3
+    assert counted["undecided_because"] == {"not enough time": 2, "not defined": 1}
+
+
+def unsupported_run(excluded: int, judged: int) -> factory.Lines:
+    """Return log lines of a run whose implementation rejects `excluded` batches and is judged on `judged`."""
+    lines = [batch(number, "limited", verdict="exact") for number in range(judged)]
+    for number in range(excluded):
+        reason = "16 bins only" if number % 3 else "no topk2"
+        lines.append(batch(judged + number, "limited", verdict="not_supported", stages={}, reason=reason))
+    rows = [("batch", one) for one in lines]
+    return [("run", run_line([implementation("limited")])), *rows, ("end", {"exit": 0})]
+
+
+def test_batches_that_are_not_supported_are_counted_with_their_share_and_reasons(run_dir: Path):
+    summary = summary_of(run_dir, unsupported_run(30, 70))
+    (line,) = summary["implementations"]
+    assert line["not_supported"] == {
+        "batches": 30,
+        "share": 0.3,
+        "reasons": {"16 bins only": 20, "no topk2": 10},
+    }
+    assert line["verdicts"]["not_supported"] == 30
+    assert line["result"] == "conforms"
+    assert unsupported_sentence(line) == "30 of 100 batches (30 %): 16 bins only (20); no topk2 (10)"
+    assert fault(summary, "summary") is None
+
+
+def test_an_implementation_that_supports_nothing_does_not_conform(run_dir: Path):
+    (line,) = summary_of(run_dir, unsupported_run(30, 0))["implementations"]
+    assert line["result"] == "inconclusive"
+
+
+def test_the_number_of_counted_reasons_is_bounded(run_dir: Path):
+    lines = [
+        batch(number, "limited", verdict="not_supported", reason=f"reason {number}") for number in range(50)
+    ]
+    run = [("run", run_line([implementation("limited")])), *(("batch", one) for one in lines)]
+    (line,) = summary_of(run_dir, run)["implementations"]
+    assert len(line["not_supported"]["reasons"]) == MAX_REASONS + 1
+    assert line["not_supported"]["reasons"][OTHER_REASONS] == 50 - MAX_REASONS

@@ -1,4 +1,4 @@
-"""Table, report and summary name the number of planted faults that the profile of a passing run finds."""
+"""A passing result states how many planted faults its profile finds, in table, report and summary."""
 
 from pathlib import Path
 from typing import Any

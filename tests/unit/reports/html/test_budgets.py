@@ -12,16 +12,16 @@ from tal_reports import read_log, render
 from tal_reports.html.page_disagreements import PICTURE_BUDGET
 
 BYTES, ELEMENTS, SEEN = 2_000_000, 50_000, 4_000
-"""What a report may weigh, of how many elements it may consist, and how many of those may be seen at first.
+"""Limits of a report: size in bytes, number of elements, and number of elements that are visible at first.
 
-No time is measured here: a busy machine would fail. When these were chosen, Chromium loaded a report of 35,000,
-2,800 of them to be seen, within 0.7 s on two cores that had eight other things to do, and filtered it within 0.03 s.
+No time is measured, because tests would fail on a busy machine. When the limits were chosen, Chromium loaded a
+report of 35,000 elements, 2,800 of them visible, within 0.7 s on two busy cores, and filtered it within 0.03 s.
 """
 
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a run with 200 causes, each with a large picture, and 10,000 batches on two devices."""
+    """Write a run of 10,000 batches and 200 causes of failure with large pictures; return its folder."""
     lines = factory.failing(200, 7_400)
     for number, (kind, fields) in enumerate(lines):
         if kind == "divergence" and fields.get("picture"):
@@ -92,7 +92,7 @@ def test_few_elements_are_visible_at_first_and_after_filtering(browser: Any, nig
     )
     assert everything < ELEMENTS
     assert 1_000 < seen < SEEN
-    # The viewer of a picture is made when its card is opened, not for all of them at once.
+    # The viewer of a picture is created when its card is opened, and not for all cards at once.
     opened = page.locator("details.card[open] .picture").count()
     assert page.locator(".picture.ready").count() == opened < 5 < page.locator(".picture").count()
     page.locator("#filter").fill("impl:my-assigner stage:conflict overlap")

@@ -116,7 +116,7 @@ def test_long_texts_are_shortened(tmp_path: Path):
     assert f"anchor {MAX_VALUES}<" not in page
     assert long not in page
     assert len(page) < 200_000
-    assert "<code>" not in page  # part of a recipe is none
+    assert "<code>" not in page  # a shortened recipe is not printed as code
 
 
 @pytest.mark.parametrize(

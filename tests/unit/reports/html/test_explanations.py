@@ -1,4 +1,4 @@
-"""Explanations of an anchor's assignment, from the numbers of a picture."""
+"""Explanations of an anchor's assignment in words, computed from the values that a picture stores."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def text(number: int, **fields: Any) -> str:
 
 
 def one(pairs: Any, **fields: Any) -> str:
-    """Return the explanation of anchor 6 with these pairs."""
+    """Return the explanation of anchor 6, given a row of values for each ground truth (`pairs`)."""
     return text(6, anchors={"6": anchor(pairs)}, **fields)
 
 

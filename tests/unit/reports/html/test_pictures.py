@@ -1,4 +1,4 @@
-"""Draw the pictures of a log."""
+"""Pictures of batches, drawn from the numbers in a run log."""
 
 import math
 from itertools import pairwise

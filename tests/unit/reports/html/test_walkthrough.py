@@ -1,4 +1,4 @@
-"""The walkthrough of a photograph, from the numbers in walkthrough.json."""
+"""The report's walkthrough (assigner and loss on one photograph), drawn from walkthrough.json."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_candidates_and_metric():
         "Area: metric t, up to 0.4",
     ]
     radii = [shape.numbers[2] for shape in facts["metric"].scenes[2].shapes if shape.kind == "disc"]
-    assert len(radii) == 3  # a t of 0 is not drawn
+    assert len(radii) == 3  # a metric t of 0 is not drawn
     assert (radii[1] / radii[0]) ** 2 == pytest.approx(0.05 / 0.4)
 
 

@@ -1,4 +1,4 @@
-"""Count judged batches."""
+"""Counting of judged batches in a run log."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Read run logs: complete, truncated, damaged and foreign ones."""
+"""Reading of run logs that are complete, truncated, damaged or written by other programs."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ from tests.common.run_logs import line, raw
 
 from tal_reports import Log, LogError, read_log
 from tal_reports.log.reader import MAX_FAULTS
+from tal_reports.log.writer import SCHEMA
 
 RUN = line("run", factory.run_line())
 
@@ -70,7 +71,7 @@ def test_a_log_truncated_at_any_byte_of_its_last_lines_is_read_up_to_there(run_d
     for size in range(ends[1], len(whole) + 1):
         (run_dir / "log.jsonl").write_bytes(whole[:size])
         log = read_log(run_dir)
-        # A line without its newline is whole all the same.
+        # A last line without a newline is complete.
         complete = sum(size >= end - 1 for end in ends[1:])
         assert log.batches.judged == (complete >= 2)
         assert len(log.divergences) == (complete >= 3)
@@ -104,7 +105,7 @@ def test_a_log_truncated_in_its_first_line_is_an_unfinished_run(run_dir: Path):
         (b"\n", "not a JSON object"),
         (b"[" * 100_000 + b"\n", "not a JSON object"),
         (raw(line("batch", factory.batch())), "not of kind run"),
-        (raw(RUN | {"schema": 4}), "has schema 4; this version reads schemas 1 to 3.* newer version"),
+        (raw(RUN | {"schema": 5}), "has schema 5; this version reads schemas 1 to 4.* newer version"),
         (raw(RUN | {"schema": None}), "has schema None"),
         (raw(RUN | {"schema": True}), "has schema True"),
         (raw(RUN | {"schema": 0}), "has schema 0"),
@@ -125,7 +126,7 @@ def test_a_log_of_schema_1_gets_the_stages_and_terms_of_that_schema(run_dir: Pat
     fields = {key: value for key, value in RUN.items() if key not in ("stages", "terms")}
     factory.write_raw(run_dir, raw(fields | {"schema": 1}, line("batch", factory.batch())))
     log = read_log(run_dir)
-    assert log.run["schema"] == 3
+    assert log.run["schema"] == SCHEMA
     assert log.stages == [*factory.CLAUSES]
     assert {stage["name"]: stage["clause"] for stage in log.run["stages"]} == factory.CLAUSES
     assert log.run["terms"] == ["box", "cls", "dfl"]

@@ -1,4 +1,4 @@
-"""Write run logs."""
+"""Writing of run logs."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ from tests.common import run_logs as factory
 from tal_reports import RunLog, read_log
 from tal_reports.log.batches import VERDICTS, batch_fault
 from tal_reports.log.schemas import fault
-from tal_reports.log.writer import new_run_id
+from tal_reports.log.writer import SCHEMA, new_run_id
 
 
 class Colour(StrEnum):
@@ -31,7 +31,7 @@ def test_a_run_has_a_folder_with_a_log_and_cases(tmp_path: Path):
     assert log.folder == tmp_path / "deep" / "runs" / "one"
     assert (log.folder / "cases").is_dir()
     (line,) = lines_of(log.folder / "log.jsonl")
-    assert (line["kind"], line["schema"], line["run"], line["profile"]) == ("run", 3, "one", "ci")
+    assert (line["kind"], line["schema"], line["run"], line["profile"]) == ("run", SCHEMA, "one", "ci")
 
 
 def test_an_existing_run_is_not_overwritten(run_dir: Path):

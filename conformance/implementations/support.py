@@ -1,0 +1,102 @@
+"""Batches that an adapter declares not to support: no answer is expected, and none is accepted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.names import LONGEST_MESSAGE, cut
+from tal_conformance.implementations.errors import ProtocolViolation
+from tal_reference import Head, Hyperparameters
+
+CLASS_WEIGHTS = "class weights (attribute `class_weights`)"
+"""Reason of an adapter that does not declare `class_weights = True`."""
+NO_TRUTHS = "a batch without ground truths"
+"""Reason of an adapter that declares `supports_no_truths = False`."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """Declaration of an adapter about the batches that it supports.
+
+    Attributes:
+        supports: returns True for a head with hyperparameters, or else the reason as a text; None: all are supported.
+        no_truths: False if a batch without ground truths is not supported.
+        class_weights: True if the loss reads `head.class_weights` (COR-7).
+    """
+
+    supports: Callable[[Head, Hyperparameters], Any] | None = None
+    no_truths: bool = True
+    class_weights: bool = False
+
+    def reason_not_to_call(self, batch: Batch) -> str | None:
+        """Return the reason why the adapter must not even be called with a batch, or None if it may be called.
+
+        An adapter written before heads had class weights would silently ignore them.
+        """
+        return CLASS_WEIGHTS if batch.head.class_weights is not None and not self.class_weights else None
+
+    def reason(self, batch: Batch) -> str | None:
+        """Return the reason why the adapter does not support a batch, as one line, or None if it does.
+
+        Raises:
+            ProtocolViolation: `supports` returned neither True nor a reason.
+        """
+        reason = self.reason_against(batch.head, batch.hyperparameters)
+        if reason is not None or self.no_truths or len(batch.annotations):
+            return reason
+        return NO_TRUTHS
+
+    def reason_against(self, head: Head, hyperparameters: Hyperparameters) -> str | None:
+        """Return the reason why the adapter does not support a head with hyperparameters, or None if it does.
+
+        Raises:
+            ProtocolViolation: as `reason`.
+        """
+        answer = True if self.supports is None else asked_support(self.supports, head, hyperparameters)
+        return answer if isinstance(answer, str) else None
+
+
+def asked_support(
+    supports: Callable[[Head, Hyperparameters], Any], head: Head, hyperparameters: Hyperparameters
+) -> bool | str:
+    """Return True if the adapter supports the head with the hyperparameters, or else its reason, as one line.
+
+    A `topk2` that equals `topk` changes nothing (COR-3), and is passed as None.
+
+    Raises:
+        ProtocolViolation: the answer is neither True nor a text with a word in it.
+    """
+    answer = supports(head, replace(hyperparameters, topk2=hyperparameters.effective_topk2))
+    if answer is True:
+        return True
+    if not isinstance(answer, str) or not answer.strip():
+        raise ProtocolViolation(
+            f"supports(head, hyperparameters) returned {cut(repr(answer), 80)}, expected True or the reason as a text "
+            "that is not empty"
+        )
+    return cut(" ".join(str.split(answer)), LONGEST_MESSAGE)
+
+
+def support_of(adapter: Any, name: str) -> Support:
+    """Return an adapter's declaration of support, after a trial call of its `supports` with default arguments.
+
+    Raises:
+        ProtocolViolation: an attribute has the wrong type, or `supports` returned neither True nor a reason.
+    """
+    supports = getattr(adapter, "supports", None)
+    no_truths = getattr(adapter, "supports_no_truths", True)
+    if supports is not None and not callable(supports):
+        raise ProtocolViolation(
+            f"{name} declares supports = {cut(repr(supports), 80)}: expected a method supports(head, hyperparameters)"
+        )
+    if not isinstance(no_truths, bool):
+        raise ProtocolViolation(
+            f"{name} declares supports_no_truths = {cut(repr(no_truths), 80)}: expected True or False"
+        )
+    if supports is not None:
+        try:
+            asked_support(supports, Head((8, 16, 32), 80), Hyperparameters())
+        except ProtocolViolation as error:
+            raise ProtocolViolation(f"{name}: {error}") from error
+    return Support(supports, no_truths, bool(getattr(adapter, "class_weights", False)))

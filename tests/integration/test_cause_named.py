@@ -1,0 +1,92 @@
+"""A failing run names the cause in its first line, has one card for it, and fits on one screen."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tests.common.commands import run
+
+from tal_reports import read_log
+from tal_reports.analysis.folding import causes_of
+
+ADAPTERS = """
+from tests.fauxmplementations.dense_port import DensePort
+from tal_reference import NEWEST
+
+
+class PlainIou(DensePort):
+    def __init__(self):
+        super().__init__(NEWEST, "all", overlap="iou")
+
+
+class OnlyOneImage(DensePort):
+    \"\"\"Fails where there are several images, which no choice explains.\"\"\"
+
+    def __init__(self):
+        super().__init__(NEWEST, "all")
+
+    def loss(self, feature_maps, annotations, head, hyperparameters):
+        result = super().loss(feature_maps, annotations, head, hyperparameters)
+        if feature_maps[0].shape[0] > 1:
+            result.items[1] *= 1.5
+        return result
+"""
+LINES = 40
+"""Number of lines on one screen."""
+
+
+def failing_run(folder: Path, name: str, *options: str) -> tuple[list[str], Path]:
+    """Return the lines that a run prints, and its folder."""
+    adapters = folder / "adapters.py"
+    adapters.write_text(ADAPTERS)
+    done = run(
+        sys.executable, "-m", "pytest", "conformance", "--implementation", f"{adapters}:{name}", "--examples", "6",
+        "-p", "no:cacheprovider", "--report-dir", str(folder / "runs"), "--hypothesis-seed", "1", *options,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
+    (log,) = (folder / "runs").glob("2*/log.jsonl")
+    return (done.stdout + done.stderr).splitlines(), log.parent
+
+
+@pytest.mark.slow
+def test_the_first_line_names_the_cause_and_the_output_fits_on_one_screen(tmp_path: Path):
+    chosen = "test_metric or test_conflict or test_topk or test_targets or test_loss or META-MIRROR"
+    lines, folder = failing_run(tmp_path, "PlainIou", "-k", chosen, "--identification-seconds", "20")
+    assert len(lines) <= LINES
+    first = lines[next(number for number, line in enumerate(lines) if "= conformance =" in line) + 1]
+    assert first.startswith(
+        "dense-port: It computes ultralytics-8.4.190 with plain IoU in place of CIoU in the assignment. That explains "
+    )
+    assert first.endswith("nothing is left.")
+    log = read_log(folder)
+    (cause,) = causes_of(log, log.divergences)
+    assert cause.choice == "plain IoU in place of CIoU in the assignment"
+    assert len(cause.lines) > 3
+    (found,) = json.loads((folder / "summary.json").read_text())["implementations"]
+    assert found["identification"]["sentence"] in first
+    assert found["identification"]["sentence"] in (folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_where_no_choice_explains_a_failure_the_run_says_what_failing_batches_share(tmp_path: Path):
+    lines, folder = failing_run(
+        tmp_path,
+        "OnlyOneImage",
+        "-k",
+        "test_loss or test_targets or test_heads",
+        "--identification-seconds",
+        "12",
+    )
+    (first, *_) = [line.strip() for line in lines if line.strip().startswith("It fails on ")]
+    assert "batches drawn to test this, it fails on" in first
+    log = read_log(folder)
+    assert [cause.choice for cause in causes_of(log, log.divergences)] == [""]
+
+
+@pytest.mark.slow
+def test_verbose_runs_list_every_failing_test(tmp_path: Path):
+    lines, _ = failing_run(tmp_path, "PlainIou", "-k", "test_metric", "-v", "--identification-seconds", "0")
+    assert any(line.startswith("FAILED ") and "test_metric" in line for line in lines)
+    assert any("is DIVERGENT at stage" in line for line in lines)
+    assert not any("It computes" in line for line in lines)

@@ -1,0 +1,157 @@
+"""`tal-conformance init` recognises assigners and losses, fills in an adapter, and never overwrites a file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tal_conformance.commands import init, main
+from tal_conformance.commands.adapter_text import adapter_texts
+from tal_conformance.commands.init import BATCHES, Trial, report
+from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.implementations.inspection import Parameter, Target, signatures_of
+
+MINE = """
+import torch
+
+
+class Assigner(torch.nn.Module):
+    def __init__(self, topk, num_classes, temperature, alpha=0.5, eps=1e-9):
+        super().__init__()
+
+    def forward(self, pd_scores, pd_bboxes, anc_points, gt_labels, gt_bboxes, mask_gt, quality, epoch=0):
+        ...
+
+
+class Criterion:
+    def __init__(self, model, tal_topk=10):
+        ...
+
+    def __call__(self, preds, batch):
+        ...
+
+    def loss(self, preds, batch):
+        ...
+
+
+def function(feats, targets, nc, reg_max=16):
+    ...
+
+
+class Adapter:
+    def assign(self, inputs):
+        ...
+
+
+def neither(x):
+    ...
+
+
+built_in = len
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Callable[[str], Target]:
+    """Return a function that reads the signatures of an object of the file above."""
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+
+    def target(name: str) -> Target:
+        fields = signatures_of(f"{path}:{name}")
+        for part in ("constructor", "call", "adapter_methods"):
+            fields[part] = tuple(Parameter(**p) if isinstance(p, dict) else p for p in fields[part])
+        return Target(f"{path}:{name}", **fields)
+
+    return target
+
+
+def test_signatures(mine: Callable[[str], Target]):
+    assigner = mine("Assigner")
+    assert [p.name for p in assigner.constructor if p.required] == ["topk", "num_classes", "temperature"]
+    assert [p.name for p in assigner.call][-2:] == ["quality", "epoch"]
+    assert mine("Criterion").adapter_methods == ()  # its loss(preds, batch) is not that of the protocol
+    assert mine("Adapter").adapter_methods == ("assign",)
+    assert mine("function").kind == "function"
+
+
+def test_an_assigner_is_filled_in_and_what_is_unknown_is_named(mine: Callable[[str], Target], tmp_path: Path):
+    (text,) = adapter_texts(mine("Assigner"), "detect", tmp_path / "adapter.py")
+    compile(text.source, "adapter.py", "exec")
+    for line in (
+        "topk=numbers.topk,",
+        "num_classes=head.classes,",
+        "alpha=numbers.alpha,",
+        "temperature=None,",
+    ):
+        assert line in text.source
+    assert "inputs.truth_mask,  # mask_gt: (B, M, 1)" in text.source
+    assert "eps=" not in text.source  # its default stays
+    assert "epoch" not in text.source
+    assert [line.split("'")[1] for line in text.missing] == ["quality", "temperature"]
+    assert text.source.count("# TODO: ") == 2
+
+
+def test_a_criterion_has_four_ways_to_take_its_inputs(mine: Callable[[str], Target], tmp_path: Path):
+    texts = adapter_texts(mine("Criterion"), "detect", tmp_path / "adapter.py")
+    assert len({text.source for text in texts}) == 4
+    for text in texts:
+        compile(text.source, "adapter.py", "exec")
+        assert "model=model," in text.source
+        assert "tal_topk=numbers.topk," in text.source
+        assert text.missing == ()
+
+
+def test_a_function_is_called_with_its_settings(mine: Callable[[str], Target], tmp_path: Path):
+    text = adapter_texts(mine("function"), "detect", tmp_path / "adapter.py")[0]
+    assert "under_test(feats=predictions, targets=rows, nc=head.classes, reg_max=head.reg_max)" in text.source
+
+
+def test_another_function_is_neither_assigner_nor_loss(mine: Callable[[str], Target], tmp_path: Path):
+    with pytest.raises(ValueError, match="takes x: expected an assigner, with parameters such as pd_scores"):
+        adapter_texts(mine("neither"), "detect", tmp_path / "adapter.py")
+
+
+def test_a_target_in_another_folder_is_imported_from_there(mine: Callable[[str], Target], tmp_path: Path):
+    beside, apart = (
+        adapter_texts(mine("function"), "detect", folder / "adapter.py")[0].source
+        for folder in (tmp_path, tmp_path / "sub")
+    )
+    assert "sys.path" not in beside
+    assert f'sys.path.append("{tmp_path}")\nfrom mine import function' in apart
+
+
+def test_an_existing_file_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def refuse(name: str) -> Target:
+        raise UnknownImplementation(f"{name} was read")
+
+    monkeypatch.setattr(init, "inspected", refuse)
+    file = tmp_path / "adapter.py"
+    file.write_text("mine")
+    assert main(["init", str(file), "--from", "a:b"]) == 2
+    assert "exists; choose another name, or replace it with --force" in capsys.readouterr().err
+    assert main(["init", str(file), "--from", "a:b", "--force"]) == 2
+    assert "a:b was read" in capsys.readouterr().err
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("trial", "expected"),
+    [
+        (Trial(conforming=BATCHES), ["10 of 10 batches conform", "next:"]),
+        (
+            Trial(failing="raised TypeError: no k", raised=BATCHES),
+            ["failed on 10 of 10 batches: raised TypeError: no k", "0 of 10 batches conform"],
+        ),
+        (Trial(failing="importing it raised ImportError"), ["failed: importing it raised ImportError"]),
+    ],
+)
+def test_the_report_says_what_is_missing(
+    trial: Trial, expected: list[str], mine: Callable[[str], Target], tmp_path: Path
+):
+    text = adapter_texts(mine("function"), "detect", tmp_path / "adapter.py")[0]
+    lines = report(tmp_path / "adapter.py", text, trial)
+    assert [line for line in lines if line in expected] == expected
+    assert lines[-1].endswith("adapter.py:FunctionAdapter")

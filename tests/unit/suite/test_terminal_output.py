@@ -1,0 +1,91 @@
+"""A failing run omits from the terminal only those sections of a failure that the report contains."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.common import run_logs as factory
+
+from tal_conformance.suite.terminal_output import (
+    HIDDEN,
+    LOGGED,
+    hidden_reports,
+    hidden_sentence,
+    pytest_terminal_summary,
+    shrinking_sentence,
+)
+from tal_reports import read_log
+
+SUITE = "conformance/suite/test_loss.py::test_loss"
+
+
+def report(nodeid: str = SUITE, logged: bool = False) -> Any:
+    return SimpleNamespace(nodeid=nodeid, **({LOGGED: True} if logged else {}))
+
+
+def config(**options: Any) -> Any:
+    values = {"verbose": 0, "tbstyle": "auto"} | options
+    return SimpleNamespace(getoption=values.get, stash=pytest.Stash())
+
+
+def stats() -> dict[str, list[Any]]:
+    return {
+        "failed": [report(logged=True), report("tests/test_mine.py::test"), report()],
+        "skipped": [report(), report("tests/test_mine.py::test_skipped")],
+        "passed": [report()],
+    }
+
+
+def test_only_failures_of_the_log_and_skips_of_the_suite_are_hidden():
+    given = stats()
+    hidden = hidden_reports(given)
+    assert hidden == {"failed": given["failed"][:1], "skipped": given["skipped"][:1]}
+
+
+def test_without_a_logged_failure_only_skips_are_hidden():
+    skipped = [report(), report()]
+    hidden = hidden_reports({"failed": [report()], "skipped": skipped})
+    assert hidden == {"failed": [], "skipped": skipped}
+    assert hidden_sentence(hidden) == "2 tests skipped: -v lists them"
+    assert hidden_sentence(hidden_reports({"passed": [report()]})) == ""
+
+
+def test_hidden_reports_come_back_after_the_summary_even_after_an_error():
+    reporter, given = SimpleNamespace(stats=stats()), config()
+    before = {name: list(reports) for name, reports in reporter.stats.items()}
+    steps = pytest_terminal_summary(reporter, given)
+    next(steps)
+    assert [len(reporter.stats[name]) for name in ("failed", "skipped", "passed")] == [2, 1, 1]
+    assert hidden_sentence(given.stash[HIDDEN]) == (
+        "1 test failed for the causes above, and 1 was skipped: -v lists them"
+    )
+    with pytest.raises(RuntimeError):
+        steps.throw(RuntimeError())
+    assert reporter.stats == before
+
+
+@pytest.mark.parametrize("options", [{"verbose": 1}, {"tbstyle": "long"}])
+def test_with_more_verbosity_nothing_is_hidden(options: dict[str, Any]):
+    reporter = SimpleNamespace(stats=stats())
+    next(pytest_terminal_summary(reporter, config(**options)))
+    assert len(reporter.stats["failed"]) == 3
+
+
+def test_shrinking_of_all_processes_is_added_up(tmp_path: Path):
+    lines = [
+        (
+            "shrinking",
+            {"seconds": 3.4, "budget": 40, "spared": {"an earlier test failed in the same way": 7}},
+        ),
+        (
+            "shrinking",
+            {"seconds": 1.0, "budget": 40, "spared": {"an earlier test failed in the same way": 1}},
+        ),
+    ]
+    log = read_log(factory.write(tmp_path / "a", [("run", factory.run_line()), *lines]))
+    assert shrinking_sentence(log) == (
+        "shrinking: 4 s of 40 s of processor time for an implementation; 8 tests not shrunk, because an earlier test "
+        "failed in the same way"
+    )
+    assert shrinking_sentence(read_log(factory.write(tmp_path / "b", [("run", factory.run_line())]))) == ""
