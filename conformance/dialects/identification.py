@@ -26,7 +26,6 @@ from tal_conformance.dialects.search import (
     Search,
     base_of,
     judged_differences,
-    moves_from,
     values_of,
 )
 from tal_conformance.implementations.errors import ProtocolViolation
@@ -270,7 +269,7 @@ def first_explaining(search: Search, dialects: Sequence[Dialect], failing: Seque
         failing: recipes of batches that refute the declared dialect.
     """
     recipes = [*sorted(failing, key=size_of), *search.recipes]
-    singles = (replace(dialects[0], **move) for move in moves_from(dialects[0]))
+    singles = (replace(dialects[0], **move) for move in search.moves_from(dialects[0]))
     try:
         whole = next((d for d in chain(dialects, singles) if explains_all(search, d, recipes)), None)
     except OutOfTimeError:

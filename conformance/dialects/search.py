@@ -229,7 +229,7 @@ class Search:
         unexplained = [recipe for recipe in unexplained if self.can_be_explained(recipe, dialect)]
         if not unexplained:
             return None
-        singles = [move for move in moves_from(dialect) if self.reads_rows or not move.keys() & set(READING)]
+        singles = self.moves_from(dialect)
         likely = self.likely(dialect, singles, unexplained)
         for moves in (likely, [move for move in singles if move not in likely]):
             found = self.best_of(dialect, moves, unexplained)
@@ -240,6 +240,14 @@ class Search:
             if found is not None:
                 return found
         return None
+
+    def moves_from(self, dialect: Dialect) -> list[Move]:
+        """Return every change of one choice of a dialect that the implementation can make.
+
+        Without a loss, it does not read annotation rows. A dialect that reads them differently leads to other inputs,
+        perhaps without any candidate, on which every assigner agrees.
+        """
+        return [move for move in moves_from(dialect) if self.reads_rows or not move.keys() & set(READING)]
 
     def likely(self, dialect: Dialect, moves: Sequence[Move], unexplained: Sequence[Recipe]) -> list[Move]:
         """Return the `moves` (changes of choices) that concern the assignment if it diverges, else the loss.

@@ -33,6 +33,10 @@ def judge(outcome: Outcome, expected: Expectation) -> Judgement:
     undefined = expected.undefined_images(outcome.inputs)  # (B,)
     defined = not bool(undefined.any())
     judgement.inconclusive = judgement.undefined = not defined
+    if not defined:
+        judgement.notes.append(
+            f"overlaps are 0 / 0 in {int(undefined.sum())} of {len(undefined)} images (IOU-1)"
+        )
     judgement.absent = list(outcome.absent)
     if outcome.assignment is not None:
         finite = judge_assignment(judgement, outcome, expected, undefined)

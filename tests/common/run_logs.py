@@ -408,7 +408,7 @@ def planting(faults: int = 20) -> Lines:
 
 
 def failing(divergences: int = 1, batches: int = 90) -> Lines:
-    """Return the log lines of a run in which implementations fail, with the given number of distinct causes."""
+    """Return the log lines of a run in which two implementations fail, with the given number of divergences."""
     lines = passing(batches)
     lines[0][1]["implementations"].append(
         implementation("my-assigner", version="1.0", capabilities=["assign"])
@@ -424,7 +424,6 @@ def failing(divergences: int = 1, batches: int = 90) -> Lines:
             found.append(("batch", batch(number, "broken", verdict="error", stages={})))
             continue
         stage = stages[(5 + number) % len(stages)] if divergences > 1 else "conflict"
-        # A letter apart, not a number: numbers in a summary do not make another cause.
         words = "" if number < len(stages) else f", as {chr(97 + number % 26)}{chr(97 + number // 26)}"
         summary = f"an anchor goes to a ground truth that it does not overlap most{words}"
         found.append(("divergence", divergence(number, stage=stage, summary=summary)))

@@ -153,11 +153,15 @@ def looked_up(name: str) -> object:
     return vars(holder)[attribute]
 
 
+CORRECTIONS = {"COR-1", "COR-3", "COR-4"}
+"""Clauses that make other clauses precise (LOSS-DFL-1, TAL-CONF-2, all of TAL), whose faults are theirs."""
+
+
 def test_every_clause_has_at_least_two_faults():
     """`FAULTS` has at least two faults for every clause that the reference's source cites."""
     folder = Path(tal_reference.__file__).parent
     text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
-    cited = set(re.findall(r"\b(?:PRE|ANC|DEC|ANN|IOU|(?:TAL|LOSS)-[A-Z]+)-\d\b", text))
+    cited = set(re.findall(r"\b(?:PRE|ANC|DEC|ANN|IOU|COR|(?:TAL|LOSS)-[A-Z]+)-\d\b", text)) - CORRECTIONS
     assert len(cited) > 25
     counts = Counter(clause for fault in FAULTS.values() for clause in set(fault.clauses))
     assert set(counts) == cited

@@ -58,7 +58,7 @@ def claimants_of_8_bits_with_sign(selected: Tensor, overlap: Tensor) -> Tensor:
 
 
 def _selected_at(metric: Tensor, places: Tensor) -> Tensor:
-    return torch.zeros_like(metric, dtype=torch.bool).scatter(1, places.clamp(max=metric.shape[1] - 1), True)
+    return torch.zeros_like(metric, dtype=torch.bool).scatter(1, places.clamp(0, metric.shape[1] - 1), True)
 
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)

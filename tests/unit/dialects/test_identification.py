@@ -10,12 +10,12 @@ from tests.fauxmplementations.dense_port import DensePort
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.dialects.identification import identify, size_of, sorted_recipes
+from tal_conformance.dialects.identification import explain, identify, size_of, sorted_recipes
 from tal_conformance.dialects.observations import MAX_UNDECIDED, UNDECIDED, Observations
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
-from tal_reference import DIALECTS, NEWEST, differences, parse
+from tal_reference import DIALECTS, NEWEST, Dialect, differences, parse
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +69,34 @@ def test_what_nothing_explains_is_left():
     assert 0 < count < found.batches
     assert failure.stage == "dfl"
     assert "are left" in found.sentence or "budget of seconds" in found.sentence
+
+
+class AssignerAlone:
+    """The assigner of the reference in a dialect, without its loss; the newest release is declared."""
+
+    name, version, dialect = "alone", "1", NEWEST
+
+    def __init__(self, computed: Dialect) -> None:
+        self.assign = ReferenceAdapter(computed).assign
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["exponents=exchanged", "overlap=iou", "edge_counts", "norm_clamped", "contested=metric"],
+)  # fmt: skip
+def test_the_failures_of_an_assigner_alone_are_explained_by_what_an_assigner_computes(choice: str):
+    """With other ground truths, which a choice about annotation rows leads to, an assigner may conform by chance."""
+    computed = parse(f"{NEWEST.name}, {choice}")
+    observations = Observations(implementation_from(AssignerAlone(computed), "alone"))
+    drawn = [
+        recipe
+        for name in ("metric", "conflict", "borders")
+        for recipe in sample_recipes(STRATEGIES[name], 12)
+    ]
+    failing = [recipe for recipe in drawn if not observations.conforms(recipe, NEWEST)]
+    found = explain(observations, failing, [recipe for recipe in drawn if recipe not in failing], seconds=60)
+    assert found.explained
+    assert list(differences(found.dialect, NEWEST)) == list(differences(computed, NEWEST))
 
 
 def test_small_batches_come_first():

@@ -35,6 +35,7 @@ class Hidden:
     """An adapter that returns the loss of the adapter `whole`, without assignment and assigner inputs."""
 
     dialect = "ultralytics-8.4.190"
+    class_weights = True
 
     def __init__(self, whole: Any) -> None:
         self.name, self.whole = whole.name, whole

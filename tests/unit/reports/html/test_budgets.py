@@ -19,11 +19,20 @@ report of 35,000 elements, 2,800 of them visible, within 0.7 s on two busy cores
 """
 
 
+IMPLEMENTATIONS = 9
+"""Number of failing implementations; it has no common factor with the number of stages."""
+
+
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a run of 10,000 batches and 200 causes of failure with large pictures; return its folder."""
+    """Write a run of 10,000 batches, in which many implementations fail, with large pictures; return its folder."""
     lines = factory.failing(200, 7_400)
+    names = [f"my-assigner-{number}" for number in range(IMPLEMENTATIONS)]
+    lines[0][1]["implementations"] += [factory.implementation(name) for name in names]
     for number, (kind, fields) in enumerate(lines):
+        if fields.get("implementation") == "my-assigner":
+            # one cause for each stage of an implementation
+            fields["implementation"] = names[number % IMPLEMENTATIONS]
         if kind == "divergence" and fields.get("picture"):
             fields["picture"] = factory.large_picture(number)
         if kind == "batch" and number % 3 == 0:
@@ -54,7 +63,7 @@ def test_cards_share_the_budget_for_pictures(night: Path):
     page = (night / "report.html").read_text(encoding="utf-8")
     every = page.count("it predicts (")
     assert 20 < every < 2_000
-    assert page.count("<svg role=") + page.count("No picture, to limit") > 150
+    assert page.count("<svg role=") + page.count("No picture, to limit") > 120
     assert page.count("<svg role=") > 100
     assert sum(len(part.split("</figure>")[0]) for part in page.split("<figure")[1:]) < PICTURE_BUDGET * 1.3
 
