@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tests.common import run_logs as factory
 from tests.common.chromium import chromium
+from tests.common.pages import hostile_lines
 from tests.common.run_logs import divergence, implementation, run_line
 from tests.unit.reports.html.test_differences import SIDES, hostile
-from tests.unit.reports.html.test_render import hostile_lines
 
 from tal_reports import Section, render, write_differences
 

@@ -4,120 +4,17 @@ import base64
 import hashlib
 import html
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from tests.common import run_logs as factory
+from tests.common.pages import Document, hostile_lines, page
 from tests.common.run_logs import HOSTILE, batch, divergence, error, implementation, run_line
 
 from tal_reports import read_log, render, summarise
-from tal_reports.__main__ import main
 from tal_reports.analysis.headline import headline
 from tal_reports.html import cards
 from tal_reports.html.cards import DOCS, filter_link, specification_link
-
-VOID = {"meta", "link", "input", "br", "img", "hr"}
-SELF_CLOSED = {"rect", "path", "circle"}
-
-
-class Document(HTMLParser):
-    """Parser of a page's elements, attributes and text; it fails on elements that are not closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.contents: dict[str, list[str]] = {"script": [], "style": []}
-        self.words: list[str] = []
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in SELF_CLOSED
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] in self.contents:
-            self.contents[self._open[-1]].append(data)
-        else:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def of(self, tag: str, style: str = "") -> list[dict[str, str]]:
-        return [a for name, a in self.elements if name == tag and style in ["", *a.get("class", "").split()]]
-
-
-def page(folder: Path, lines: factory.Lines) -> tuple[Document, str]:
-    text = render(factory.write(folder, lines)).read_text(encoding="utf-8")
-    return Document(text), text
-
-
-def hostile_lines() -> factory.Lines:
-    place = {"kind": "transfer", "operation": HOSTILE, "where": HOSTILE * 50, "count": 1}
-    everywhere = {"implementation": HOSTILE, "test": HOSTILE, "clause_group": HOSTILE, "device": HOSTILE}
-    values = [dict.fromkeys(("where", "quantity", "reference", "implementation", "bound"), HOSTILE)] * 40
-    shown = {
-        "clause": HOSTILE,
-        "summary": HOSTILE * 300,
-        "description": HOSTILE,
-        "recipe": HOSTILE,
-        "values": values,
-    }
-    shown |= {"hazards": [HOSTILE], "picture": factory.picture(titles={"6": HOSTILE})}
-    stages = [{"stage": HOSTILE, "clause": HOSTILE, "state": "diverges", "margin": "inf"}]
-    return [
-        (
-            "run",
-            run_line(
-                [implementation(HOSTILE, version=HOSTILE, dialect=HOSTILE, capabilities=[HOSTILE])],
-                profile=HOSTILE,
-                seed=HOSTILE,
-                environment={HOSTILE: HOSTILE, "nested": {HOSTILE: [HOSTILE]}},
-                devices={HOSTILE: HOSTILE},
-                command=[HOSTILE],
-                hazards={HOSTILE: HOSTILE},
-                clauses={HOSTILE: HOSTILE},
-            ),
-        ),
-        (
-            "batch",
-            batch(verdict="exact", **everywhere, dtype=HOSTILE, hazards=[HOSTILE], stages={HOSTILE: "inf"}),
-        ),
-        ("batch", batch(verdict="error", **everywhere, dtype=HOSTILE, case=HOSTILE)),
-        (
-            "batch",
-            batch(verdict="error", **everywhere | {"clause_group": "lost"}, dtype="a", case=HOSTILE + "x"),
-        ),
-        (
-            "divergence",
-            divergence(
-                case=HOSTILE, dtype=HOSTILE, **everywhere, **shown, traceback=HOSTILE * 2000, stages=stages
-            )
-            | {"stage": HOSTILE, "reproduce": dict.fromkeys(("pytest", "python", "example"), HOSTILE)},
-        ),
-        ("difference", factory.difference(HOSTILE, **shown, dialect=HOSTILE, against=HOSTILE, case=HOSTILE)),
-        ("not_tested", {"implementation": HOSTILE, "device": HOSTILE, "reason": HOSTILE}),
-        ("training", factory.training(implementation=HOSTILE, summary=HOSTILE, worst="nan", bound="inf")),
-        (
-            "synchronisations",
-            factory.synchronisations(implementation=HOSTILE, device=HOSTILE, places=[place]),
-        ),
-        ("benchmark", factory.benchmark(HOSTILE, HOSTILE, 0.5)),
-    ]
-
 
 RUNS = {
     "all conforms": factory.passing(40),
@@ -443,91 +340,6 @@ def test_long_messages_do_not_fill_the_page(run_dir: Path):
     document, text = page(run_dir, [("run", run_line()), *lines])
     assert len(text) < 500_000
     assert "8 more in the log." in document.text
-
-
-def test_writing_elsewhere_leaves_the_run_alone(run_dir: Path, tmp_path: Path):
-    factory.write(run_dir, factory.passing(5))
-    (tmp_path / "out").mkdir()
-    assert render(run_dir, into=tmp_path / "out") == tmp_path / "out" / "report.html"
-    assert sorted(path.name for path in run_dir.iterdir()) == ["cases", "log.jsonl"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "summary.json"]
-
-
-def test_a_report_that_cannot_be_written_leaves_the_old_one(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    path = render(factory.write(run_dir, factory.passing(5)))
-    before = path.read_bytes()
-
-    def full(self: Path, *_: object, **__: object) -> None:
-        self.touch()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
-        render(run_dir)
-    assert path.read_bytes() == before
-    assert not list(run_dir.glob(".*"))
-
-
-def test_the_same_log_gives_the_same_page(run_dir: Path, tmp_path: Path):
-    factory.write(run_dir, factory.failing(20, 40))
-    first, second = (render(run_dir, into=tmp_path).read_bytes() for _ in range(2))
-    assert first == second
-
-
-def test_render_command(run_dir: Path, capsys: pytest.CaptureFixture[str]):
-    factory.write(run_dir, factory.failing(1))
-    assert main(["render", str(run_dir)]) == 0
-    assert capsys.readouterr() == (f"{run_dir / 'report.html'}\n", "")
-    assert (run_dir / "report.html").is_file()
-    assert (run_dir / "summary.json").is_file()
-
-
-def test_summary_command(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    factory.write(run_dir, factory.failing(1))
-    assert main(["summary", str(run_dir / "log.jsonl"), "--into", str(tmp_path)]) == 0
-    assert capsys.readouterr() == (f"{tmp_path / 'summary.json'}\n", "")
-    assert not (run_dir / "summary.json").exists()
-
-
-@pytest.mark.parametrize("command", ["render", "summary"])
-def test_a_missing_or_foreign_run_is_one_clear_line_and_status_2(
-    command: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    factory.write_raw(run_dir, b"hello\n")
-    for path, words in (
-        (tmp_path / "nowhere", "no such run"),
-        (tmp_path, "no log.jsonl"),
-        (run_dir, "not a run log"),
-    ):
-        assert main([command, str(path)]) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.startswith("reports: ")
-        assert str(path) in err
-        assert words in err
-        assert err.count("\n") == 1
-
-
-def test_a_folder_of_runs_names_the_last_one(run_dir: Path, capsys: pytest.CaptureFixture[str]):
-    factory.write(run_dir, factory.passing(2))
-    (run_dir.parent / "latest").symlink_to(run_dir.name)
-    assert main(["summary", str(run_dir.parent)]) == 2
-    assert f"name one of its runs, such as {run_dir.parent / 'latest'}" in capsys.readouterr().err
-
-
-def test_a_folder_that_cannot_be_written_is_one_clear_line_and_status_2(
-    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    factory.write(run_dir, factory.passing(2))
-    assert main(["render", str(run_dir), "--into", str(tmp_path / "absent")]) == 2
-    assert "absent" in capsys.readouterr().err
-
-
-def test_a_wrong_command_is_status_2(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as stopped:
-        main(["explode", "x"])
-    assert stopped.value.code == 2
-    assert "explode" in capsys.readouterr().err
 
 
 def test_entities_are_decoded_as_a_browser_would():
