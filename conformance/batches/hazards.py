@@ -36,7 +36,7 @@ __all__ = [
 
 @torch.inference_mode()
 def hazards_of(batch: Batch) -> frozenset[str]:
-    """Return the names of the hazards that the batch contains; about a millisecond on small grids."""
+    """Return the names of the hazards of a batch: properties for which implementations often go wrong."""
     content, detectors = Content(batch), HAZARDS_BY_TASK[batch.task]
     return frozenset(
         name for name, (needs, found) in detectors.items() if content.has(needs) and bool(found(content))

@@ -151,7 +151,7 @@ def grid_with(count: int) -> tuple[Grid, tuple[int, ...]]:
         ValueError: `count` is below 1.
     """
     if count < 1:
-        raise ValueError(f"a grid needs at least one anchor, not {count}")
+        raise ValueError(f"a grid needs at least one anchor, got {count}")
     found = [(cells, strides) for strides in LEVELS if (cells := _cells_with(count, strides)) is not None]
     square = next((grid for grid in found if grid[0][1] <= SQUARE * grid[0][0]), None)
     return square or found[0]

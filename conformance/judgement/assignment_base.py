@@ -105,7 +105,7 @@ class ImageJudge:
     def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
         """Compare label and box of each positive with those of the ground truth that owns it (TAL-TGT-1).
 
-        They must be identical to the bit, unless the ground truths that the implementation read are uncertain.
+        They must be bit-identical, unless the implementation's own ground truths are known only within a bound.
         """
         labels = self.inputs.labels[self.image, : self.truths, 0].long()
         boxes, truth_error = self.inputs.truth_boxes[self.image, : self.truths], self.truth_error

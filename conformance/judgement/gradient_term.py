@@ -18,7 +18,7 @@ def gradient_remark(
     allowed: Tensor,
     at: tuple[Tensor, ...],
 ) -> str:
-    """Return a remark that names the loss term with the wrong gradient; "" if the items say that already.
+    """Return a sentence that names the loss term with the wrong gradient; "" if a loss item already differs.
 
     Class logits occur in the cross-entropy alone. A term that depends on the distance logits through the decoded
     distance d alone, as the box term does, has gradients p_j (j - d) times a factor for each side (DEC-1), with

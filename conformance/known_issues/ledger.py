@@ -160,7 +160,7 @@ def entry_of(raw: Any) -> KnownIssue:
         ValueError: a key is missing or unknown, or its value is invalid.
     """
     if not isinstance(raw, dict):
-        raise ValueError(f"expected a table, got {raw!r}")
+        raise ValueError(f"expected a TOML table with the keys of an entry, got {raw!r}")
     keys = [field.name for field in fields(KnownIssue)]
     unknown = [key for key in raw if key not in keys]
     if unknown:

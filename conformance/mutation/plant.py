@@ -127,7 +127,7 @@ class Found:
 
     @property
     def is_open(self) -> bool:
-        """True if the fault is listed as not found in this mode."""
+        """True if `OPEN` lists the fault as one that the suite does not find in the mode of this result."""
         return self.fault.name in reasons(OPEN, self.mode)
 
     @property

@@ -23,7 +23,7 @@ class RunLogWriter:
     """Writer of the log of one run.
 
     Attributes:
-        lost: the first error of writing, such as a full disk, after which the run has to stop; else None.
+        lost: the first error while writing, such as a full disk, after which the run has to stop; else None.
     """
 
     def __init__(self, log: RunLog) -> None:

@@ -86,7 +86,7 @@ def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bo
 
 
 def no_extra_scores(changed: FollowUp, now: Run, to: Comparison) -> bool:
-    """Check that the class without ground truths has no target scores. Return True if it has none."""
+    """Check that all target scores of the added class, which has no ground truths, are 0. Return True if they are."""
     if changed.extra is None or now.outcome.assignment is None:
         return True
     scores = now.outcome.assignment.scores[..., changed.extra]  # (B, A)

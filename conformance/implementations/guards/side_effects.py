@@ -114,7 +114,7 @@ def forbid_side_effects() -> Iterator[None]:
         raise SideEffectError(f"left a child process running (killed): {next(iter(left.values()))[:120]}")
     if descriptors.left:
         raise SideEffectError(
-            f"left {descriptors.left} files open (closed), so that none could be opened any more"
+            f"left {descriptors.left} files open, so that no other file could be opened; the suite closed them"
         )
     if running:
         raise SideEffectError(f"left a thread running: {running[0].name!r:.120}")

@@ -15,7 +15,7 @@ FETCHED = 77
 
 
 def end_before_python(event: str, arguments: tuple[Any, ...]) -> None:
-    """End this process when it is about to start Python. Other programs (`uname`) tell pip about the system."""
+    """End this process before it starts another Python. Other programs may start: pip runs `uname`, for example."""
     if event == "subprocess.Popen" and arguments[1] and os.fsdecode(arguments[1][0]) == sys.executable:
         os._exit(FETCHED)
 

@@ -113,7 +113,7 @@ def build_requirements(unpacked: Path) -> list[str]:
             parsed = [Requirement(text) for text in required]
         except (OSError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
             raise PipFailed(
-                f"its pyproject.toml cannot be read: {type(error).__name__}: {error!s:.200}"
+                f"pyproject.toml of the source release cannot be read: {type(error).__name__}: {error!s:.200}"
             ) from error
     else:
         parsed = [Requirement(text) for text in required]
