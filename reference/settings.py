@@ -26,7 +26,7 @@ class Head:
 
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1 or self.classes < 1 or self.reg_max < 1:
-            raise ValueError(f"a head needs at least one level, and positive strides, number of classes and reg_max; got {self}")
+            raise ValueError(f"a head needs at least one level and positive strides, classes and reg_max; got {self}")
         weights = self.class_weights
         if weights is None:
             return

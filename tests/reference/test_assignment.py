@@ -475,7 +475,7 @@ def test_target_scores_hold_the_weight_at_the_label():
 
 
 def test_without_ground_truths_all_is_background():
-    """TAL-EMPTY-1: without ground truths all anchors are background with target scores 0, even if k exceeds the number of anchors."""
+    """TAL-EMPTY-1: without ground truths every anchor is background, even if k exceeds the number of anchors."""
     scores, boxes = torch.rand(4, 3, dtype=torch.float64), torch.rand(4, 4, dtype=torch.float64)
     targets = assign(scores, boxes, CENTRES, truths(), (8, 16), Hyperparameters(topk=5), keep_trace=True)
     assert targets.foreground.tolist() == [False] * 4

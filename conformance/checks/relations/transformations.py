@@ -77,7 +77,7 @@ Transformation = Callable[[Batch], Iterator[TransformationPlan]]
 
 
 def permuted_truths(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield one transformation: in each image the first ground truth is moved to the end."""
+    """Yield one transformation: move the first ground truth of each image to the end."""
     rows, mappings = batch.annotations.clone(), []
     for image in range(batch.images):
         places = (batch.annotations[:, 0] == image).nonzero().flatten()  # (M,)
@@ -93,7 +93,7 @@ def permuted_truths(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def permuted_images(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield one transformation: the first image of the batch is moved to the end."""
+    """Yield one transformation: move the first image of the batch to the end."""
     if batch.images > 1:
         order = [(0, image) for image in (*range(1, batch.images), 0)]
         yield TransformationPlan(
@@ -102,7 +102,7 @@ def permuted_images(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def more_padding(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield one transformation: an image with more ground truths is appended, so that all other images get more padding."""
+    """Yield one transformation: append an image with more ground truths, so that the others get more padding."""
     most = int(torch.bincount(batch.annotations[:, 0].long(), minlength=1).max())
     sources = (batch, _crowded(batch, most + MORE))
     yield TransformationPlan(
@@ -113,7 +113,7 @@ def more_padding(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def split(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield one transformation: the batch is split into its first image and the others."""
+    """Yield one transformation: split the batch into its first image and the others."""
     if batch.images > 1:
         parts = [(0, 0)], [(0, image) for image in range(1, batch.images)]
         yield TransformationPlan(
@@ -124,7 +124,7 @@ def split(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def empty_image(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield one transformation: an image without ground truths is appended."""
+    """Yield one transformation: append an image without ground truths."""
     sources = (batch, _with_pairs(_first_image(batch), [], rows=batch.annotations[:0]).batch)
     yield TransformationPlan("with an image without ground truths after it", sources, (_joined(*sources),))
 
@@ -140,7 +140,7 @@ def mirrored(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def renamed_classes(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield one transformation: every class is renamed to the next, and the last class to the first."""
+    """Yield one transformation: rename every class to the next, and the last class to the first."""
     classes = batch.head.classes
     if classes > 1:
         rows = batch.annotations.clone()
@@ -154,7 +154,7 @@ def renamed_classes(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def unreachable_class(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield one transformation: a class without ground truths, but with the largest logits, is inserted before the others."""
+    """Yield one transformation: insert a first class that has no ground truths, but the largest logits."""
     head = Head(batch.head.strides, batch.head.classes + 1, batch.head.reg_max)
     rows = batch.annotations.clone()
     rows[:, 1] += 1
@@ -168,7 +168,7 @@ def unreachable_class(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def shifted_logits(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield one transformation: a number is added to all distance logits of each side, which does not change softmax (DEC-1)."""
+    """Yield one transformation: add a number to all distance logits of each side; softmax is unchanged (DEC-1)."""
     if batch.head.reg_max == 1:
         return  # the logit is the distance
     rounded = shiftable(batch)
