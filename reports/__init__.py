@@ -24,7 +24,7 @@ from tal_reports.log.writer import LATEST, RunLog, write_whole
 from tal_reports.terminal import terminal_table
 from tal_reports.text import visible
 
-if __name__ != "tal_reports":  # imported by the name of its folder
+if __name__ != "tal_reports":  # imported by the old name, that of the folder
     from tal_folder_names import hand_over
 
     hand_over(__name__)

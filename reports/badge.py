@@ -23,7 +23,7 @@ MAX_MESSAGE = 60
 def badge_of(summary: dict[str, Any]) -> dict[str, Any]:
     """Return the badge of a run's summary, in the format of shields.io's endpoint.
 
-    The message is the worst result. With a dialect, a pass says to which behaviour the implementation conforms.
+    The message is the worst result. If the implementation declares a dialect, the message of a pass names the dialect.
     """
     lines = summary["implementations"]
     failing = [line for line in lines if line["result"] in FAILING]

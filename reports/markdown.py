@@ -16,7 +16,7 @@ ALWAYS = ("exact", "within_bound", "divergent", "error")
 
 
 def job_summary(log: Log, change: Change | None = None) -> str:
-    """Return a run's summary in Markdown: result, counts, causes, changes since the last run, and gaps."""
+    """Return a run's summary in Markdown: result, counts, causes, changes since the last run, and untested parts."""
     summary = summarise(log)
     implementations = summary["implementations"]
     power = summary["power"]
@@ -120,7 +120,7 @@ def _untested(summary: dict[str, Any]) -> str:
 
 
 def issue(change: Change) -> str:
-    """Return a GitHub issue about new causes of failure, the title in its first line; "" if none is new."""
+    """Return a GitHub issue about new causes of failure, with its title in the first line; "" without new causes."""
     if not change.new:
         return ""
     names = list(dict.fromkeys(cause["implementation"] for cause in change.new))

@@ -12,7 +12,7 @@ __all__ = [
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return the text; if it has more than `limit` characters, a note replaces its middle."""
+    """Return the text; if it has more than `limit` characters, a note replaces the middle part of the text."""
     if len(text) <= limit:
         return text
     head, tail = limit * 2 // 3, limit // 3
@@ -44,7 +44,7 @@ def real(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except OverflowError:  # JSON integers are unbounded
+    except OverflowError:  # an integer of a JSON file can be too large for a float
         return math.inf if value > 0 else -math.inf
 
 

@@ -1,4 +1,4 @@
-"""Costs of implementations: times compared in interleaved rounds, and peak memory."""
+"""Costs of implementations: times, measured in rounds in which all implementations take turns, and peak memory."""
 
 from tal_conformance.benchmarks.bench import (
     BASELINES,

@@ -31,7 +31,7 @@ class Benchmark:
         capability: "assign" or "loss".
         lap: name in `LAPS` of the part of the call at whose end the time is taken.
         name: name of the implementation.
-        device: "cpu" or "cuda".
+        device: "cpu" or "cuda", on which the call runs.
     """
 
     case: str

@@ -51,7 +51,7 @@ def _measure(implementation: Implementation, batch: Batch, capability: str) -> i
 
 
 def _give_back() -> None:
-    """Return free memory to the system (GNU C library only), so that its reuse by the operation is measured."""
+    """Return free memory to the system (GNU C library only), so that memory which the operation reuses is measured."""
     gc.collect()
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -35,7 +35,7 @@ NAMES = ("ultralytics", "reference")
 
 
 def least_bytes(batch: Batch, lap: str) -> int:
-    """Return the minimum number of bytes that a call of an assigner or loss reads and writes up to the end of `lap`."""
+    """Return the minimum number of bytes that an assigner or loss reads and writes up to the end of the part `lap`."""
     maps = sum(_bytes(level) for level in batch.feature_maps)
     width = batch.feature_maps[0].element_size()
     outputs = batch.images * batch.anchors * (batch.head.classes + 4) * width

@@ -48,7 +48,7 @@ def peak_bytes(implementation: Implementation, batch: Batch, device: str, capabi
 
 def _peak_on_cuda(implementation: Implementation, batch: Batch, capability: str) -> int:
     call = operation(capability, implementation, batch.to("cuda"))
-    call.run()  # so that what is made once, as handles and workspaces, does not count
+    call.run()  # a first call, so that handles and workspaces do not count
     with exceptions_as_failures():
         state = call.prepare()
         torch.cuda.synchronize()

@@ -29,7 +29,7 @@ class Operation:
     """A call to be timed repeatedly.
 
     Attributes:
-        prepare: makes the first step's input; not timed.
+        prepare: makes the input of the first of the `steps`; not timed.
         steps: the parts of the call; a time is taken after each. Each receives the result of the previous
             part.
         verify: raises `ProtocolViolation` if the result of the first step is invalid; not timed.
@@ -62,7 +62,7 @@ def operation(capability: str, implementation: Implementation, batch: Batch) -> 
 
 
 def assigning(adapter: Any, batch: Batch) -> Operation:
-    """Return the timed call of an assigner, on inputs that the reference decoded; the time is taken at its end."""
+    """Return the timed call of an assigner, on inputs that the reference decoded. One time is taken, after the call."""
     inputs = assigner_inputs(batch)
 
     def prepare() -> AssignerInputs:
@@ -85,7 +85,7 @@ def assigning(adapter: Any, batch: Batch) -> Operation:
 
 
 def training(adapter: Any, batch: Batch) -> Operation:
-    """Return the timed call of a loss. Times are taken after the loss and after its gradient on the maps."""
+    """Return the timed call of a loss. Times are taken after the loss and after its gradient for the feature maps."""
 
     def prepare() -> tuple[tuple[Tensor, ...], Tensor]:
         maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)

@@ -58,7 +58,7 @@ PLANS = {
 
 
 def plan_for(profile: str, rounds: int | None) -> Plan:
-    """Return the profile's plan; if `rounds` is given, with that number of rounds and memory for every case."""
+    """Return the profile's plan; if `rounds` is given, a plan of all cases, with memory, in this number of rounds."""
     if rounds is None:
         return PLANS[profile]
     return Plan(tuple(CASES), rounds, most=rounds, seconds=inf, memory=LARGE)

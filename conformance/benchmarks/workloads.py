@@ -128,5 +128,5 @@ def _predictions(
 
 
 def _wobble(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Return a tensor of the given shape of random numbers in (-1, 1), most of them near 0."""
+    """Return a random tensor of the given shape, with numbers in (-1, 1), most of them near 0."""
     return torch.rand(shape, generator=generator) - torch.rand(shape, generator=generator)

@@ -140,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     assert command is not None
     if arguments is None:
         supervise(lambda marks, how: _conclude(f"{program} {command_name}", marks, how))
-    status = 0  # of an exception, Python's own exit status counts
+    status = 0  # if an exception is raised, Python sets the exit status
     try:
         status = _status(command, options, f"{program} {command_name}")
     finally:
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _status(command: ModuleType, options: argparse.Namespace, program: str) -> int:
-    """Run a command and return its exit status; print an expected error and return its status."""
+    """Run a command and return its exit status; for an expected error, print the message and return its status."""
     try:
         status: int = command.run(options)
     except KeyboardInterrupt:
@@ -168,7 +168,7 @@ def _status(command: ModuleType, options: argparse.Namespace, program: str) -> i
 
 
 def _conclude(program: str, marks: Marks, how: str) -> None:
-    """Print that the process of a command ended before the command was done, and how."""
+    """Print that a command's process ended before the command was done; `how` is the end of the sentence."""
     from tal_reports import visible
 
     name = f"{visible(marks.call)}: " if marks.call else ""
@@ -206,7 +206,7 @@ def _version() -> str:
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions that are reported by their message, without traceback. Their modules import torch."""
+    """Return the exceptions that are reported by their message, without traceback. Importing them imports torch."""
     from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 
     return CommandError, ProtocolViolation, UnknownImplementation

@@ -79,13 +79,13 @@ ANNOTATION_CODE = {
 
 @dataclass(frozen=True)
 class AdapterText:
-    """An adapter file.
+    """The source text of an adapter file, with the parts that the user has to complete.
 
     Attributes:
-        variant: the way in which it gives predictions and annotations to a loss; "" for an assigner.
+        variant: the form in which the adapter passes predictions and annotations to a loss; "" for an assigner.
         source: the text of the file.
         adapter: name of the adapter's class.
-        missing: sentences about parameters whose meaning is unknown, which somebody has to fill in.
+        missing: sentences about parameters whose meaning is unknown, and whose values the user has to fill in.
     """
 
     variant: str
@@ -120,7 +120,7 @@ def adapter_texts(target: Target, task: str, file: Path) -> list[AdapterText]:
 
 
 def is_assigner(target: Target) -> bool:
-    """Return True if at least four parameters of the call mean inputs of an assigner."""
+    """Return True if at least four parameters of the target's call have the names of assigner inputs."""
     return sum(_meaning(p.name, ASSIGNER_ARGUMENTS) is not None for p in target.call) >= 4
 
 
@@ -218,7 +218,7 @@ MODEL = """\
 
 
 def _made(target: Target, missing: list[str]) -> str:
-    """Return the lines that make the object under test, or name the function."""
+    """Return the lines of code that assign the object or function under test to `under_test`; append to `missing`."""
     if target.kind != "class":
         return f"        under_test = {target.attribute}\n"
     model = [p for p in target.constructor if p.name == "model"]

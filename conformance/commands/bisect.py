@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         say(f"{subject}: the same in {version_text(first)} and {version_text(last)}")
         return 0
     releases = published(first, last)
-    steps = len(changed) * (2 + ceil(log2(max(2, len(releases)))))  # at most
+    steps = len(changed) * (2 + ceil(log2(max(2, len(releases)))))  # upper limit
     with progress(f"Bisecting {len(releases)} releases", steps) as advance:
         lines = [
             format_choice(choice, releases, behaves_as_before(older.dialect, choice, advance))
@@ -64,7 +64,7 @@ def check_clause(clause: str) -> None:
     """Raise CommandError unless some dialects differ in the clause, and a batch can show the difference.
 
     Raises:
-        CommandError: no dialects differ in the clause, or the behaviour that it concerns is undefined.
+        CommandError: no dialects differ in the clause, or the specification leaves the clause's behaviour undefined.
     """
     known = sorted({CLAUSES[name] for name in RELEASE_CHOICES})
     if clause in known:
@@ -84,7 +84,7 @@ def check_clause(clause: str) -> None:
 def format_choice(
     choice: Choice, releases: Sequence[Version], is_as_before: Callable[[Version], bool]
 ) -> str:
-    """Find the release that changed a choice by bisection, and return one line of text about it."""
+    """Find by bisection the release that changed a choice, and return one line of text about this release."""
     edge = first_changed_release(releases, is_as_before)
     if edge is None:
         return f"{choice.clause}: no release changed it, on {choice.recipe}"

@@ -13,7 +13,7 @@ def case_file(case: str) -> Path:
     """Return the path of a case file.
 
     Args:
-        case: path of the file, or the name of a case in a run; if several runs have it, the newest is used.
+        case: path of the file, or the name of a case in a run; if several runs have this case, the newest run is used.
 
     Raises:
         CommandError: the file or case does not exist.

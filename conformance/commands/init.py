@@ -33,10 +33,10 @@ class Trial:
     """The result of trying an adapter.
 
     Attributes:
-        conforming: number of batches on which it conforms.
-        differing: the first failure of a batch on which it returned a result, or None.
-        failing: the first failure of a batch on which it raised, or a sentence that says why it could not be loaded.
-        raised: number of batches on which it raised.
+        conforming: number of batches on which the adapter conforms.
+        differing: the first failure of a batch on which the adapter returned a result, or None.
+        failing: the first failure of a batch on which the adapter raised, or the reason why it could not be loaded.
+        raised: number of batches on which the adapter raised.
     """
 
     conforming: int = 0
@@ -126,7 +126,7 @@ def _command(name: str) -> str:
 
 
 def _best(texts: Sequence[AdapterText], file: Path) -> tuple[AdapterText, Trial]:
-    """Try the adapters, and return the one that conforms most, or else raises least, with its trial."""
+    """Try the adapters; return the one that conforms on most batches (on a tie, raises on fewest), and its trial."""
     best: tuple[AdapterText, Trial] | None = None
     for text in texts:
         ast.parse(text.source)
@@ -144,7 +144,7 @@ def _rank(trial: Trial) -> tuple[int, int]:
 
 
 def _tried(text: AdapterText, file: Path) -> Trial:
-    """Judge an adapter on some batches, in a worker process, from a temporary file beside the final one."""
+    """Judge an adapter on some batches in a worker process, which loads it from a temporary file beside `file`."""
     with TemporaryDirectory(prefix=".tal-conformance-", dir=file.resolve().parent) as folder:
         draft = Path(folder) / file.name
         source = f"import sys\nsys.path.append({str(file.resolve().parent)!r})\n{text.source}"
@@ -174,5 +174,5 @@ def _judged(subject: Subject) -> Trial:
 
 
 def trial_recipes() -> tuple[Recipe, ...]:
-    """Return the batches that a new adapter is tried on, the same ones every time."""
+    """Return the recipes of the batches on which a new adapter is tried; every call returns the same recipes."""
     return sample_recipes(recipes(), BATCHES)[:BATCHES]

@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def may_become_latest(runs: Path) -> bool:
-    """Return True if the link `latest` may be moved: it does not point to a run of the suite.
+    """Return True if the link `latest` may be moved, because it does not point to a run of the suite.
 
     Args:
         runs: folder of the runs.

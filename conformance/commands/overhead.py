@@ -4,9 +4,9 @@ Steps of a YOLOv8n's training (forward, official loss, backward) are timed alter
 recorder. Batch and weights stay the same, so that no batch is stored in a timed step. The loss alone is timed
 too, because the recorder slows it down most.
 
-Measured on one core of a shared machine, torch 2.14.1, ultralytics 8.4.190, images of 192x256, 40 rounds, twice: a
-step of 0.22 s takes 1.007 (0.997 to 1.014) and 0.995 (0.990 to 1.006) times as long with the recorder; the loss alone,
-5 ms of it, 1.05 (1.02 to 1.08) and 1.04 (1.02 to 1.08) times.
+Measured on one core of a shared machine, torch 2.14.1, ultralytics 8.4.190, images of 192x256, 40 rounds, twice: a step
+of 0.22 s takes 1.007 (0.997 to 1.014) and 0.995 (0.990 to 1.006) times as long with the recorder; the loss alone, which
+takes 5 ms, takes 1.05 (1.02 to 1.08) and 1.04 (1.02 to 1.08) times as long.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def compared(step: Callable[[], object], rounds: int, advance: Advance = no_progress) -> tuple[Ratio, float]:
-    """Return the ratio of a step's processor times with and without the recorder, and its seconds without it.
+    """Return the ratio of a step's processor times with and without the recorder, and the seconds without recorder.
 
     Args:
         step: function that calls the official loss once, as in a training, each time on the same batch.

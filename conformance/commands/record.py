@@ -1,7 +1,8 @@
 """`tal-conformance record -- yolo detect train ...`: record inputs of the loss during a training as case files.
 
-The training runs in this process. Ultralytics is imported before torch, because it sets thread counts that torch reads
-on import, and after `sys.argv` is set to the training's arguments, which it stores on import.
+The training runs in this process. Ultralytics is imported before torch, because Ultralytics sets thread counts that
+torch reads on import. `sys.argv` is set to the training's arguments first, because Ultralytics stores `sys.argv` on
+import.
 """
 
 import argparse

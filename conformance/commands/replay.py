@@ -257,7 +257,7 @@ class Replay:
             )
 
     def _draw(self, batch: Batch, replayed: Replayed) -> None:
-        """Write the picture of a result, if it has one, and print the path."""
+        """Write the picture of a result and print the file's path; do nothing if the result has no picture."""
         if replayed.picture is None:
             return
         safe = re.sub(r"[^\w.=-]+", "_", replayed.who)[:100]
@@ -334,7 +334,7 @@ def judge_stored(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Repla
 
 
 def _summary(failure: Failure) -> str:
-    """Return one sentence about a failure, without its reference to a report, which this command does not write."""
+    """Return one sentence about a failure, without its reference to a report: this command does not write a report."""
     stage = f"at stage {failure.stage} ({failure.clause}): " if failure.stage else ""
     return stage + failure.summary.replace(TRACEBACK_ELSEWHERE, "")
 

@@ -52,7 +52,8 @@ class KnownIssue:
         expires: the first day on which the entry excuses nothing.
         says: text that the failure's summary must contain; "" for any text.
         follows: later stages that diverge for the same reason. Each stage is judged from the implementation's own
-            values of the previous stage, so that most later stages agree: another diverging stage is another bug.
+            values of the previous stage, so that most later stages agree. A further diverging stage usually is a
+            further bug.
     """
 
     id: str
@@ -81,9 +82,7 @@ class KnownIssue:
             return False
         try:
             return self.versions.contains(Version(implementation.version), prereleases=True)
-        except (
-            InvalidVersion
-        ):  # a version that cannot be compared: only an entry for all versions concerns it
+        except InvalidVersion:  # an incomparable version, which only an entry for all versions concerns
             return not len(self.versions)
 
     def met_by(self, batch: Batch) -> bool:

@@ -1,4 +1,4 @@
-"""Predicates of batches by name, for the entries of the ledger: every hazard, and the functions below."""
+"""Predicates of batches by name, for ledger entries: hazards (risky properties of batches), and the functions below."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -47,7 +47,7 @@ def _has_hazard(hazard: str) -> Predicate:
     def has(batch: Batch) -> bool:
         return hazard in (
             batch.hazards or hazards_of(batch)
-        )  # only batches that a recipe built store their hazards
+        )  # only a batch that was built by a recipe stores its hazards
 
     return has
 

@@ -81,7 +81,8 @@ def standings(
         entries: entries of the ledger.
         subjects: tested implementations with their devices.
         counts: two mappings, `met` and `known`, each from (entry id, implementation, device) to a number of batches.
-        whole: True if a gating profile was run completely, so that unused entries are reported.
+        whole: True if the run was complete, in a profile that is strict about coverage (such as `ci`), so that unused
+            entries are reported.
         today: the current date, for comparison with the entries' expiry dates.
     """
     tested = list(subjects)

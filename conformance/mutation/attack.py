@@ -38,7 +38,7 @@ class Hit:
 
 
 class BatchCounter(NoSink):
-    """Sink that counts the judged batches of a check, without batches that Hypothesis generates while shrinking."""
+    """Counter of a check's judged batches, without batches that Hypothesis generates while shrinking."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -70,7 +70,7 @@ def attack(
 ) -> Hit | None:
     """Run one check on an implementation until it fails, on at most the profile's number of batches.
 
-    With the gating profile, a check runs on the profile's full number of batches, even if its share is smaller.
+    With the profile `ci`, a check runs on the profile's full number of batches, even if it declares a smaller share.
 
     Args:
         implementation: the implementation to test.
@@ -94,7 +94,7 @@ def attack(
 def attack_in_precision(
     implementation: Implementation, check: str, precision: str, phases: Sequence[Phase] = (Phase.generate,)
 ) -> Hit | None:
-    """Run the check of one precision on the gating profile's batches of another check, until it fails.
+    """Run the check of one precision, on batches that another check generates in the profile `ci`, until it fails.
 
     Args:
         implementation: the implementation to test.
@@ -148,5 +148,5 @@ def _until_failure(
     except Failure as failure:
         return Hit(check, counter.batches, failure)
     except pytest.skip.Exception:
-        return None  # the check does not apply to the implementation
+        return None  # the check skipped: it does not apply to the implementation
     return None

@@ -1,7 +1,7 @@
-"""The kill matrix: for every mutant the test that kills it, the reported stage and the number of batches.
+"""The kill matrix: for every mutant, the test that kills the mutant, the reported stage and the number of batches.
 
 There are three kinds of mutants: changed functions of the official release ("official") or of the reference
-("reference"), and the reference in one dialect, judged by the rules of a neighbouring one ("history").
+("reference"), and the reference in one dialect, judged by the rules of a neighbouring dialect ("history").
 """
 
 import hashlib
@@ -70,7 +70,7 @@ class Result:
         mutant: name of the mutant.
         kind: "official", "reference" or "history".
         function: name of the changed function; for "history", of the two dialects.
-        key: hash of everything that the result depends on (`key_of`).
+        key: hash of all inputs of the result: code, packages and profile (`key_of`).
         ended: outcome of judging the mutant: the test that killed it, if any, and the number of batches.
     """
 
@@ -96,7 +96,7 @@ class Job:
     reached: Sequence[int] | None = None
 
     def numbers(self, first: bool, few: int, all_of_them: int) -> list[int]:
-        """Return the numbers of the batches on which the first or the second pass judges the mutant.
+        """Return the numbers of the batches on which the first or second pass (see `resume`) judges the mutant.
 
         Args:
             first: True for the first pass, False for the second.
@@ -132,8 +132,8 @@ def try_mutants(
         processes: number of mutants judged at once.
 
     Returns:
-        True if a mutant survived that is not listed as equivalent, or a mutant was killed that is listed; and a
-        summary with one line for every kind.
+        True if a mutant survived that is not listed as equivalent, or a mutant was killed that is listed as equivalent;
+            and a summary with one line for every kind.
 
     Raises:
         NoSuchMutant: no mutant matches the pattern.

@@ -38,7 +38,8 @@ class Mutant:
         module: the function's module.
         function: name of the function, after its class and a dot if it has one.
         operator: name of the mutation operator, the kind of change.
-        occurrence: index of the change among all places in the function that the operator can change, from 0.
+        occurrence: index of the changed position among all positions in the function that the operator can change, from
+            0.
         line: number of the changed line in the file, from 1.
         digest: hash of the changed lines, before and after.
         text: changed source of the function, with its decorators.
@@ -199,11 +200,11 @@ class RemoveMethodCall:
 
 
 def mutants_of(place: Place, reached: Iterable[int | str] | None = None) -> list[Mutant]:
-    """Return the mutants of a function, without mutants whose compiled code equals that of the original or of another.
+    """Return the mutants of a function whose compiled code differs from the original's and from each other's.
 
     Args:
         place: the function.
-        reached: lines that run, and parameters whose default is used: only these are mutated. None: all are.
+        reached: lines that run, and parameters whose default is used: only these are mutated. None: all are mutated.
     """
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
@@ -264,7 +265,7 @@ def _unused_defaults(
 
 
 def _statements_that_run(text: str, first: int, reached: frozenset[int | str]) -> set[int]:
-    """Return the lines of all statements with a reached line, and of statements that run at the definition."""
+    """Return the lines of statements with a reached line, and of statements that run when the function is defined."""
     (function,) = ast.parse(textwrap.dedent(text)).body
     assert isinstance(function, ast.FunctionDef)
     runs = set(range(first, function.body[0].lineno + first - 1)) if reached else set()

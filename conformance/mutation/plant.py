@@ -100,7 +100,7 @@ class Found:
     Attributes:
         fault: the planted fault.
         mode: one of `MODES` or `MIXED_MODES`.
-        check: name of the check that found the fault; of the check that must find it, if none did.
+        check: name of the check that found the fault, or else of the check that must find the fault.
         stage: the first diverging stage in the report; None if the fault was not found.
         batches: number of batches that the check generated until it found the fault.
         seconds: time until the fault was found, or until all batches conformed.
@@ -127,7 +127,7 @@ class Found:
 
     @property
     def is_open(self) -> bool:
-        """True if `OPEN` lists the fault as one that the suite does not find in the mode of this result."""
+        """True if the table `OPEN` says that the suite does not find the fault in `mode`."""
         return self.fault.name in reasons(OPEN, self.mode)
 
     @property
@@ -147,7 +147,7 @@ def base_mode(mode: str) -> str:
 
 
 def reasons(table: dict[str, dict[str, str]], mode: str) -> dict[str, str]:
-    """Return the reasons that a table (`INVISIBLE` or `OPEN`) has for a mode and its base mode, by fault."""
+    """Return the reasons why faults need not be found in a mode or its base mode, by fault, from `table`."""
     return table.get(base_mode(mode), {}) | table.get(mode, {})
 
 
@@ -166,7 +166,7 @@ def implementation_with(fault: Fault, mode: str) -> Implementation:
 def attacks(fault: Fault, mode: str, profile: str) -> Iterator[Hit | None]:
     """Plant a fault in a mode, run each check that must find it, and yield the failure, or None without one.
 
-    In a mode of mixed precision, the check of the precision runs on the batches that these checks generate.
+    In a mode of mixed precision, the check of that precision runs on the batches that these checks generate.
     """
     hidden = base_mode(mode) == HIDDEN and fault.implementation is None
     for check in dict.fromkeys((fault.check, "metric", "loss")) if hidden else (fault.check,):
@@ -180,7 +180,8 @@ def attacks(fault: Fault, mode: str, profile: str) -> Iterator[Hit | None]:
 def modes_of(fault: Fault, profile: str = GATING) -> tuple[str, ...]:
     """Return the modes in which a fault is planted in a profile.
 
-    Faults in calls and state, and profiles other than the gating one, are judged without mixed precision.
+    Faults in the handling of calls or in state are planted without mixed precision, and so are all faults in profiles
+    other than `ci`.
     """
     return MODES if fault.implementation is not None or profile != GATING else (*MODES, *MIXED_MODES)
 
@@ -212,7 +213,7 @@ def plant(recorder: RunLogWriter, faults: Sequence[Fault], profile: str = GATING
 
 
 def missed_by_gate(found: Sequence[Found]) -> bool:
-    """Return True if the gating profile missed a fault, or found it at a wrong stage, although it should be found."""
+    """Return True if the profile `ci` missed a fault that it should find, or found the fault at a wrong stage."""
     return any(
         fault.profile == GATING and fault.result in ("survived", "elsewhere") and not fault.is_open
         for fault in found
@@ -223,7 +224,7 @@ def store_figures(found: Sequence[Found], profile: str) -> None:
     """Store the number of faults that a profile finds, from the results for all faults.
 
     A fault counts as found if its check finds it within the profile's number of batches. Modes of mixed precision are
-    not counted, because the check of the precision then runs on batches of other checks.
+    not counted, because there the check of that precision runs on batches of other checks.
 
     Raises:
         OSError: the file of the figures cannot be written.

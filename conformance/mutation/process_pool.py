@@ -65,7 +65,7 @@ def judge_mutant(
         after: function that is called after all batches and raises Failure to kill the mutant; None for none.
         progress: called with the number of each batch before it is judged.
         baseline: outcomes of the unmutated implementation, which are not judged again; None to judge all.
-        numbers: numbers of the batches to judge, from 1; None for all.
+        numbers: numbers of the batches to judge, from 1; None for all batches.
     """
     began = time.perf_counter()
     number, test = 0, "making the implementation"
@@ -159,7 +159,7 @@ def start(
             pipe.write(json.dumps(asdict(answer)).encode())
         status = 0
     finally:
-        os._exit(status)  # skips the clean-up of the parent, which runs there
+        os._exit(status)  # ends without the clean-up at exit, which the parent process runs
 
 
 def limit_memory() -> None:

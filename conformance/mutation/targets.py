@@ -1,4 +1,4 @@
-"""The functions that are mutated: functions of the official assigner and detection loss, and of the reference."""
+"""The functions to mutate: functions of the official assigner and detection loss, and of the reference."""
 
 import importlib
 import inspect
@@ -130,7 +130,7 @@ def _is_copied(name: str) -> bool:
 
 
 class Seen(dict[Place, dict[int | str, set[int]]]):
-    """Executed lines and used default values of every watched function, with the batches that executed or used them.
+    """Executed lines and used default values of the watched functions, each with the batches that reached it.
 
     Attributes:
         batch: number of the batch that is being judged.

@@ -105,7 +105,7 @@ def build_once(build: Callable[[], Batch]) -> Callable[[], Batch]:
 
 
 def checks_of(mutants: Literal["first", "last"]) -> list[Check]:
-    """Return the checks that are declared with `mutants="first"` (fast ones) or `mutants="last"`."""
+    """Return the checks that judge mutants "first" (fast checks) or "last" (slow checks), as they declare."""
     return [check for check in CHECKS.values() if check.mutants == mutants]
 
 

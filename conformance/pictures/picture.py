@@ -51,7 +51,7 @@ def failure_picture(failure: Failure) -> dict[str, Any] | None:
 
 
 def _differing_anchors(trace: ImageTrace, assignment: Assignment) -> list[int]:
-    """Return the anchors that `assignment` and the reference assign differently (ground truth or background)."""
+    """Return the anchors to which `assignment` and the reference assign different ground truths (or background)."""
     image, expected = trace.image, trace.loss.targets[trace.image]
     foreground, owner = assignment.foreground[image].bool(), assignment.truth_index[image]
     if foreground.shape != expected.foreground.shape:

@@ -141,7 +141,7 @@ class ImageTrace:
         }
 
     def _pairs(self, indices: Tensor) -> list[list[list[Any]]]:
-        """Return for each anchor a list of ground truths, each with its index and the values of the pair.
+        """Return for each anchor a list of ground truths: index, and values of the pair of anchor and ground truth.
 
         The values are score s, overlap u, alignment metric t, rank by t, number of equal t, and 1 if
         selected. The list contains the ground truths of which the anchor is a candidate, and the one to which
@@ -247,8 +247,9 @@ class ImageTrace:
     def most_relevant_anchors(self, marked: Sequence[int]) -> list[int]:
         """Return the anchors that explain the assignment best, at most `MAX_ANCHORS`, in ascending order.
 
-        In order of priority: marked, contested, positive and selected anchors, anchors around the k-th place of a
-        ground truth, other candidates. Within a group the anchor with the largest t comes first.
+        The order of priority is: marked anchors, contested anchors (selected by several ground truths), positives,
+        selected anchors, anchors around the k-th place of a ground truth, other candidates. Within a group the anchor
+        with the largest t comes first.
 
         Args:
             marked: anchors to include first, such as anchors at which two assignments differ.

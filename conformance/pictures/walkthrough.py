@@ -1,5 +1,7 @@
 """Data of the report's walkthrough, which explains the assignment of a photograph stage by stage.
 
+An anchor is contested if several ground truths selected it (TAL-CONF-1).
+
 The batch was recorded in a training of YOLOv8n. For comparison, the data includes the positives of YOLOv5 on the same
 image, which depend only on the shapes of its anchor boxes and not on the network's predictions.
 """
@@ -108,7 +110,7 @@ def _images(recorded: RecordedTraining, moment: Moment) -> Iterator[ImageTrace]:
 
 
 def most_contested_image(moments: Sequence[Sequence[ImageTrace]]) -> int:
-    """Return the index of the image with the most contested anchors; on a tie, of the one with more ground truths."""
+    """Return the index of the image with the most contested anchors; on a tie, of the image with most ground truths."""
     traces = [trace for images in moments for trace in images]
     return max(traces, key=lambda trace: (len(contested_anchors(trace)), len(trace.truths))).image
 
@@ -120,7 +122,7 @@ def contested_anchors(trace: ImageTrace) -> list[int]:
 
 
 def most_contested_truth(stages: AssignmentTrace) -> int:
-    """Return the ground truth that selected the most contested anchors; on a tie, the one with more candidates."""
+    """Return the ground truth that selected the most contested anchors; on a tie, with most candidates."""
     contested = stages.selected.sum(0) > 1  # (A,)
     counts = (stages.selected & contested).sum(1)  # (M,)
     return int((counts * (stages.candidates.shape[1] + 1) + stages.candidates.sum(1)).argmax())
@@ -143,7 +145,7 @@ def photo(recorded: RecordedTraining, moment: Moment, image: int) -> str:
 
 
 def _names(trace: ImageTrace) -> list[str]:
-    """Return the class name of every ground truth, or its class number if the labels do not name it."""
+    """Return the class name of every ground truth, or its class number if the class has no known name."""
     names = _names_by_class()
     return [names.get(label, f"class {label}") for label in trace.truths.labels.tolist()]
 
@@ -182,7 +184,7 @@ def _pairs(trace: ImageTrace, stages: AssignmentTrace, truth: int) -> list[list[
 
 
 def _conflict(recorded: RecordedTraining, steps: Sequence[Moment], image: int) -> dict[str, Any]:
-    """Return the contested anchors at the step that has the most, with overlaps and the assigned ground truth."""
+    """Return the contested anchors of the step with most of them, with overlaps and assigned ground truths."""
     traces = [(moment, ImageTrace.of(recorded.batches[moment.place], image, NEWEST)) for moment in steps]
     counts = [[moment.step, len(contested_anchors(trace))] for moment, trace in traces]
     moment, trace = max(traces, key=lambda pair: len(contested_anchors(pair[1])))

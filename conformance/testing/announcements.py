@@ -1,6 +1,6 @@
-"""pytest plugin of a run that another process started: announces the run's folder and its progress in a file.
+"""pytest plugin of a run that another process started: writes the run's folder and progress to a file.
 
-It is loaded with `-p tal_conformance.testing.announcements`.
+The plugin is loaded with `-p tal_conformance.testing.announcements`.
 """
 
 import json

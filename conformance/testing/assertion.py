@@ -84,7 +84,7 @@ def run_conformance(
         profile: number of generated batches: `dev`, `ci` or `nightly`.
         task: the loss family.
         device: `cpu`, `cuda` or `all`; None for every available device.
-        dialect: the dialect to hold the implementation to; None for the one that its adapter declares.
+        dialect: the dialect by which the implementation is judged; None for the dialect that its adapter declares.
         isolate: run the implementation in a worker process; needs a class, function or name.
         timeout: time limit in seconds; None for no limit.
         report_dir: folder that receives the run; None for `tal-conformance-reports` in the working directory.
@@ -95,7 +95,7 @@ def run_conformance(
         UnknownImplementation: the implementation was not found or does not follow the protocol.
         CannotFork: the object exists in this process only, which cannot be copied.
         ValueError: the profile or the task is unknown, or `isolate` was given an object without a name.
-        RuntimeError: the run ended before it judged anything, for another reason.
+        RuntimeError: the run ended before it judged a batch, for another reason.
     """
     for kind, value, known in (("profile", profile, PROFILES), ("task", task, TASKS)):
         if value not in known:
@@ -124,7 +124,7 @@ def run_conformance(
 
 
 def _selected(adapter: Any) -> tuple[str, dict[str, Any]]:
-    """Return the value of `--implementation` for an adapter, and the adapter by that value if it has to be given."""
+    """Return the adapter's value of `--implementation`, and {that value: adapter} if the adapter cannot be imported."""
     from tal_conformance.testing.selection import importable_name
 
     if isinstance(adapter, str):
@@ -144,7 +144,7 @@ def _without_fork(name: str, error: CannotFork) -> str:
 
 
 def _result(name: str, finished: Finished, limit: float | None) -> ConformanceResult:
-    """Return the result of a finished child, or raise if it has none."""
+    """Return the result of a finished child process; raise if the child judged no batch."""
     errors = [
         line.removeprefix("ERROR: ") for line in finished.output.splitlines() if line.startswith("ERROR: ")
     ]

@@ -1,4 +1,4 @@
-"""Run the suite in a child process, as the command line does, beside whatever this process does.
+"""Run the suite in a child process, as the command line does, unaffected by the state of this process.
 
 An implementation that has a name is imported by the child, which is a new interpreter. An object that only this process
 has (an instance, a class of a notebook, a function inside a function) cannot be sent to another interpreter without
@@ -89,7 +89,7 @@ class Finished:
 
 @dataclass
 class Announced:
-    """Content of the file of announcements, read while it grows.
+    """Content of the file into which the child writes its progress, read while the file grows.
 
     Attributes:
         path: the file.
@@ -191,7 +191,7 @@ def _isolation(folder: Path) -> list[str]:
 
 
 def _environment(announcements: Path) -> dict[str, str]:
-    """Return the child's environment: this one's, without variables of a test run, and with this `sys.path`."""
+    """Return the child's environment: this process's, without variables of a test run, and with this `sys.path`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     own = {str(Path(path).resolve()) for path in sysconfig.get_paths().values()}
     paths = [str(Path(path).resolve()) for path in sys.path if not path.endswith(".zip")]
@@ -202,7 +202,7 @@ def _environment(announcements: Path) -> dict[str, str]:
 def _run(
     start: Callable[[Path, dict[str, str]], Child], title: str, limit: float | None, show: bool
 ) -> Finished:
-    """Start a child, follow it to its end, and return that. The child ends with this function, in whatever way."""
+    """Start a child, wait for its end, and return its result. If this function raises, the child is stopped."""
     with tempfile.TemporaryDirectory(prefix="tal-conformance-") as temporary:
         folder = Path(temporary)
         (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
@@ -220,7 +220,7 @@ def _run(
 
 
 def _follow(child: Child, announced: Announced, title: str, limit: float | None, show: bool) -> bool:
-    """Wait for a child's end, and show its progress. Return True if the time limit came first."""
+    """Wait for a child's end, and show its progress. Return True if the time limit was reached before the end."""
     end = None if limit is None else time.monotonic() + limit
     with _bar(title, show) as advance:
         done = 0
@@ -246,7 +246,7 @@ def _bar(title: str, show: bool) -> Iterator[Advance]:
 
 
 def _stop(child: Child) -> None:
-    """Interrupt a child that still runs, so that it writes its report, and kill what is left of it after a while."""
+    """Interrupt a running child, so that it writes its report; after `PATIENCE` seconds, kill its processes."""
     if child.poll() is not None:
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -263,7 +263,7 @@ def _stop(child: Child) -> None:
 def _run_in_fork(
     arguments: list[str], given: Mapping[str, Any], output: Path, environment: dict[str, str]
 ) -> NoReturn:
-    """Run the suite in this process, a fork, and end it. Only the forking thread exists in a fork."""
+    """Run the suite in this process, which is a fork, and end the process. Only the forking thread exists in a fork."""
     status = 1
     try:
         _leave_the_callers_run(output, environment)
@@ -289,7 +289,7 @@ def _run_in_fork(
 
 
 def _leave_the_callers_run(output: Path, environment: dict[str, str]) -> None:
-    """Undo in a fork the caller's settings: its streams, traces, warning filters, signals, and torch's modes."""
+    """Undo the caller's settings in a fork: streams, traces, warning filters, signals, and torch's modes."""
     os.setsid()
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -313,7 +313,7 @@ def _leave_the_callers_run(output: Path, environment: dict[str, str]) -> None:
 
 
 def _has_gradients() -> bool:
-    """Return False if torch refuses to compute gradients in this fork, because threads of a GPU existed before."""
+    """Return False if torch refuses to compute gradients in this fork, because GPU threads existed before the fork."""
     import torch
 
     try:

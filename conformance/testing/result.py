@@ -49,7 +49,7 @@ class Cause:
 class ConformanceResult:
     """The result of one run of the suite on one implementation.
 
-    A notebook shows it with the picture of the first failure.
+    A notebook shows the result with the picture of the first failure.
 
     Attributes:
         folder: folder of the run, with log, case files and report.
@@ -78,7 +78,7 @@ class ConformanceResult:
 
     @property
     def verdict(self) -> str:
-        """The result in words: conforms, divergent, nondeterministic, error, inconclusive, not finished, not tested."""
+        """The result as text: conforms, divergent, nondeterministic, error, inconclusive, not finished, not tested."""
         return str(self._implementation["result"])
 
     @property
@@ -95,7 +95,7 @@ class ConformanceResult:
 
     @property
     def message(self) -> str:
-        """The result as text: headline, table, causes, a command that repeats each of them, and the report."""
+        """The result as text: headline, table, causes, a command that repeats each cause, and the report's path."""
         implementations = self.summary["implementations"]
         finished = all(line["result"] != "not finished" for line in implementations)
         lines = [headline(implementations, finished), ""]
@@ -138,7 +138,7 @@ class ConformanceResult:
         return self.message
 
     def _repr_html_(self) -> str:
-        """Return headline, verdicts and the cards of the first failures, for a cell of a notebook."""
+        """Return HTML for a notebook's cell: headline, verdicts, and a description of each of the first failures."""
         document = result_page(read_log(self.folder))
         height = HEIGHT_OF_CARDS if self.causes else HEIGHT_OF_TABLE
         return FRAME.format(height=height, document=html.escape(document, quote=True))

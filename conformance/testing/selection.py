@@ -33,7 +33,7 @@ def importable_name(target: Any) -> str | None:
 
 
 def _attribute(module: ModuleType, qualname: str) -> Any:
-    """Return the object behind a dotted name in a module, or None."""
+    """Return the object that a dotted name denotes in a module; None if there is no such object."""
     target: Any = module
     for part in qualname.split("."):
         target = getattr(target, part, None)

@@ -141,7 +141,7 @@ def _cpu() -> tuple[str, str]:
 
 
 def _gpu() -> tuple[str, int | None] | None:
-    """Return the GPU and its cuDNN version, or None without a GPU."""
+    """Return the name of the GPU and the version of cuDNN, or None without a GPU."""
     if not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_name(), torch.backends.cudnn.version()

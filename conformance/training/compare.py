@@ -14,8 +14,9 @@ like the controls stays below
 
     bound = t(K, 1 - FALSE_ALARM / 2) rms
 
-except for one training in 1 / FALSE_ALARM. The error of an IEEE 754 operation is at most half an eps, that of
-a library function two, so that a correct loss rounds less than the controls, and stays far below the bound.
+except for one training in 1 / FALSE_ALARM. The error of an IEEE 754 operation is at most half an eps, and the error of
+a library function at most two eps. A correct loss therefore rounds less than the controls, and stays far below the
+bound.
 
 The bound grows with the number of steps, because distances do: training is chaotic. From random weights, at
 the rate of the recorded training, the distance of the controls is 1e-5 of the distance travelled after one
@@ -25,9 +26,9 @@ at the end of a schedule: there, ten steps double a distance of 1e-5. A box gain
 exceeds the bound thirty times. (A factor on the whole loss has no effect here, because the gradient is clipped
 to a fixed norm, as in Ultralytics' trainer; the stage "total" detects it.)
 
-If two anchors are equally good up to rounding, the two trainings may choose differently (ambiguities T1, T2,
-T4). Then the implementation's outcome of that step is judged like that of any batch. If it does not fail, the
-reference makes the same choice and continues.
+If two anchors are equally good up to rounding, the two trainings may choose differently (ambiguities T1, T2 and T4 of
+the specification). Then the implementation's outcome of that step is judged like the outcome of any batch. If the
+judgement does not fail, the reference makes the same choice and continues.
 """
 
 from collections.abc import Sequence
@@ -157,7 +158,7 @@ class Subject:
     choices: list[Positives] = field(default_factory=list)
 
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
-        """Return the implementation's gradient on each feature map.
+        """Return the gradients of the implementation's total loss with respect to the feature maps.
 
         Raises:
             ImplementationFailed: the implementation raised, or violated the protocol.
@@ -190,7 +191,7 @@ class Reference:
     problem: str = ""
 
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
-        """Return the gradient of the reference's loss on each feature map.
+        """Return the gradients of the reference's total loss with respect to the feature maps.
 
         The assignment is the reference's, or the implementation's if this differs from it and is admissible.
         """
@@ -208,7 +209,7 @@ class Reference:
         if self.subject is None or same_choice(own, self.subject.choices[step]):
             return None
         outcome = self.subject.outcomes[step]
-        if outcome.from_loss:  # else the choice is the reference's own, on the subject's feature maps
+        if outcome.from_loss:  # else the reference made this choice, on the subject's feature maps
             try:
                 judge(outcome, Expectation(self.subject.batches[step], self.dialect))
             except Divergence as error:
@@ -234,7 +235,7 @@ class Control:
     seed: int
 
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
-        """Return the gradient of the reference's loss on each feature map, with random rounding errors."""
+        """Return the gradients of the reference's total loss for the feature maps, with random rounding errors."""
         with RoundingNoise(self.seed * MOST_STEPS + step, ROUGHNESS):
             return gradient_on(batch, self.choices[step])
 
@@ -256,7 +257,7 @@ def compare_training(
         steps: number of steps to train.
         controls: number of control trainings.
         device: device of the trainings.
-        rms: result of `rms_of_controls` for the same training, steps, controls and device; None to compute it.
+        rms: result of `rms_of_controls` for the same training, steps, controls and device; if None, it is computed.
         ended: result of `reference_training` for the implementation's dialect, if an earlier process computed it. A
             distance beyond the bound is then confirmed by a new reference training in this process.
 
@@ -280,7 +281,7 @@ def compare_training(
 
 
 def _followed(start: Start, subject: Subject, ended: Ended) -> tuple[Reference, Tensor]:
-    """Return the reference and its last weights.
+    """Return a `Reference` whose choices follow the implementation's, and its weights after the last step.
 
     Args:
         start: the common start of the trainings.
@@ -300,7 +301,7 @@ def rms_of_controls(
 ) -> float:
     """Return the root mean square distance of control trainings' last weights from the reference's.
 
-    It does not depend on the implementation under test.
+    The result does not depend on the implementation under test.
     """
     return _rms_of_controls(_start(recorded, steps, device), controls)
 
@@ -349,7 +350,8 @@ def _reference_training(start: Start, dialect: Dialect) -> Ended:
 def _rms_of_controls(start: Start, controls: int) -> float:
     """Return the root mean square distance of the control trainings' weights from the reference's.
 
-    The growth of a distance over the steps depends on model and images: one dialect represents all.
+    The growth of a distance over the steps depends on model and images, not on the dialect: one dialect represents all
+    dialects.
     """
     reference = _reference_training(start, NEWEST)
     ends = [start.train(Control(reference.choices, seed)) for seed in range(1, controls + 1)]
@@ -366,7 +368,7 @@ def own_targets(batch: Batch, dialect: Dialect) -> list[Targets]:
 
 
 def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
-    """Return the mask (M, A) of each image's positives with a target score above zero, which contribute to the loss."""
+    """Return, for each image, the mask (M, A) of positives with a target score above 0: only these affect the loss."""
     if isinstance(assigned, Assignment):
         rows = list(zip(assigned.foreground, assigned.truth_index, assigned.scores.sum(-1), strict=True))
     else:

@@ -176,8 +176,8 @@ def images_of(views: list[View], size: tuple[int, int]) -> Images:
 def augmented(seed: int) -> list[View]:
     """Return four views: both photographs almost whole, a part of one of them, and one without any object.
 
-    The views of a seed are the same on every machine. The number of objects varies from image to image and from
-    batch to batch, boxes end at borders, and one image has no object.
+    A seed gives the same views on every machine. The number of objects varies from image to image and from seed to
+    seed, some boxes end at the border, and one image has no object.
     """
     source = random.Random(seed)
     wide = [_crop(source, "bus.jpg", 0.75, 1.0), _crop(source, "zidane.jpg", 0.75, 1.0)]
@@ -190,7 +190,7 @@ def augmented(seed: int) -> list[View]:
 def _crop(source: random.Random, name: str, least: float, most: float) -> View:
     """Return a random part of the photograph `name`, mirrored with probability 0.5.
 
-    Its sides are between `least` and `most` times those of the photograph.
+    The part's sides are between `least` and `most` times the sides of the photograph.
     """
     side = least + (most - least) * source.random()
     left, top = (1 - side) * source.random(), (1 - side) * source.random()

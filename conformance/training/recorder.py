@@ -35,7 +35,7 @@ class Pending:
 
     Attributes:
         call: the call, without its autograd graph.
-        which: index of the loss object; an end-to-end head has two.
+        which: index of the loss object; an end-to-end head has two loss objects.
         epoch: epoch of the training, if it is known.
         numbers: (2,) float32 on the CPU: the loss's total, and the smallest area of a ground truth.
         ready: CUDA event after which `numbers` are valid; None if they are valid already.
@@ -74,7 +74,7 @@ class Recording:
     _trainer: Any = None
 
     def hear(self, call: Call) -> None:
-        """Process a call of the loss. It never raises, so that recording cannot make a training fail."""
+        """Process a call of the loss. Every exception is caught, so that recording cannot make a training fail."""
         if self.over is None:
             self._safely(lambda: self._hear(call))
 
@@ -134,7 +134,7 @@ class Recording:
             )
 
     def _origin(self, pending: Pending, step: int, total: float, reasons: set[str]) -> str:
-        """Return where a batch was recorded, and why, in one line, for its field `origin`."""
+        """Return one line that says where and why a batch was recorded, for the batch's field `origin`."""
         where = [f"recorded: ultralytics {self.release}"]
         model = getattr(getattr(self._trainer, "args", None), "model", None)
         where += [Path(str(model)).name] if model else []

@@ -52,7 +52,7 @@ class RoundingNoise(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and add the random error to its result."""
         result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__.removesuffix("_")  # `add_` is `add` in place
+        name = func.overloadpacket.__name__.removesuffix("_")  # `add_` is the in-place variant of `add`
         self.operations.add(name)
         return tree_map(self._moved, result) if name in ROUNDS else result
 

@@ -62,7 +62,7 @@ class CaseStore:
         return sum(one.size for one in self.kept)
 
     def add(self, batch: Batch, step: int, reasons: set[Reason]) -> bool:
-        """Store a batch, in place of less interesting ones if necessary.
+        """Store a batch; if the size limit requires it, remove less interesting batches.
 
         Returns:
             True if the batch was stored within the size limit.
@@ -82,7 +82,7 @@ class CaseStore:
         return True
 
     def _make_room(self, new: Kept) -> bool:
-        """Remove less or equally interesting files until the new file fits. Remove no file if that is not enough."""
+        """Remove less or equally interesting files until `new` fits; if that is impossible, only return False."""
         goes: list[Kept] = []
         while self.size - sum(one.size for one in goes) + new.size > self.limit:
             stays = [one for one in self.kept if one not in goes]
@@ -99,7 +99,7 @@ class CaseStore:
     def _least(among: list[Kept], rank: int) -> Kept | None:
         """Return the least interesting file whose rank is at most `rank`, or None.
 
-        Among files of the same rank, it is the file with the fewest steps since the previous file of that rank.
+        Among files of the same rank, this is the file with the fewest steps since the previous file of that rank.
         """
         lowest = min((one.rank for one in among), default=rank + 1)
         if lowest > rank or lowest == 3:

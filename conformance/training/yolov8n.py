@@ -90,7 +90,7 @@ class RecordedTraining:
     Attributes:
         schedule: schedule of the training.
         head: head of the model.
-        batches: input of the loss at the recorded steps.
+        batches: inputs of the loss at the recorded steps.
         progress: quality of the model at the recorded steps.
         losses: the total of the loss at every step.
         weights: the model's state after the last step.
@@ -276,7 +276,7 @@ def train(
         schedule: the images and the optimiser's settings; its momentum starts at zero.
         first: number of the first step, which selects the images.
         steps: number of steps.
-        gradients: the loss, as a function that returns the gradient of its total on each feature map.
+        gradients: the loss, as a function that returns the gradients of its total with respect to the feature maps.
         device: device of the training.
 
     Returns:

@@ -23,8 +23,9 @@ class Cause:
     Attributes:
         lines: the `divergence` or `difference` lines of the log, the best example first.
         batches: number of judged batches that failed for this cause; None if unknown.
-        choice: the choice that explains the failures, in words; "" if none does.
-        follows: causes at other stages, or with another summary, that follow from this cause; `lines` includes theirs.
+        choice: the choice of a dialect that explains the failures, in words; "" if no choice does.
+        follows: causes at other stages, or with another summary, that follow from this cause; `lines` includes their
+            lines.
     """
 
     lines: tuple[dict[str, Any], ...]
@@ -74,7 +75,7 @@ def causes(
         for group in groups.values()
     ]
     alike = [place_of(cause.example) for cause in found]
-    # If two causes share stage and clause, the log does not say for which of them a batch failed.
+    # If two causes share stage and clause, the log does not say for which cause a batch failed.
     found = [cause if alike.count(place_of(cause.example)) == 1 else Cause(cause.lines) for cause in found]
     return worst_first(found, stages)
 
@@ -102,7 +103,7 @@ def place_of(line: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def failed_batches(line: dict[str, Any], batches: Batches | None) -> int | None:
-    """Return the number of batches that failed at the same `place_of` as a line; None if it is unknown."""
+    """Return the number of batches that failed with the line's `place_of`; None if the number is unknown."""
     return None if batches is None or "verdict" not in line else batches.causes.get(place_of(line))
 
 

@@ -107,7 +107,7 @@ def _results(before: Entry, after: Entry) -> list[tuple[str, str, str]]:
 
 
 def _timings(before: Entry, after: Entry) -> list[Timing]:
-    """Return the benchmarks whose confidence intervals do not overlap; none if machine or torch differ."""
+    """Return the benchmarks whose confidence intervals do not overlap; an empty list if machine or torch differ."""
     if before["fingerprint"] != after["fingerprint"]:
         return []
     was = {timing_key(item): item for item in before["benchmarks"]}

@@ -54,7 +54,7 @@ def result_of(line: dict[str, Any], worth: str = "") -> str:
     """Return the result of an implementation as text: `conforms`, `not finished (12 of 104 tests)`.
 
     Args:
-        line: the implementation, as the summary has it.
+        line: the implementation's element of the summary's list `implementations`.
         worth: clause that is appended to `conforms`, such as "dev: finds 171 of 250 planted faults"; "" for none.
     """
     if is_complete(line):

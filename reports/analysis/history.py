@@ -103,7 +103,7 @@ def history_of(folder: Path) -> Path:
 
 
 def remember(path: Path, entry: Entry) -> bool:
-    """Append the entry of a finished run, unless the history contains it. Return True if it was appended.
+    """Append the entry of a finished run, unless the history contains it. Return True if the entry was appended.
 
     Raises:
         OSError: the history cannot be written.
@@ -114,7 +114,7 @@ def remember(path: Path, entry: Entry) -> bool:
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         if (size := os.fstat(file).st_size) and os.pread(file, 1, size - 1) != b"\n":
-            line = b"\n" + line  # end the rest of a line that a full disk cut off
+            line = b"\n" + line  # first end an incomplete line, which a full disk can leave
         os.write(file, line)
     finally:
         os.close(file)

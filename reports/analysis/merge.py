@@ -28,7 +28,7 @@ class Shard:
         name: name of the shard, unique among the shards.
         log: the log of the run.
         place: suffix for the names of devices in the merged run if the shards' versions of torch differ; otherwise "".
-        names: new name of each implementation whose version differs between shards, by its old name.
+        names: from the old to the new name of each implementation whose version differs between shards.
     """
 
     name: str
@@ -79,7 +79,7 @@ def merge(runs: Iterable[Path], into: Path) -> Path:
 
 
 def _is_same_run(log: Log, other: Log) -> bool:
-    """Return True if two logs are one folder, or copies of one run, whose first lines are equal, time included."""
+    """Return True if two logs have the same folder, or the same first line including its time, as copies have."""
     return log.folder.resolve() == other.folder.resolve() or log.run == other.run
 
 
@@ -155,7 +155,7 @@ def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any
 
 
 def _test_counts(shards: list[Shard]) -> dict[str | None, TestCount]:
-    """Add up the tests of the shards by implementation; `finished` is None if it is None for one of the shards."""
+    """Add up the tests of the shards by implementation; `finished` is None if it is None in any shard."""
     counts: dict[str | None, TestCount] = {}
     for shard in shards:
         for name, count in shard.log.tests.items():
@@ -237,7 +237,7 @@ def _renamed(line: Line, shard: Shard, folder: Path) -> Line:
 
 
 def _moved(command: Any, case: str, path: str) -> Any:
-    """Return the command with the new path of the case file."""
+    """Return the command with the case file's path in the merged run."""
     if not isinstance(command, str):
         return command
     ending = f"cases/{case}.safetensors"
@@ -255,8 +255,8 @@ def _moved(command: Any, case: str, path: str) -> Any:
 def _copy_files(shard: Shard, merged: RunLog) -> None:
     """Copy cases and outcomes, whose names are content hashes, and other files with the shard's name appended.
 
-    Links are not copied. Of two different files with the same name, the first is copied, and the log names
-    the second.
+    Links are not copied. Of two different files with the same name, the first is copied, and the log mentions the
+    second.
     """
     folder, into = shard.log.folder, merged.folder
     cases = folder / "cases"
@@ -277,5 +277,5 @@ def _copy_files(shard: Shard, merged: RunLog) -> None:
 
 
 def _is_plain(path: Path) -> bool:
-    """Return True if a path is a regular file, and not a link to one."""
+    """Return True if a path is a regular file, and not a link to a file."""
     return path.is_file() and not path.is_symlink()

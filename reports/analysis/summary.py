@@ -130,7 +130,7 @@ def hazards_of(log: Log) -> dict[str, int]:
 
 
 def failures_of(log: Log) -> list[dict[str, Any]]:
-    """Return the `divergence` lines of the log, and one for every implementation that could not be loaded."""
+    """Return the `divergence` lines of the log, and such a line for every implementation that could not be loaded."""
     known = {cell.implementation for cell in log.batches.cells}
     known |= {line["implementation"] for line in log.divergences}
     known |= {line["name"] for line in log.run["implementations"] if line.get("capabilities")}
@@ -144,7 +144,7 @@ def failures_of(log: Log) -> list[dict[str, Any]]:
 
 
 def not_tested(log: Log) -> list[dict[str, Any]]:
-    """Return implementation, device and reason of everything that was not tested."""
+    """Return implementation, device and reason of each part of the run that was not tested."""
     reasons = [
         {key: line.get(key) for key in ("implementation", "device", "reason")} for line in log.not_tested
     ]
@@ -167,7 +167,7 @@ def not_tested(log: Log) -> list[dict[str, Any]]:
 
 
 def inconclusive_of(log: Log, name: str) -> dict[str, dict[str, int]]:
-    """Return the numbers of all and of inconclusive batches for every clause group with inconclusive batches."""
+    """Return, for every clause group with inconclusive batches, the number of all and of inconclusive batches."""
     counts = {}
     for group in log.batches.clause_groups():
         verdicts = log.batches.verdicts(name, group)
@@ -177,7 +177,7 @@ def inconclusive_of(log: Log, name: str) -> dict[str, dict[str, int]]:
 
 
 def inconclusive_in_words(counts: dict[str, dict[str, int]]) -> list[str]:
-    """Return a list with one sentence about the inconclusive batches by clause group; [] if there are none."""
+    """Return a list with one sentence about inconclusive batches by clause group; [] without inconclusive batches."""
     if not counts:
         return []
     total = sum(count["inconclusive"] for count in counts.values())
@@ -213,7 +213,7 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
     judged = sum(verdicts.values())
     divergences = [divergence for divergence in failures_of(log) if divergence["implementation"] == name]
     for divergence in divergences:
-        if not divergence["case"]:  # failed before the first batch: counted as well
+        if not divergence["case"]:  # failed before the first batch: count this failure too
             verdicts[divergence["verdict"]] += 1
         else:  # the batch may come from shrinking, and the line of the original batch may be cut off
             verdicts[divergence["verdict"]] = max(1, verdicts[divergence["verdict"]])

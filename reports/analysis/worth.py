@@ -1,4 +1,4 @@
-"""Format how many planted faults a profile finds, which tells how much a passing run in that profile is worth."""
+"""Format the number of planted faults that a profile finds: the worth of a passing run in that profile."""
 
 from typing import Any
 

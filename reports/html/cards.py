@@ -88,7 +88,7 @@ def card_of(
         is_open: True if the card is open at first.
         characters: approximate limit of the picture's HTML, in characters.
         is_new: True if the previous run did not have the cause.
-        titles: text of each clause by its id, as in the `run` line.
+        titles: title of each clause by clause id, as in the log's `run` line.
     """
     line = cause.example
     values = [value_of(value) for value in line.get("values") or ()]
@@ -241,7 +241,7 @@ def _follower(cause: Cause) -> str:
 
 
 def _tokens(cause: Cause) -> str:
-    """Return the text that the page's filter matches: a line for each field, its name and values separated by tabs."""
+    """Return the text that the page's filter matches: for each field a line of name and values, separated by tabs."""
     tokens = {
         "impl": cause.every("implementation"),
         "clause": cause.every("clause") + cause.every("clause_group"),

@@ -24,7 +24,7 @@ class Section:
     Attributes:
         heading: the difference in a few words.
         lines: sentences about the difference.
-        batch: description of a batch with the difference, the smallest one unless `fails`; or "".
+        batch: description of a batch with the difference (the smallest such batch unless `fails`), or "".
         recipe: Python code that builds this batch, or "".
         values: differing values, in the form of `divergence` log lines.
         picture: a picture as `log.schema.json` describes it, or None.
@@ -75,7 +75,7 @@ def _prepared(section: Section, characters: int) -> PreparedSection:
         batch=shortened(section.batch, MAX_TEXT_LENGTH),
         recipe=section.recipe
         if len(section.recipe) <= MAX_TEXT_LENGTH
-        else "",  # a part of a recipe cannot be used
+        else "",  # an incomplete recipe would be useless
         values=values[:MAX_VALUES],
         more_values=len(values) - MAX_VALUES,
         first=capital(sides.first),

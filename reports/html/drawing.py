@@ -33,7 +33,7 @@ class Sides(NamedTuple):
     """Names of the two compared assignments of a picture, its sides.
 
     Attributes:
-        first, second: names of the sides in one word.
+        first, second: names of the two sides, in one word each.
         first_alone, second_alone: descriptions of an anchor that is positive only on the first (second) side.
         who: name of the second side at the beginning of a sentence; "" if only the first side is drawn.
     """
@@ -51,7 +51,7 @@ SIDES = Sides()
 
 @dataclass(frozen=True)
 class SizeBudget:
-    """Limits of one picture, so that a page with hundreds of large pictures stays small.
+    """Size limits of one picture, so that a page with hundreds of large pictures stays small.
 
     Attributes:
         marks, truths: maximum numbers of positives and ground truths; the most important ones are drawn.
@@ -76,7 +76,7 @@ class SizeBudget:
 
 @dataclass(frozen=True)
 class Dots:
-    """All anchors of one level: a dot in the middle of every cell of a grid of this width and height."""
+    """All anchors of one level: a dot in the middle of every cell of a grid with the given width and height."""
 
     stride: float
     width: float
@@ -176,7 +176,7 @@ class Drawing:
         levels, truths, marks, rings, spots: the shapes, in the order in which they are drawn.
         views: ways to colour and label the marks; the page initially shows the first one.
         legend: key, glyph, meaning and count of each kind of difference that occurs.
-        title: the picture in a sentence.
+        title: a sentence that describes the picture.
         notes: sentences about parts that are not drawn.
     """
 

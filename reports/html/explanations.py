@@ -32,7 +32,8 @@ class Pair(NamedTuple):
     Attributes:
         truth: index of the ground truth.
         score, overlap, metric: predicted class score s, overlap u and alignment metric t (TAL-MET-1).
-        rank: rank of t among all anchors of the ground truth, from 1; 0 if it does not contain the anchor.
+        rank: rank of t among all anchors of the ground truth, from 1; 0 if the anchor's centre is outside the ground
+            truth.
         equal: number of other anchors with the same t for this ground truth.
         selected: True if the ground truth selected the anchor (TAL-TOPK-1).
     """
@@ -78,7 +79,7 @@ def place(picture: dict[str, Any], number: int) -> Anchor | None:
 
 
 def anchor_facts(picture: dict[str, Any], number: int) -> AnchorFacts | None:
-    """Return the values of an anchor, or None if the picture does not have them."""
+    """Return the values of an anchor, or None if the picture does not contain values of this anchor."""
     facts, where = (picture.get("anchors") or {}).get(str(number)), place(picture, number)
     if facts is None or where is None:
         return None
@@ -238,7 +239,7 @@ def _implementation(picture: dict[str, Any], anchor: AnchorFacts, who: str) -> l
 
 
 def truth_lines(picture: dict[str, Any], number: int) -> list[str]:
-    """Return a line for each anchor that ground truth `number` selected, won, or lost to another one."""
+    """Return a line for each anchor that ground truth `number` selected, won, or lost to another ground truth."""
     truth, facts = picture["truths"][number], _facts(picture, number)
     x1, y1, x2, y2 = truth["box"]
     where = f"({_n(x1)}, {_n(y1)})-({_n(x2)}, {_n(y2)})"

@@ -38,7 +38,7 @@ class Page:
         mutation: planted faults, and which of them were found.
         benchmarks: times and synchronisations.
         walkthrough: every stage on one photograph; None if the run has no walkthrough.json.
-        trend: results of the implementations over the last runs; None for fewer than two runs.
+        trend: sparklines of the implementations' results over the last runs; None for fewer than two runs.
         environment: versions, machine and command.
         sections: HTML id and name of every section that is not empty.
     """

@@ -33,8 +33,8 @@ class Benchmark:
 
     Attributes:
         cells: texts of the cells.
-        bar: the ratio as a bar; None if it is unknown.
-        better: True if clearly faster than the official implementation, False if slower, None if neither.
+        bar: the ratio as a bar; None if the ratio is unknown.
+        better: True if clearly faster than the official implementation, False if clearly slower, else None.
         before: the ratio in the last run on a comparable machine, as text.
     """
 

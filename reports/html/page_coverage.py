@@ -35,7 +35,7 @@ class Coverage:
         margin_columns: names of the implementations that expose their stages.
         margins: for each stage its name, and a cell for each of these implementations.
         uniqueness: number of batches whose assignment is unique, tied or nearly tied, by implementation.
-        hazards: for each hazard its name, its meaning, and the number of different batches with it.
+        hazards: for each hazard its name, its meaning, and the number of different batches that have the hazard.
         different: number of different batches in the run.
         scopes: sets of images that were judged completely.
     """

@@ -80,7 +80,7 @@ def _cards(log: Log, found: list[Cause], open_cards: int, new: set[str]) -> list
 
 
 def _stage_table(found: list[Cause], order: Sequence[str]) -> StageTable | None:
-    """Return the table of causes by stage; None if there are so few that all cards are open."""
+    """Return the table of causes by stage; None if there are so few causes that all cards are open."""
     if len(found) <= MAX_OPEN_CARDS:
         return None
     counts = Counter((cause.example["implementation"], cause.example.get("stage") or "") for cause in found)

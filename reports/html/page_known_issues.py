@@ -14,7 +14,7 @@ class KnownIssues:
     """Entries of the ledger that concern the run, and findings whose scripts the run executed.
 
     Attributes:
-        ledger: table of the entries; those that make the run fail come first.
+        ledger: table of the entries; entries that make the run fail come first.
         findings: the findings, each with the script that shows the bug.
     """
 

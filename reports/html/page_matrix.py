@@ -93,7 +93,7 @@ def matrix_of(log: Log, names: list[str], found: list[Cause]) -> Matrix:
 
 
 def _rows(log: Log, names: list[str], found: list[Cause], place: Place | None = None) -> Rows:
-    """Return the table's rows, with verdicts on all batches, or only on batches of one device and dtype (`place`)."""
+    """Return the table's rows, with verdicts on all batches, or on batches of one pair of device and dtype, `place`."""
     linked = {
         (line["implementation"], line.get("clause_group"))
         for cause in found

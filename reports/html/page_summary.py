@@ -59,7 +59,7 @@ class Since:
 
     Attributes:
         run, when: id and time of the last run.
-        sentence: the change in a sentence.
+        sentence: a sentence about the new, fixed and remaining causes, and changed results.
         lists: heading and causes (text, link) of the new, the fixed and the no longer tested causes.
         results: implementations whose result changed, in words.
         timings: benchmarks that became faster or slower.

@@ -57,7 +57,7 @@ def _comparison(kind: str, expected: Assigned, observed: Assigned, sides: Sides)
 
 
 def _kind(expected: Assigned, observed: Assigned, in_focus: bool) -> str:
-    """Return the kind of difference between the two sides at an anchor, or of their agreement.
+    """Return the kind of difference between the two sides at an anchor, or the kind of their agreement.
 
     Weights that agree to four digits count as equal, unless the judge found a difference (`in_focus`).
     """

@@ -1,7 +1,7 @@
 """Convert the `picture` of a log line, the assignment of one image, to the shapes of a `Drawing`.
 
-A picture has three views over the same ground truths and anchors: the reference's assignment, the implementation's,
-and the differences between them.
+A picture has three views over the same ground truths and anchors: the reference's assignment, the implementation's
+assignment, and the differences between the two.
 """
 
 from collections import Counter
@@ -84,7 +84,7 @@ def _fitted(mark: Mark, unit: float) -> Mark:
 
 
 def _concerned(picture: dict[str, Any], important: Sequence[Mark]) -> set[int]:
-    """Return the indices of the ground truths that contain an important anchor, or to which one is assigned."""
+    """Return the indices of the ground truths that contain an important anchor, or are assigned to one."""
     owners = {
         owner for mark in important for owner in (mark.reference, mark.implementation) if owner is not None
     }
@@ -98,12 +98,12 @@ def _concerned(picture: dict[str, Any], important: Sequence[Mark]) -> set[int]:
 
 
 def _frame(picture: dict[str, Any], important: Sequence[Mark], concerned: set[int]) -> tuple[Box, bool]:
-    """Return the part of image and surroundings that is drawn, and True if it does not show the whole image.
+    """Return the part of image and surroundings to draw, and True if this part does not show the whole image.
 
     Args:
         picture: the field `picture` of a log line.
         important: marks that must be visible; if empty, all ground truths must be visible.
-        concerned: indices of the ground truths that must be visible with these marks.
+        concerned: indices of the ground truths that must be visible together with these marks.
     """
     image: Box = (0.0, 0.0, float(picture["width"]), float(picture["height"]))
     truths = [_clipped(truth["box"], image) for truth in picture["truths"]]

@@ -37,7 +37,7 @@ def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
     """Read the log of a finished or killed run, and write its report.html and summary.json.
 
     The run is compared with the last comparable entry of `history.jsonl` beside its folder. A finished run is added to
-    that history, unless it judged case files, which say nothing about the failure rate of generated batches.
+    that history, unless it judged case files: their results say nothing about the failure rate of generated batches.
 
     Args:
         run_dir: the folder of the run, or a log file.
@@ -62,7 +62,7 @@ def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
     if into is None and not repeats(log):
         whole = all(is_complete(line) for line in summary["implementations"])
         with suppress(OSError):  # the report is complete without the history
-            if whole:  # a run that was cut short would show causes as fixed
+            if whole:  # in the history, an unfinished run would make causes look fixed
                 remember(history, entry)
     return path
 
@@ -72,7 +72,7 @@ def html_of(page: Page) -> str:
     style, script = _asset("style.css"), _asset("script.js")
     policy = _policy(f"style-src {_source(style)}", f"script-src {_source(script)}", "img-src data:")
     template = _environment().get_template("report.html.j2")
-    # Escaped once for the whole page, so that no name or message can be missed.
+    # The whole page is escaped at once, so that no name or message can be missed.
     return visible(template.render(page=page, policy=policy, style=style, script=script))
 
 
@@ -134,7 +134,7 @@ def _environment() -> Environment:
     environment.filters["counted"] = counted
     environment.globals["shy"] = Markup(
         "normali&shy;sation"
-    )  # the one stage whose name is too long for its box
+    )  # the only stage whose name is too long for its box
     return environment
 
 

@@ -91,7 +91,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Walkthrough:
-    """The photograph, and all steps that draw shapes over it."""
+    """The photograph, and all steps, which draw shapes over the photograph."""
 
     photo: str | None
     width: float
@@ -102,7 +102,7 @@ class Walkthrough:
 
 
 def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
-    """Return (walkthrough of a run, None), or (None, fault of its file); (None, None) if there is no file."""
+    """Return (walkthrough, None), or (None, description of the fault) for an invalid file; (None, None) if missing."""
     path = folder / NAME
     if not path.is_file():
         return None, None
@@ -173,7 +173,7 @@ def _sides(box: Sequence[float]) -> list[float]:
 
 
 def _disc(data: dict[str, Any], number: int, colour: int | None, share: float = 1.0, **more: Any) -> Shape:
-    """Return a disc at an anchor. `share` is the disc's area divided by the area of the anchor's cell."""
+    """Return a disc at an anchor; `share` is the disc's area divided by the area of the anchor's cell."""
     anchor = _at(data, number)
     radius = max(0.48 * anchor.stride * math.sqrt(max(share, 0.0)), MIN_DISC)
     return Shape("disc", [anchor.x, anchor.y, radius], colour, **more)

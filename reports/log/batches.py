@@ -135,9 +135,9 @@ class Batches:
         cells: number of batches by verdict, for each `Cell`; without batches that Hypothesis generated while shrinking.
         uniqueness: number of batches whose assignment is unique, tied or nearly tied, by implementation.
         undecided: number of batches whose verdict is partly inconclusive, by implementation.
-        undecided_because: number of these batches by reason, by implementation; the first `MAX_REASONS` reasons.
+        undecided_because: number of these batches by reason, by implementation, for the first `MAX_REASONS` reasons.
         hazards: number of different batches with each hazard.
-        margins: distribution of errors divided by bounds, by implementation and stage, of conforming batches.
+        margins: distribution of errors divided by bounds on conforming batches, by implementation and stage.
         failures: failing batches by cell, the first `MAX_FAILURES` of each.
         causes: number of failing batches by implementation, verdict, stage and clause.
         met: number of batches that matched a known issue, by issue, implementation and device.
@@ -165,7 +165,7 @@ class Batches:
     _seen: set[int] = field(default_factory=set, repr=False)
 
     def add(self, line: dict[str, Any]) -> None:
-        """Count one `batch` line, for which `batch_fault` must return None."""
+        """Count one valid `batch` line (one for which `batch_fault` returns None)."""
         name, verdict = line["implementation"], verdict_of(line)
         self.seconds[name] += (real(line.get("milliseconds")) or 0.0) / 1000
         if line.get("phase") == "shrink":
@@ -187,14 +187,14 @@ class Batches:
         if verdict in FAILING:
             self._add_failure(cell, line)
             return
-        if verdict == "known":  # errors of an excused batch say nothing about rounding
+        if verdict == "known":  # a known issue caused the errors of this batch, not rounding
             return
         for stage, margin in line.get("stages", {}).items():
             if margin is not None:
                 self.margins[name, stage].add(float(margin))
 
     def verdicts(self, implementation: str | None = None, clause_group: str | None = None) -> Counter[str]:
-        """Return the number of batches by verdict, for one implementation or clause group, or for all."""
+        """Return the number of batches by verdict; None stands for all implementations, or for all clause groups."""
         total: Counter[str] = Counter()
         for cell, verdicts in self.cells.items():
             if implementation in (None, cell.implementation) and clause_group in (None, cell.clause_group):

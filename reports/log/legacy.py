@@ -1,7 +1,7 @@
 """Upgrade run lines of older schemas, so that the rest of this package handles only the current schema.
 
-The order of stages and the loss terms come from the run line. Schema 1 did not carry them, because only the detection
-loss existed. The tables below apply to logs of that schema and to no others.
+The order of stages and the loss terms come from the run line. Logs of schema 1 do not contain them, because only the
+detection loss existed. The tables below apply to logs of schema 1 only.
 """
 
 from typing import Any
@@ -31,8 +31,8 @@ ADDED_SINCE: dict[int, dict[str, Any]] = {
         "stages": [{"name": name, "clause": clause} for name, clause in STAGES_OF_SCHEMA_1.items()],
         "terms": list(TERMS_OF_SCHEMA_1),
     },
-    2: {},  # without the verdicts `rejected` and `inconclusive`: `undecided` marked the latter
-    3: {},  # without the verdict `not_supported`
+    2: {},  # lacks the verdicts `rejected` and `inconclusive`, which `undecided` marked
+    3: {},  # lacks the verdict `not_supported`
 }
 """For each older schema that is still read, the fields of the run line that it lacks."""
 

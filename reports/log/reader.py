@@ -1,4 +1,4 @@
-"""Read the run log of a finished run, a killed run, or a run of several worker processes.
+"""Read the log of a run, which may be finished or killed, and may have several worker processes.
 
 A log that was cut off at any byte is read up to that byte. Unusable lines are left out, counted and reported.
 Only a file that is not a run log, or has an unknown schema, is an error.
@@ -211,7 +211,7 @@ def valid_lines(path: Path) -> Iterator[Line | None]:
 
 
 def batch_lines(folder: Path, implementation: str) -> Iterator[Line]:
-    """Yield the valid `batch` lines of an implementation in all logs of a run, except those of the shrinking phase."""
+    """Yield the valid `batch` lines of an implementation in all logs of a run, except lines of the shrinking phase."""
     for path in filter(is_readable, [folder / MAIN, *sorted(folder.glob("log-*.jsonl"))]):
         with path.open("rb") as file:
             for raw in _raw_lines(file):
@@ -227,7 +227,7 @@ def batch_lines(folder: Path, implementation: str) -> Iterator[Line]:
 
 
 def _run_line(file: BinaryIO, path: Path) -> Line:
-    """Return the `run` line of a log, its first; an empty one if the run was killed before writing it.
+    """Return the `run` line, the first line of a log; {} if the run was killed before it wrote this line.
 
     Raises:
         LogError: the file is not a run log of a known schema.
@@ -316,7 +316,7 @@ def _no_constant(name: str) -> None:
 
 
 def _add(log: Log, line: Line) -> str | None:
-    """Add a line to the log. Return None, or the fault of a line that cannot be added."""
+    """Add a line to the log and return None, or return a description of the reason why it cannot be added."""
     kind = line.get("kind")
     if kind == "batch":
         problem = batch_fault(line)

@@ -47,7 +47,7 @@ def _resolved(part: Any, definitions: dict[str, Any]) -> Any:
 
 
 def fault(value: Any, name: str, part: str | None = None) -> str | None:
-    """Return a one-line description of the place where a value violates its schema, or None if it does not.
+    """Return a one-line description of the place where a value violates its schema, or None for a valid value.
 
     Args:
         value: a result of json.loads.

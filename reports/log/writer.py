@@ -55,7 +55,8 @@ class RunLog:
         self.folder = Path(folder).resolve()
         self.path = self.folder / (MAIN if worker is None else f"log-{worker}.jsonl")
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        with _locked(self._file):  # else a line that another process is writing would look torn
+        # without the lock, a line that another process is writing would look incomplete
+        with _locked(self._file):
             self._torn = _ends_torn(self.path)
 
     @classmethod
@@ -82,7 +83,7 @@ class RunLog:
         return self.folder.name
 
     def append(self, kind: str, **fields: Any) -> None:
-        """Append one line with the given fields and the time; for kind `run`, also the schema and the run id.
+        """Append a line with the given fields and the time; a line of kind `run` also gets the schema and the run id.
 
         Paths are written as text, sets as sorted lists, non-finite numbers as `inf`, `-inf` and `nan`.
 
@@ -140,7 +141,7 @@ class RunLog:
 
     def _write(self, content: bytes) -> None:
         with _locked(self._file):
-            if self._torn:  # end the rest of a line that a full disk cut off
+            if self._torn:  # first end an incomplete line, which a full disk can leave
                 content = b"\n" + content
             self._torn = True
             while content:

@@ -10,7 +10,7 @@ from tal_conformance.benchmarks.operations import Operation
 class FakeClock:
     """A clock that only `pass_` advances.
 
-    `calls` lists the names of all settling and timed calls in order.
+    `calls` lists, in order, the names of all calls that settle the clock or are timed.
     """
 
     now: float = 0.0
@@ -43,7 +43,7 @@ def taking(
     calls = iter(range(10**9))
 
     def prepare() -> int:
-        clock.pass_(1000)  # must not be in any time
+        clock.pass_(1000)  # must not count in any measured time
         return next(calls)
 
     def step(lasts: Callable[[int], float]) -> Callable[[int], int]:

@@ -95,7 +95,7 @@ def batch(number: int = 0, name: str = "ultralytics", **fields: Any) -> dict[str
 
 
 def picture(**fields: Any) -> dict[str, Any]:
-    """Return the data of a picture: 32 x 32 px, stride 8, two overlapping ground truths, a wrong anchor 6."""
+    """Return the data of a picture: 32 x 32 px, stride 8, two overlapping ground truths, anchor 6 assigned wrongly."""
     drawn = {
         "image": 0,
         "width": 32,
@@ -356,10 +356,7 @@ def scope(**fields: Any) -> dict[str, Any]:
 
 
 def power(number: int = 0, **fields: Any) -> dict[str, Any]:
-    """Return the log line of a planted fault. If `number` ends in 8, it is equivalent.
-
-    If in 9, it survives.
-    """
+    """Return the log line of a planted fault: equivalent if `number` ends in 8, surviving if `number` ends in 9."""
     stage = list(CLAUSES)[number % len(CLAUSES)]
     line = {
         "profile": "ci",

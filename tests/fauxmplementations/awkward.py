@@ -44,7 +44,7 @@ class DialectRaises(Double):
 
 
 class ControlsTheTerminal(Double):
-    """Has escape sequences, line breaks and a CI runner's command in name, version and error message."""
+    """Puts escape sequences, line breaks and a CI runner's command into its name, version and error message."""
 
     version = "1\n::error::lost"
 

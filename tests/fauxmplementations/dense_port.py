@@ -1,7 +1,7 @@
 """A second, dense implementation of assigner and loss, written separately from the reference.
 
 It is deliberately small and slow: every pair of a ground truth and an anchor is computed, image by image, with
-PyTorch's own losses. A test judges it by the composed dialect with the same choices.
+PyTorch's own losses. A test judges this implementation by the composed dialect with the same choices.
 """
 
 import math

@@ -49,7 +49,7 @@ class NoLabels(Whole):
 
 
 class NeitherWrongOwner(Whole):
-    """Has no index and no labels, and gives every anchor the box of its image's last ground truth."""
+    """Returns no index and no labels, and gives every anchor the box of its image's last ground truth."""
 
     name = "wrong-owner"
 
@@ -70,7 +70,7 @@ class Neither(Whole):
 
 
 class OneNumber(Whole):
-    """Has a loss in one number, and shows no assignment."""
+    """Returns a loss with a scalar total, without items and assignment."""
 
     name = "one-number"
 
@@ -88,7 +88,7 @@ class OneNumberTooLarge(OneNumber):
 
 
 class TermsAlone(Whole):
-    """Has a total with one value for each term, and no items."""
+    """Returns a total with one value for each term, and no items."""
 
     name = "terms-alone"
 
@@ -111,7 +111,7 @@ class FloatMask(Whole):
 
 
 class FloatMaskAndHalfScores(FloatMask):
-    """Has a mask of floats and, besides, target scores that are half as large as they must be."""
+    """Returns a foreground mask of floats, and target scores that are half as large as the correct scores."""
 
     name = "float-mask-half-scores"
 
@@ -120,7 +120,7 @@ class FloatMaskAndHalfScores(FloatMask):
 
 
 class HalfMask(Whole):
-    """Has a mask of numbers that are neither 0 nor 1, which no conversion explains."""
+    """Returns a foreground mask with numbers other than 0 and 1, which cannot be converted."""
 
     name = "half-mask"
 
@@ -129,7 +129,7 @@ class HalfMask(Whole):
 
 
 class Int32(Whole):
-    """Has labels and indices of 32 bits, which the protocol allows."""
+    """Returns labels and indices of 32 bits, which the protocol allows."""
 
     name = "int32"
 
@@ -154,7 +154,7 @@ class LearningItems(Whole):
 
 
 class NoTruthsCrash(Whole):
-    """Fails without any ground truth, and has target scores that are half as large as they must be."""
+    """Raises an IndexError on a batch without ground truths; otherwise its results are correct."""
 
     name = "no-truths-crash"
 

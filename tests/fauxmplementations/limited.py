@@ -1,4 +1,4 @@
-"""Adapters that declare not to support some heads or hyperparameters, and keep to it or not."""
+"""Adapters that declare not to support some heads or hyperparameters, and which raise on these, or return results."""
 
 from dataclasses import replace
 from typing import Any
@@ -47,7 +47,7 @@ class AnswersAnyway(SixteenBins):
 
 
 class NoTopk2(SixteenBins):
-    """Has no second top-k."""
+    """Declares not to support a second top-k (topk2), and raises for it."""
 
     name = "no-topk2"
 
@@ -60,7 +60,7 @@ class NoTopk2(SixteenBins):
 
 
 class Nothing(SixteenBins):
-    """Supports no head at all."""
+    """Declares not to support any head."""
 
     name = "nothing"
 
@@ -86,14 +86,14 @@ class NeedsTruths(SixteenBins):
 
 
 class ReturnsFalse(SixteenBins):
-    """Says False, without a reason."""
+    """Declares by False, without a reason, that it supports no head."""
 
     def supports(self, head: Head, hyperparameters: Hyperparameters) -> Any:
         return False
 
 
 class RaisesLater(SixteenBins):
-    """Has no answer for a head of a single bin."""
+    """Returns None from `supports`, neither True nor a reason, unless the head has 16 bins."""
 
     name = "raises-later"
 

@@ -184,7 +184,7 @@ class WrongShape(Double):
 
 
 class WrongDtype(Double):
-    """Returns indices that are halves, which no conversion explains."""
+    """Returns indices with a fraction of 0.5, which cannot be converted to integers."""
 
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         return replace(right, truth_index=right.truth_index.float() + 0.5)

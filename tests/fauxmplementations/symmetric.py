@@ -85,7 +85,7 @@ class HiddenLoss:
 
 
 class OtherFactor(ReferenceAdapter):
-    """A loss whose total is its items times `factor`, where times the batch size is correct."""
+    """A loss whose total is the correct total times `factor`, divided by the batch size."""
 
     def __init__(self, factor: float, hides: bool) -> None:
         super().__init__()

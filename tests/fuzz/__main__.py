@@ -42,7 +42,7 @@ class Watch:
 
 
 def problem(reader: Reader, content: bytes, watch: Watch) -> tuple[str, str] | None:
-    """Return code line and message of a reader's failure on an input; None if the reader does not fail."""
+    """Return the line of code and the message of a reader's failure on an input; None if the reader does not fail."""
     watch.seen = ""
     try:
         reader.read(content)

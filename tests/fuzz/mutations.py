@@ -36,7 +36,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def changed_bytes(sample: bytes, chance: random.Random) -> bytes:
-    """Return bytes with one to four random changes."""
+    """Return the bytes `sample` with one to four random changes."""
     content = bytearray(sample)
     for _ in range(chance.choice((1, 1, 1, 2, 4))):
         at = chance.randrange(len(content) + 1)

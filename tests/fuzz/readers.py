@@ -94,7 +94,7 @@ def outcome_reader(folder: Path) -> Reader:
 
 
 def log_reader(folder: Path) -> Reader:
-    """Return the reader of run logs, which also makes summary and report of a log."""
+    """Return the reader of run logs, which also makes the summary and the report of each log."""
     run = folder / "runs" / "run"
     samples = []
     for lines in (factory.passing(3), factory.failing(2, batches=2), every_kind()):
@@ -225,12 +225,12 @@ def inputs(reader: Reader, chance: random.Random) -> Iterator[bytes]:
 
 
 def dumped(value: object) -> bytes:
-    """Return a value as JSON in bytes, with NaN and infinities if it has any."""
+    """Return a value as JSON in bytes; NaN and infinities are written as json.dumps does, which is invalid JSON."""
     return json.dumps(value).encode()
 
 
 def changed_lines(sample: bytes, chance: random.Random) -> bytes:
-    """Return JSON lines with one changed line, and sometimes a missing or duplicated line."""
+    """Return the JSON lines `sample` with one changed line, and sometimes a missing or duplicated line."""
     lines = sample.splitlines(keepends=True)
     at = chance.randrange(len(lines))
     lines[at] = dumped(changed_json(json.loads(lines[at]), chance)) + b"\n"
@@ -242,7 +242,7 @@ def changed_lines(sample: bytes, chance: random.Random) -> bytes:
 
 
 def changed_header(block: bytes, chance: random.Random) -> bytes:
-    """Return safetensors bytes whose JSON header is changed."""
+    """Return the safetensors file `block` with a changed JSON header."""
     (length,) = struct.unpack("<Q", block[:8])
     header = dumped(changed_json(json.loads(block[8 : 8 + length]), chance))
     return struct.pack("<Q", len(header)) + header + block[8 + length :]

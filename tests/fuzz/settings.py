@@ -98,7 +98,7 @@ def limits_of(text: str) -> object:
 
 
 def version_of(text: str) -> object:
-    """Return the numbers of a release; None if the text is not a release (callers then quote the text)."""
+    """Return the numbers of a release; None if the text is not a release number (callers then quote the text)."""
     try:
         return parsed(text)
     except ValueError:

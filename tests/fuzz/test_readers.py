@@ -69,7 +69,7 @@ def test_a_pickle_is_not_run(reader: Reader, content: bytes, tmp_path: Path, mon
 
 
 def test_depth(reader: Reader):
-    """JSON nested deeper than Python's recursion limit: every reader rejects it without a RecursionError."""
+    """Every reader rejects JSON that is nested deeper than Python's recursion limit, without a RecursionError."""
     text = b"[" * 100_000
     for content in (
         text,
@@ -81,7 +81,7 @@ def test_depth(reader: Reader):
 
 
 def test_what_the_fuzzer_must_notice(tmp_path: Path):
-    """`problem` reports a reader that raises an undocumented error, and one that loads a pickle."""
+    """`problem` reports a reader that raises an undocumented error, and a reader that loads a pickle."""
 
     def runs(content: bytes) -> object:
         return __import__("pickle").loads(content)

@@ -1,4 +1,4 @@
-"""Fuzzed texts, printed to terminals of several encodings, Markdown, HTML and job summaries."""
+"""Fuzzed texts, written to terminals of several encodings, to Markdown, HTML and job summaries."""
 
 import io
 import json
@@ -58,7 +58,7 @@ def check_markdown(shown: str) -> None:
 
 
 class Elements(HTMLParser):
-    """Parser that counts the scripts of an HTML page, and rejects event handlers and addresses that load."""
+    """Parser that counts scripts of an HTML page, and rejects event handlers and addresses that load content."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ def pieced(sample: bytes, chance: random.Random) -> bytes:
 
 
 def hostile_lines(sample: bytes, chance: random.Random) -> bytes:
-    """Return a log in which a third of the texts contain hostile pieces; kinds and verdicts are unchanged."""
+    """Return the log `sample` with hostile pieces in a third of its texts; kinds and verdicts are unchanged."""
     lines = [json.loads(line) for line in sample.splitlines()]
     return b"".join(dumped(with_pieces(line, chance)) + b"\n" for line in lines)
 

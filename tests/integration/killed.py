@@ -106,7 +106,8 @@ def state_of(run: Path | None, judged: int) -> str:
     whole = [
         line for line in (run / "log.jsonl").read_bytes().splitlines(keepends=True) if line.endswith(b"\n")
     ]
-    logged = sum(json.loads(line)["kind"] == "batch" for line in whole)  # shrinking included
+    # batches of the shrinking phase included
+    logged = sum(json.loads(line)["kind"] == "batch" for line in whole)
     assert judged <= logged <= judged + 1, f"{judged} batches were judged, {logged} are in the log of {run}"
     for line in log.divergences:
         Batch.load(run / "cases" / f"{line['case']}.safetensors")

@@ -18,7 +18,7 @@ from tal_conformance.training.recorder import recording  # noqa: E402
 
 
 def main(version: str, folder: str) -> None:
-    """Record two calls of the release's loss on a batch: one as by a trainer, one as by a validator."""
+    """Record two calls of the release's loss on a batch: as a trainer calls it, and as a validator calls it."""
     for package in [Package("ultralytics", version), *chosen(IMPORTS, parsed(version))]:
         sys.path.insert(0, str(ensure_package(package)))
     for name in STAND_INS:

@@ -1,4 +1,4 @@
-"""The GitHub Action: its inputs reach the suite, its steps leave status, report, summary and badge."""
+"""The GitHub Action passes its inputs to the suite; its steps produce status, report, summary and badge."""
 
 import os
 import re

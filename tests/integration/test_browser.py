@@ -297,7 +297,7 @@ def test_names_with_spaces_quotes_and_backslashes_are_found(open_page: Open):
         page.locator("a.see").click()
         assert len(cards(page)) == 4
         page.locator(".counts-by-stage a").first.click()
-        for _ in range(100):  # the address changes before the page
+        for _ in range(100):  # the page changes a moment after the address
             if len(cards(page)) == 1:
                 break
             page.wait_for_timeout(50)

@@ -1,4 +1,4 @@
-"""A failing run names the cause in its first line, has one card for it, and fits on one screen."""
+"""A failing run names the cause in its first line, has one card for the cause, and fits on one screen."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Logs and reports of runs that are killed, interrupted or concurrent, or that run out of disk space."""
+"""Logs and reports of runs that are killed, interrupted or concurrent, or find the disk full."""
 
 import os
 import re
@@ -23,7 +23,7 @@ DOUBLES = Path(__file__).parents[1] / "fauxmplementations" / "misbehaving.py"
 def start(
     folder: Path, *options: str, names: tuple[str, ...] = ("reference",), blocks: str = "unlimited"
 ) -> subprocess.Popen[str]:
-    """Start a short run of the suite; `blocks` limits each file that it writes, in blocks of 512 bytes."""
+    """Start a short run of the suite; `blocks` limits each file that the run writes, in blocks of 512 bytes."""
     asked = [word for name in names for word in ("--implementation", name)]
     drawn = ("-k", "test_metric", "--device", "cpu", "--hypothesis-seed", "0", *options)
     return subprocess.Popen(
@@ -60,7 +60,7 @@ def test_killed_runs():
 
 @pytest.mark.parametrize("names", [("reference", f"{DOUBLES}:Raises"), (f"{DOUBLES}:Raises",)])
 def test_a_disk_that_is_full(tmp_path: Path, names: tuple[str, ...]):
-    """A run whose log exceeds the allowed file size stops with a message, and keeps the log."""
+    """A run whose log reaches the allowed file size stops with a message, and the log remains readable."""
 
     run = start(tmp_path / "runs", "--examples", "200", names=names, blocks="20")
     said, _ = run.communicate(timeout=600)

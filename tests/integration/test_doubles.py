@@ -58,7 +58,7 @@ def code_before() -> Iterator[None]:
 
 
 def result_of(name: str, isolate: bool) -> str:
-    """Return the result of an adapter on a batch: "conforms", "divergent", "error" or "refused"."""
+    """Return the result of an adapter on a batch as docs/security.md names it, such as "divergent" or "error"."""
     try:
         double = find(f"{FOLDER}/{name}", isolate)
     except (UnknownImplementation, ProtocolViolation):
@@ -90,7 +90,7 @@ def expected(name: str) -> Result:
         for name in NAMES
         if expected(name).here in (ERROR, DIVERGENT, CONFORMS, REFUSED)
         and name.partition(":")[2]
-        not in (*NEEDS_A_SUPERVISOR, "ReplacesTheJudge")  # the suite finds it at the end of a test
+        not in (*NEEDS_A_SUPERVISOR, "ReplacesTheJudge")  # found at the end of a test, not by this call
     ],
 )
 def test_in_process_beside_a_bystander(name: str, code_before: None):
@@ -99,7 +99,7 @@ def test_in_process_beside_a_bystander(name: str, code_before: None):
 
 
 @pytest.mark.slow
-@pytest.mark.long  # a worker for each double; nightly, and after changes to workers
+@pytest.mark.long  # starts a worker for each double: run nightly, and after changes to workers
 @pytest.mark.parametrize("name", NAMES)
 def test_isolated(name: str):
     assert result_of(name, isolate=True) == expected(name).isolated

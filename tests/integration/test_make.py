@@ -1,4 +1,4 @@
-"""Commands of the Makefile and of .ci/run, which are printed or recorded, but not executed."""
+"""The Makefile and .ci/run give the right commands, which the tests print or record, but do not execute."""
 
 import os
 import re
@@ -93,11 +93,11 @@ def test_it_sets_up_once_for_a_torch(tmp_path: Path):
         for line in printed("setup", f"VENV={tmp_path}")
         if line.startswith("touch ")
     ]
-    for stamp in stamps:  # the environment of users, then that of developers
+    for stamp in stamps:  # the environment of users, then the environment of developers
         Path(stamp).touch()
     assert "pip install" not in make("-n", "test", f"VENV={tmp_path}").stdout
     assert "'torch==0'" in make("-n", "test", f"VENV={tmp_path}", "TORCH=torch==0").stdout
-    os.utime(stamps[0], (0, 0))  # older than pyproject.toml
+    os.utime(stamps[0], (0, 0))  # the stamp becomes older than pyproject.toml
     assert "pip install" in make("-n", "test", f"VENV={tmp_path}").stdout
 
 

@@ -73,7 +73,7 @@ ANSWERED = SURVIVABLE | {
     "Daemonises": r"left a child process running \(killed\): ",
 }
 """Expected error message of each double in a worker process that continues after the error."""
-NAMES = [name for name in ANSWERED if name != "RaisesBackwards"]  # it has a loss, but no assigner
+NAMES = [name for name in ANSWERED if name != "RaisesBackwards"]  # its class has a loss, but no assigner
 DEADLY = {
     "RaisesBackwards": "raised ArithmeticError: no way back",
     "Hangs": f"its process did not answer within {SECONDS} s and was killed",
@@ -178,7 +178,8 @@ def test_the_error_is_told_with_batch_and_reason(done: Any):
         assert {line["verdict"] for line in told} == {"error"}, name
         assert all(re.match(reason, line["summary"]) for line in told), told
         judged = {line["case"]: line["verdict"] for line in run.of("batch", name)}
-        assert list(judged) == [batch.id for batch in batches], name  # all batches, also after an error
+        # all batches are judged, also after an error
+        assert list(judged) == [batch.id for batch in batches], name
         at = [batch.id for batch in batches].index(told[0]["case"])
         assert at == 1, name
         spoilt = range(at, 3) if name in SPOILS_EACH_LAST_RESULT else (at,)
@@ -214,7 +215,7 @@ BEFORE = {"exact", "within_bound", "inconclusive"}
 
 @pytest.mark.parametrize("options", [[], ["--isolate"]], ids=["here", "elsewhere"])
 def test_what_fails_at_the_500th_batch_is_told_of_that_batch(tmp_path: Path, options: list[str]):
-    """Adapters that raise at, or from, their 500th batch are reported as errors at that batch."""
+    """Adapters that raise at their 500th batch, or from that batch on, are reported as errors at that batch."""
     names = ["RaisesLate", "RaisesFromThenOn"]
     drawn = ["-k", "test_metric", "--examples", "505", "--hypothesis-seed", "0"]
     done = run(tmp_path, names, *drawn, *options)

@@ -1,4 +1,4 @@
-"""Names in logs and of implementations, such as "../x", cause no files outside the folder of a run."""
+"""Names like "../x", in logs or of implementations, do not create files outside the folder of a run."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Adapters of other projects, such as libreyolo. With a network, their known differences are found."""
+"""Adapters of other projects, such as libreyolo; tests with a network find the known differences of these projects."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -270,7 +270,8 @@ def test_every_entry_of_the_ledger_has_its_batch():
 def test_the_batch_of_an_entry_has_what_it_asks_for(entry: str, name: str, recipe: Recipe):
     (found,) = [each for each in read_ledger(BUNDLED) if each.id == entry]
     assert found.met_by(recipe.build())
-    assert not found.met_by(Recipe(cells=(2, 2)).build())  # one image without ground truths, one level
+    # a batch of one image without ground truths, with one level
+    assert not found.met_by(Recipe(cells=(2, 2)).build())
 
 
 @pytest.mark.network

@@ -63,7 +63,7 @@ def test_the_template_adapter_conforms(adapter: Path):
 
 @pytest.mark.slow
 def test_the_documented_adapters_conform(tmp_path: Path, documented_adapters: dict[str, str]):
-    """Every adapter that docs/adapters.md prints conforms, if it is stored as a file."""
+    """Every adapter in docs/adapters.md conforms if its code is stored in a file."""
     assert len(documented_adapters) >= 5
     for name, source in documented_adapters.items():
         (tmp_path / name).write_text(source, encoding="utf-8")
@@ -74,7 +74,7 @@ def test_the_documented_adapters_conform(tmp_path: Path, documented_adapters: di
     named = [
         f"{tmp_path / name}:{found[-1]}" for name, found in classes.items()
     ]  # the last class is the adapter
-    quick = "-k", "not exhaustive"  # the exhaustive checks take a minute for each adapter
+    quick = "-k", "not exhaustive"  # because the exhaustive checks take a minute for each adapter
     options = (part for each in named for part in ("--implementation", each))
     done, summary = conformance(tmp_path, *options, *quick)
     assert done.returncode == 0, done.stdout[-5000:]

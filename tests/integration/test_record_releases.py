@@ -33,7 +33,7 @@ def test_a_release_is_recorded(version: str, family: str, tmp_path: Path):
         [sys.executable, SCRIPT, version, tmp_path],
         check=False,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], "MPLBACKEND": "Agg"},  # as in workers
+        env=os.environ | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], "MPLBACKEND": "Agg"},  # like workers
         capture_output=True,
         text=True,
         timeout=300,

@@ -34,7 +34,7 @@ def test_labels_are_where_the_rectangles_are(number: int):
     assert pixels.shape == (3, SIDE, SIDE)
     assert len(rows) == number % 5
     if rows:
-        label, cx, cy, width, height = rows[-1]  # the last rectangle is not covered by others
+        label, cx, cy, width, height = rows[-1]  # drawn last, so that no other rectangle covers it
         left, top = round((cx - width / 2) * SIDE), round((cy - height / 2) * SIDE)
         inside = pixels[:, top : top + round(height * SIDE), left : left + round(width * SIDE)]
         assert {tuple(pixel) for pixel in inside.flatten(1).T.tolist()} == {COLOURS[label]}
@@ -42,7 +42,7 @@ def test_labels_are_where_the_rectangles_are(number: int):
 
 @pytest.mark.slow
 def test_the_command_makes_the_shipped_batches_again(tmp_path: Path):
-    """`training.rectangles` records batches that have the stored batches' annotations, head and dtype."""
+    """`training.rectangles` records batches with the same annotations, head and dtype as the stored batches."""
     ultralytics = pytest.importorskip("ultralytics")
     said = {batch.origin.split(",")[0] for batch in by_step(recorded_cases()).values()}
     if said != {f"recorded: ultralytics {ultralytics.__version__}"}:

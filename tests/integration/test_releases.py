@@ -1,4 +1,4 @@
-"""Releases in worker processes conform to their era's dialect, and fail in those of neighbouring eras."""
+"""Releases in worker processes conform to their era's dialect, and fail in the dialects of neighbouring eras."""
 
 from dataclasses import replace
 

@@ -30,7 +30,7 @@ drawn()
 
 
 def drawn(how: str, folder: Path) -> list[int]:
-    """Return 5000 integers that Hypothesis generates if a module with the constant NUMBER is loaded."""
+    """Return 5000 integers that Hypothesis generates while a module with the constant NUMBER is loaded."""
     (folder / "of_a_person.py").write_text(f"NUMBER = {NUMBER}\n")
     done = run(sys.executable, "-c", DRAWING, str(folder), how)
     assert done.returncode == 0, done.stderr
@@ -46,7 +46,7 @@ def test_they_are_drawn_where_nothing_is_done_about_it(tmp_path: Path):
 
 
 def test_a_run_repeats_from_another_folder_and_with_more_loaded(tmp_path: Path):
-    """Two runs, in different folders and one with another adapter loaded, judge batches with equal ids."""
+    """Two runs judge batches with equal ids, although their folders differ and one of them loads a further adapter."""
     adapter = tmp_path / "mine.py"
     adapter.write_text(
         f"from tal_conformance.implementations.adapters.reference import ReferenceAdapter\n\nLIMIT = {NUMBER}\n"

@@ -33,7 +33,7 @@ pytestmark = [
 
 
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Start the suite on the reference, with the additional options `words`, and return the process."""
+    """Start the suite on the reference with the additional options `words`; return the running process."""
     command = [sys.executable, "-m", "pytest", "--pyargs", "tal_conformance", "-p", "no:cacheprovider", "-q"]
     options = ["--report-dir", str(folder / "runs"), "--device", "cpu", "--implementation", "reference"]
     return subprocess.Popen(

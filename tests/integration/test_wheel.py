@@ -62,11 +62,7 @@ class Consumer:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the path of a wheel, built from a copy of this repository that also contains files of a run.
-
-    Returns:
-        The path of the wheel; the source distribution is in the same folder.
-    """
+    """Build a wheel and a source distribution, from a repository with files of a run; return the wheel's path."""
     copy = tmp_path_factory.mktemp("source") / "tal"
     leavings = shutil.ignore_patterns("__pycache__", "runs", "latest")
     for name in (*FOLDERS.values(), "src", "tests"):

@@ -49,10 +49,7 @@ def steps(workflow: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def filled(text: str, values: dict[str, str]) -> str:
-    """Return a text with each `${{ expression }}` replaced by its value.
-
-    Raise KeyError for an unknown one.
-    """
+    """Return a text with each `${{ expression }}` replaced by its value; raise KeyError for an unknown expression."""
     return re.sub(r"\$\{\{ *(.*?) *\}\}", lambda found: values[found[1]], text)
 
 
@@ -170,7 +167,7 @@ def test_eras_are_checked_and_their_table_is_in_the_summary(
     checkout: Path,
     environment: dict[str, str],
 ):
-    """With a stub command, the step passes its arguments on, keeps the exit status and stores the output."""
+    """With a stub of the command, the step passes the arguments to it, keeps the exit status and stores the output."""
     (checkout / "conformance" / "__main__.py").write_text(
         f"import sys\nprint(sys.argv[1:])\nsys.exit({status})\n"
     )
@@ -239,7 +236,7 @@ def test_a_night(checkout: Path, environment: dict[str, str]):
         (left / "examples" / name).write_text("found")
     summary = checkout / "summary.md"
     merge = {"GITHUB_STEP_SUMMARY": str(summary), "PYTHONPATH": str(checkout / "src")}
-    shutil.rmtree(checkout / "conformance")  # merging needs only tal_reports
+    shutil.rmtree(checkout / "conformance")  # the package that merging does not need
     for name in (
         "One run out of all",
         "The summary of this job",
@@ -288,7 +285,7 @@ def test_ci_summarises_its_run(checkout: Path):
     step = steps(CI)["The summary of this job, also of a failed run"]
     summary = checkout / "summary.md"
     done = execute(step, checkout, GITHUB_STEP_SUMMARY=str(summary))
-    assert done.returncode == 0  # no run exists yet
+    assert done.returncode == 0  # the step accepts that no run exists
     assert not summary.exists()
     factory.write(checkout / "reports" / "runs" / "latest", factory.passing(10))
     (checkout / ".venv" / "bin").mkdir(parents=True)
@@ -334,10 +331,7 @@ def test_actionlint_can_find_something(actionlint: dict[str, Any], tmp_path: Pat
 
 
 def test_what_the_nightly_found_is_where_everybody_s_suite_looks_for_it(checkout: Path):
-    """Profile `nightly` reads examples from reports/runs/examples.
-
-    That is the folder into which failing examples of CI are unpacked.
-    """
+    """Profile `nightly` reads examples from reports/runs/examples, into which failing examples of CI are unpacked."""
     kept = DirectoryBasedExampleDatabase(checkout / "shards" / "run-a-cpu" / "examples")
     kept.save(b"a test", b"a failing batch")
     done = execute(steps(NIGHTLY)["Failing batches of all shards"], checkout)

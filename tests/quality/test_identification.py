@@ -1,6 +1,7 @@
 """Identification of dialects finds planted deviations: one choice, two choices, and some from real reports.
 
-If no batch distinguishes two sets of choices, either may be named, as long as it explains all results.
+If no batch distinguishes two sets of choices, either set may be named, if it explains all results. Cases 13 to 16 are
+the deviations from real reports.
 """
 
 import random

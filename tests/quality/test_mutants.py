@@ -121,9 +121,7 @@ def test_defaults_properties_static_methods_and_decorators_are_changed_too(modul
     planted(Place(module, "Sum.text"), "RemoveMethodCall", 1)
     assert summing.text(" a ") == "a"
     planted(Place(module, "Sum.total"), "RemoveDecorator")
-    assert (
-        summing.total([1]) == 1 + 4 + 1 - 1
-    )  # the number that was changed before has its value in the file again
+    assert summing.total([1]) == 1 + 4 + 1 - 1  # a mutant is made from the file: the earlier change is gone
 
 
 def test_what_compiles_to_the_same_is_no_mutant(module: ModuleType):
@@ -167,7 +165,7 @@ def test_only_what_runs_is_changed(module: ModuleType):
 
 
 def test_what_the_original_runs_its_copy_does_not(module: ModuleType):
-    """A function that is called counts as executed. A copy with equal code that is not called does not."""
+    """A call of a function does not count as a call of another function with equal code, such as its copy."""
     original: dict[str, Any] = {}
     exec(compile(SOURCE, str(module.__file__), "exec"), original)
     (place,) = places(module, ["unused"])
@@ -228,7 +226,8 @@ def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(batc
     ended = killed((target, "dist2bbox"), "ReplaceBinaryOperator_Sub_Add", batches)
     assert ended.test is not None
     assert 1 <= ended.batches <= len(batches)
-    assert judge_mutant(target.implementation, batches).test is None  # unchanged here
+    # the mutant was not installed in this process
+    assert judge_mutant(target.implementation, batches).test is None
 
 
 @pytest.mark.slow
@@ -261,7 +260,7 @@ def test_mutants_and_planted_faults_are_one_run(tmp_path: Path):
     (run,) = tmp_path.glob("2*")
     power = json.loads((run / "summary.json").read_text(encoding="utf-8"))["power"]
     planted = len(modes_of(FAULTS["nine_for_ten"]))
-    assert (power["ci"]["mutants"], power["ci"]["survived"]) == (planted + 1, 0)  # and one pair of dialects
+    assert (power["ci"]["mutants"], power["ci"]["survived"]) == (planted + 1, 0)  # + a pair of dialects
 
 
 def test_what_is_known_to_conform_is_not_judged_again(batches: list[GeneratedCase]):
@@ -343,7 +342,7 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path):
     path = tmp_path / matrix.KILLS
     lines = path.read_text().splitlines()
     assert len(first) == len(lines) == 2
-    path.write_text(lines[0] + "\n" + lines[1][:30])  # stopped in the middle of a line
+    path.write_text(lines[0] + "\n" + lines[1][:30])  # as if writing was stopped in the middle of a line
     again = list(matrix.resume("official", jobs, batches, None, None, "key", tmp_path, 1))
     assert {one.mutant for one in again} == set(jobs)
     assert json.loads(path.read_text().splitlines()[0])["mutant"] == again[0].mutant

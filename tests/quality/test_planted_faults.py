@@ -78,9 +78,9 @@ def large(name: str) -> bool:
 @pytest.mark.slow
 @every_fault
 def test_found_where_stages_are_shown(name: str):
-    """If stages are exposed, a fault is found at its stage, and its batch shrinks to a short recipe."""
+    """If stages are exposed, a fault is found at its stage, and the failing batch shrinks to a short recipe."""
     fault = FAULTS[name]
-    shrinks = not large(name)  # a smaller batch hides the fault
+    shrinks = not large(name)  # a large fault does not show on a smaller batch
     phases = (Phase.generate, Phase.shrink) if shrinks else (Phase.generate,)
     hit = found(faulty(fault, assigner_alone=fault.stage in ASSIGNED), fault.check, phases)
     assert hit is not None, f"not found by test_{fault.check}"
@@ -93,10 +93,7 @@ def test_found_where_stages_are_shown(name: str):
 def found(
     implementation: Implementation, lane: str, phases: tuple[Phase, ...] = (Phase.generate,)
 ) -> Hit | None:
-    """Return the first failure that the check named `lane`, or else another check, finds; None without one.
-
-    None if none finds any.
-    """
+    """Return the first failure that the check named `lane`, or else one of three other checks, finds; or None."""
     lanes = dict.fromkeys((lane, "loss_of_large_boxes", "metric", "targets"))
     return next((hit for each in lanes if (hit := attack(implementation, each, phases))), None)
 

@@ -83,7 +83,7 @@ def test_a_tiny_box():
 
 
 def test_a_third_owner():
-    """A batch in which a third ground truth wins a contested anchor shrinks to three ground truths."""
+    """A batch whose contested anchor is won by a ground truth that did not select it shrinks to three ground truths."""
     assert len(shrinks(has("third_owner"), truths=3, contested=True).images[0]) == 3
 
 

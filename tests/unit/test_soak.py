@@ -5,7 +5,7 @@ from tests.soak import Sample, problems
 
 
 def samples(**last: float) -> list[Sample]:
-    """Return 30 samples, one per minute. The last ten have the given values, all others the usual ones."""
+    """Return 30 samples, one per minute: the last ten have the given values, all others constant values."""
     usual = Sample(minutes=0, status=0, memory=700.0, files=11, threads=1, processes=1)
     return [
         usual._replace(minutes=float(minute), **(last if minute > 20 else {}))  # type: ignore[arg-type]

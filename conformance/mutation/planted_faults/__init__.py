@@ -1,7 +1,8 @@
 """Planted faults: the reference with one line changed. The index lists the faults; other modules contain their code.
 
-A fault replaces named functions of the reference only while the faulty implementation runs. The judge uses the
-original functions. Faults in the handling of calls, or in state, are code around the reference's loss.
+A fault replaces named functions of the reference only while the faulty implementation runs. The judge uses the original
+functions. A fault in the handling of calls, or in state that persists between calls, is a function that wraps the
+reference's loss.
 """
 
 from tal_conformance.core.task import DETECT

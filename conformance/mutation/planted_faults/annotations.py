@@ -1,4 +1,4 @@
-"""Faults in reading annotation rows: corners, order, padding, and rows that ANN-3 drops."""
+"""Faults in reading annotation rows: corners, order, padding, and rows that must be dropped (ANN-3)."""
 
 import torch
 from torch import Tensor

@@ -47,7 +47,7 @@ def only_horizontally_inside(boxes: Tensor, centres: Tensor, floor: tuple[int, i
     return torch.minimum(centres[:, 0] - wide[..., 0], wide[..., 2] - centres[:, 0])
 
 
-# If the best overlap happens to be the same, the report names the stage "metric".
+# If the best overlap happens to equal the reference's, the report names the stage "metric".
 @fault(
     at="tal_reference.assignment.ciou",
     outputs_stages=(
@@ -60,7 +60,7 @@ def iou_for_ciou(one: Tensor, other: Tensor) -> Tensor:
     return tal_reference.boxes.iou(one, other)
 
 
-# A negative overlap to an even power gives a positive metric. It never wins a contested anchor, though.
+# A negative overlap to an even power gives a positive metric, but never wins a contested anchor.
 @fault(
     at="tal_reference.assignment.overlaps_of",
     outputs_stages=(
@@ -74,7 +74,7 @@ def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
     return tal_reference.boxes.ciou(truths[:, None], boxes).where(candidates, 0)
 
 
-# The overlap is too small. From the outputs of a single positive, this looks like too small a metric.
+# The overlap is too small. In the outputs of a single positive, a too small metric has the same effect.
 @fault(at="tal_reference.assignment.ciou", outputs_stages=(StageName.OVERLAP, StageName.METRIC))
 def overlap_in_cells(one: Tensor, other: Tensor) -> Tensor:
     """Return CIoU of boxes whose coordinates are divided by 4,096, so that the formula's eps changes the result."""
@@ -155,7 +155,7 @@ def contested_goes_to_the_first(selected: Tensor, overlap: Tensor) -> Tensor:
     return _settled(selected, selected.float())
 
 
-# The reported ground truth may be right by chance; the weights of all that selected the anchor add up.
+# The reported ground truth may be right by chance; the weights of all ground truths that selected the anchor add up.
 @fault(
     at="tal_reference.assignment.settle_contested",
     outputs_stages=(

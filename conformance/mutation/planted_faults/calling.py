@@ -18,18 +18,18 @@ def _times(loss: Loss, factor: float) -> Loss:
 
 
 class _OwnGradient(torch.autograd.Function):
-    """Autograd function of a total whose gradients were computed in advance; `rule` is the planted fault."""
+    """Autograd function of a total loss whose gradients were computed in advance; `rule` names the planted fault."""
 
     @staticmethod
     def forward(ctx: Any, total: Tensor, memory: Memory, rule: str, *maps: Tensor) -> Tensor:
-        """Store the gradients that were computed in advance, and return the total."""
+        """Store the gradients that were computed in advance, and return the total loss."""
         ctx.memory, ctx.rule = memory, rule
         ctx.gradients = memory["gradients"] = list(memory["computed"])
         return total.clone()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:
-        """Return the stored gradients, changed by the fault that the rule names."""
+        """Return the stored gradients, changed by the fault that `rule` names."""
         (slope,), gradients = slopes, ctx.gradients
         if ctx.rule == "ignores the slope":
             return None, None, None, *gradients
@@ -42,7 +42,7 @@ class _OwnGradient(torch.autograd.Function):
                 raise RuntimeError("the saved gradients of this criterion have been freed")
             ctx.memory["used"] = True
             return None, None, None, *(gradient * slope for gradient in gradients)
-        for gradient in gradients:  # "adds up": the buffer of the first backward pass is used again
+        for gradient in gradients:  # "adds up": the second backward pass reuses the buffer of the first
             gradient.mul_(slope)
         result = [gradient.clone() for gradient in gradients]
         for gradient in gradients:

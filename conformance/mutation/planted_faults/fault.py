@@ -65,8 +65,8 @@ def enter(name: str, replaces: dict[str, Any], outputs_stages: tuple[str, ...] =
     Args:
         name: key of the fault in the index.
         replaces: dotted names of functions or constants, with their replacements.
-        outputs_stages: stages that the report may name if only the assigner's outputs are visible; by default
-            the fault's stage.
+        outputs_stages: stages that the report may name if only the assigner's outputs are visible; by default, the
+            stage of the fault.
     """
     row = INDEX[name]
     check = row.check or check_for(DETECT.clauses[row.stage]).name

@@ -1,4 +1,4 @@
-"""Hazards, properties of a batch that expose faults, are detected in examples and not in near misses."""
+"""Hazards (properties of a batch that expose faults) are detected in batches with the hazard, and only there."""
 
 import dataclasses
 import math
@@ -158,7 +158,7 @@ EXAMPLES: dict[str, tuple[list[Example], list[Example]]] = {
         [NEAR.build, images([A], [A])],
     ),
     "third_owner": ([THIRD.build], [NEAR.build, gts(A, A), gts(A, (12, 12, 42, 42))]),
-    # With A = k every candidate is selected, whatever its t.
+    # With A = k every candidate is selected, whatever its alignment metric t.
     "contested_at_zero": (
         [
             gts((10, 2, 10, 14), (10, 2, 10, 14), **TEN_ANCHORS),
@@ -269,7 +269,7 @@ def shifted(batch: Batch) -> Batch:
 
 
 def test_every_hazard_has_examples_and_a_meaning():
-    """Every hazard has a meaning, and an example batch in this module or in test_hazards_of_size."""
+    """Every hazard has a meaning, and a batch that has the hazard in this module or in test_hazards_of_size."""
     elsewhere = vars(hazards_of_size)
     assert tuple(EXAMPLES) == tuple(name for name in HAZARDS if name not in elsewhere)
     assert tuple(MEANINGS) == HAZARDS
@@ -312,10 +312,7 @@ def test_looking_for_hazards_changes_nothing(recipe: Recipe):
 
 
 def of_the_reference(batch: Batch) -> dict[str, bool]:
-    """Return the hazards of candidates, top-k and overlap by name.
-
-    True if the reference finds it in the batch.
-    """
+    """Return, for each hazard of candidates, top-k and overlap by name, True if the reference finds it in the batch."""
     k = batch.hyperparameters.topk
     names = (
         "contested",

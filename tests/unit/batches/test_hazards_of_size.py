@@ -1,4 +1,4 @@
-"""Hazards of sizes, heads and large logits are detected in batches that have them, and not in near misses."""
+"""Hazards of sizes, heads and large logits are detected in batches with the hazard, and only there."""
 
 from collections.abc import Callable
 from dataclasses import replace

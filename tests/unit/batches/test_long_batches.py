@@ -1,7 +1,4 @@
-"""Batches of profile `ci` around sizes at which implementations may break.
-
-One just below, at and above each size.
-"""
+"""Profile `ci` has batches just below, at and just above each size at which implementations may break."""
 
 from collections import Counter
 
@@ -72,7 +69,7 @@ def test_crossings_are_drawn_once_each():
 
 
 def test_a_failing_size_shrinks_to_the_first_that_fails():
-    """If a batch of `CROSSINGS` and all later ones fail, the shrunk batch is the first of them."""
+    """If a batch of `CROSSINGS` and all later batches fail, the shrunk batch is the first of the failing batches."""
     first = next(number for number, recipe in enumerate(CROSSINGS) if recipe.classes > 300)
     smallest = find(
         crossings, lambda recipe: CROSSINGS.index(recipe) >= first, settings=settings(database=None)

@@ -87,7 +87,7 @@ def test_near_predictions_overlap_their_ground_truth_and_score_its_class():
     assert overlap.max() < 1
     logits = flatten(batch_of("near").feature_maps, SCENE.build().head)[1][
         1
-    ]  # the image with one GT, of class 0
+    ]  # the image with only one GT, whose class is 0
     inside = content.candidates[content.image == 1][0]
     assert logits[inside, 0].sigmoid().mean() > 0.3
     assert logits[:, 1].sigmoid().max() < 0.13
@@ -161,7 +161,7 @@ def test_an_unknown_kind_is_refused():
 
 
 def planted(recipe: Recipe) -> tuple[Batch, Batch]:
-    """Return two batches: the recipe with the anchor of rank 10 copied onto the anchor of rank 11, and without."""
+    """Return the recipe's batch with the anchor of rank 10 copied onto the anchor of rank 11, and without this copy."""
     with_copy = dataclasses.replace(recipe, levels=None, copies=(Copy(0, 0, 9, 10),))
     return with_copy.build(), dataclasses.replace(with_copy, copies=()).build()
 
@@ -169,10 +169,7 @@ def planted(recipe: Recipe) -> tuple[Batch, Batch]:
 @quickly
 @given(recipe=recipes(kinds=["ordinary", "huge"], predictions=["near", "random"], contested=True))
 def test_a_copy_makes_two_anchors_equal_and_touches_nothing_else(recipe: Recipe):
-    """The copied anchors have equal scores and, if bins allow, equal boxes.
-
-    All other logits are unchanged.
-    """
+    """The two anchors have equal scores and, if the bins allow, equal boxes; all other logits are unchanged."""
     copied, original = planted(recipe)
     (boxes, logits), (_, before) = predicted(copied), predicted(original)
     ranked = int((Content(original).metric[0] > 0).sum())

@@ -39,7 +39,7 @@ def is_on_centre(box: Box, canvas: Canvas) -> bool:
     return box[0] in across or box[2] in across or box[1] in down or box[3] in down
 
 
-# The property that each kind promises, of (box, canvas, previous box).
+# For each kind: a function of (box, canvas, previous box) that returns True if the promised property holds.
 PROMISES: dict[str, Callable[[Box, Canvas, Box], bool]] = {
     "ordinary": lambda box, canvas, _: is_inside(box, canvas) and min(sides(box)) >= canvas.stride * 0.75,
     "off_lattice": lambda box, canvas, _: is_inside(box, canvas) and min(sides(box)) > 0,
@@ -137,7 +137,7 @@ def test_most_inputs_are_exact():
 
 
 def test_sizes_of_three_bits_do_round():
-    """On an input of 56 px, a sum of three powers of two, some multiples of 1/64 px are rounded; of 48 px, none."""
+    """Some multiples of 1/64 px are rounded on an input of 56 px (three powers of two), but none on one of 48 px."""
     lattice = torch.arange(1, 56 * 64, dtype=torch.float32) / 64
     assert not torch.equal((lattice / 56) * 56, lattice)
     assert torch.equal((lattice / 48) * 48, lattice)

@@ -13,7 +13,7 @@ def cumulative(k: int, n: int) -> float:
 
 
 def test_the_interval_is_the_bootstraps_own():
-    """For the ratios 1 to 11, the interval equals that of the exact distribution of a resample's median."""
+    """For the ratios 1 to 11, the interval equals the interval from the exact distribution of a resample's median."""
     n = 11
     low, high = (min(k for k in range(1, n + 1) if cumulative(k, n) >= share) for share in (0.025, 0.975))
     assert paired_ratio([float(k) for k in range(1, n + 1)], [1.0] * n) == Ratio(6.0, float(low), float(high))

@@ -1,4 +1,4 @@
-"""Minimum number of bytes that a loss must read and write, and the lower limit of its time that follows."""
+"""Minimum number of bytes that a loss must read and write, from which the lower limit of its time follows."""
 
 import re
 

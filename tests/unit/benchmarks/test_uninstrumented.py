@@ -47,7 +47,7 @@ def test_the_reference_is_not_timed_on_padding():
     inputs = assigner_inputs(Case(3, 96, 2, classes=3, crowd=5).build())
     assert [len(image) for image in unpadded(inputs)] == [5, 2, 2]
     inputs.truth_boxes[1] = 0  # no ground truth at all
-    inputs.truth_boxes[2, 0] = 0  # one of zeros that stands before another is none of padding
+    inputs.truth_boxes[2, 0] = 0  # not padding: another ground truth follows
     assert [len(image) for image in unpadded(inputs)] == [5, 0, 2]
     assert torch.equal(unpadded(inputs)[2].boxes, inputs.truth_boxes[2, :2])
 

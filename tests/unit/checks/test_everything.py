@@ -46,7 +46,7 @@ class WrongTerms(ReferenceAdapter):
 
 
 class Noisy(ReferenceAdapter):
-    """A loss whose items alternate by a rounding error from call to call, within all bounds."""
+    """A loss whose items alternate between two values that differ by a rounding error, within all bounds."""
 
     calls = 0
 
@@ -79,7 +79,7 @@ class Cleaned(ReferenceAdapter):
         (OnTheCpu, "DEVICE-1"),
         (WrongTerms, "LOSS-GRAD-1"),
         (Noisy, "DEVICE-3"),
-        (WrongForOneImage, "META-PADDING"),  # its image, and a fuller one after it
+        (WrongForOneImage, "META-PADDING"),  # a relation that adds a second image to the batch
     ],
 )
 def test_each_way_finds_its_own(adapter: type, clause: str):

@@ -1,4 +1,4 @@
-"""Judging against the reference: every kind of failure is recorded in the run log, never as conforming."""
+"""Judging against the reference records every kind of failure in the run log, and never as conforming."""
 
 from dataclasses import replace
 from functools import partial
@@ -163,6 +163,6 @@ def test_a_plain_call_says_what_it_cost(log: RunLog):
     tested(BATCH)
     cost = read_log(log.folder).batches.costs["reference"]
     assert cost.batches == 1
-    assert 0 < cost.call < cost.judged <= cost.seconds  # to draw a batch at hand may round to 0
-    tested(BATCH, by=lambda subject, batch: Judgement())  # more than one call, or none: no cost of a call
+    assert 0 < cost.call < cost.judged <= cost.seconds  # the time of generating may be 0
+    tested(BATCH, by=lambda subject, batch: Judgement())  # no single call: no cost
     assert read_log(log.folder).batches.costs["reference"].batches == 1

@@ -9,7 +9,7 @@ from tal_conformance.commands.replay import CannotReplay, case_files
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make two runs with the same case and one with another, and go to their folder."""
+    """Make two runs with the same case and a third run with another case, and change to the folder of the runs."""
     for run, name in (
         ("20260101-1", "0123456789ab"),
         ("20260102-1", "0123456789ab"),

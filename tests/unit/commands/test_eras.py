@@ -26,7 +26,7 @@ from tal_reference.eras import Version, dialect_of, era_of
 def replace_releases(monkeypatch: pytest.MonkeyPatch, dialects: dict[str, Dialect]) -> None:
     """Replace releases 8.0.52, 8.4.127 and 8.4.128 by the reference.
 
-    The dialect comes from `dialects` or, without an entry for the release, from the release's era.
+    The reference follows the dialect that `dialects` has for the release, or else the dialect of the release's era.
     """
 
     def find(name: str) -> Implementation:

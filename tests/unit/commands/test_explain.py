@@ -1,4 +1,4 @@
-"""Command `explain`: it describes a case file in words, and prints one line if it cannot explain the case."""
+"""Command `explain`: it explains a case file in words, or prints one line of error if that is impossible."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Command `identify`: it prints dialect and choices of an implementation, evidence, and open differences."""
+"""Command `identify`: it prints dialect and choices of an implementation, evidence, and unexplained differences."""
 
 from typing import Any
 

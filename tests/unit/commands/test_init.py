@@ -70,7 +70,7 @@ def test_signatures(mine: Callable[[str], Target]):
     assigner = mine("Assigner")
     assert [p.name for p in assigner.constructor if p.required] == ["topk", "num_classes", "temperature"]
     assert [p.name for p in assigner.call][-2:] == ["quality", "epoch"]
-    assert mine("Criterion").adapter_methods == ()  # its loss(preds, batch) is not that of the protocol
+    assert mine("Criterion").adapter_methods == ()  # loss(preds, batch) is not a method of the protocol
     assert mine("Adapter").adapter_methods == ("assign",)
     assert mine("function").kind == "function"
 
@@ -86,7 +86,7 @@ def test_an_assigner_is_filled_in_and_what_is_unknown_is_named(mine: Callable[[s
     ):
         assert line in text.source
     assert "inputs.truth_mask,  # mask_gt: (B, M, 1)" in text.source
-    assert "eps=" not in text.source  # its default stays
+    assert "eps=" not in text.source  # a parameter with a default is not passed
     assert "epoch" not in text.source
     assert [line.split("'")[1] for line in text.missing] == ["quality", "temperature"]
     assert text.source.count("# TODO: ") == 2

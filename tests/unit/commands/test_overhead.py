@@ -1,7 +1,4 @@
-"""Command `overhead`: it times training steps with and without recorder.
-
-Storing a batch meanwhile is an error.
-"""
+"""Command `overhead`: it times training steps with and without recorder; a batch stored meanwhile is an error."""
 
 import itertools
 import re
@@ -51,7 +48,8 @@ def test_the_recorder_is_there_in_every_second_step(step: Step):
         step()
 
     ratio, seconds = room.compared(watched, 4)
-    assert listened == [True, False, True, True, False, False, True, True, False]  # the first one is kept
+    # The first step, which stores a batch, runs with the recorder.
+    assert listened == [True, False, True, True, False, False, True, True, False]
     assert ratio.at > 0
     assert seconds > 0
 
@@ -96,7 +94,7 @@ def test_the_ratio_decides(
 
 @pytest.mark.slow
 def test_the_steps_that_are_timed_are_a_real_training(capsys: pytest.CaptureFixture[str]):
-    assert main(["overhead", "--rounds", "2"]) in (0, 1)  # two rounds on a busy machine decide nothing
+    assert main(["overhead", "--rounds", "2"]) in (0, 1)  # two rounds are too few for a certain result
     out = capsys.readouterr().out
     assert (
         len(re.findall(r"ms; with the recorder [\d.]+ times as long \([\d.]+ to [\d.]+\)$", out, re.M)) == 2

@@ -1,4 +1,4 @@
-"""Command `replay`: verdict, stages and picture of a case file; one line of error for any other file."""
+"""Command `replay`: it prints verdict, stages and picture of a case file, or one line of error for any other file."""
 
 import os
 import subprocess
@@ -204,7 +204,7 @@ def test_what_comes_with_the_project_is_replayed(replay: Run):
 
 
 def test_unusual_inputs_are_remarked_on(replay: Run, tmp_path: Path):
-    """For annotations in pixels, `replay` prints a remark that ground truths lie outside the image."""
+    """For annotations in pixels, `replay` prints a note that ground truths lie outside the image."""
     path = tmp_path / "pixels.safetensors"
     annotations = SMALL.annotations.clone()
     annotations[:, 2:] *= 64
@@ -225,7 +225,7 @@ def test_a_loss_over_predictions_that_are_not_finite_says_that_it_passes_them_on
 
 
 def test_an_exception_is_explained_by_the_rows_and_by_its_traceback(replay: Run, tmp_path: Path):
-    """If unsorted rows cause an IndexError, `replay` prints a remark on the rows, and the traceback."""
+    """If unsorted rows cause an IndexError, `replay` prints a note about the rows, and the traceback."""
     path = tmp_path / "unsorted.safetensors"
     both = Recipe(((Truth("ordinary"),), (Truth("ordinary", at=(8, 8)),)), predictions="near").build()
     replace(both, annotations=both.annotations.flip(0)).save(path)

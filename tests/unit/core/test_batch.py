@@ -129,15 +129,12 @@ def test_to_another_dtype(dtype: torch.dtype):
     )
     assert torch.equal(converted.annotations, batch.annotations)
     assert converted.annotations.dtype == torch.float32
-    assert not converted.hazards  # with_hazards finds them
+    assert not converted.hazards  # dropped; with_hazards detects hazards anew
     assert converted.origin == batch.origin
 
 
 def test_rounding_to_another_dtype_can_bring_a_hazard():
-    """A class logit of 16.99 is not saturated in float32.
-
-    In bfloat16 it is rounded to 17, which is saturated.
-    """
+    """A class logit of 16.99 is not saturated in float32, but bfloat16 rounds it to 17, which is saturated."""
     recipe = Recipe(((Truth("huge"),),), (4, 4), predictions="constant")
     batch = with_map(recipe.build(), set_at(0, -1, 0, 0, value=16.99))
     batch = dataclasses.replace(batch, hazards=hazards_of(batch))

@@ -229,9 +229,9 @@ def forged(path: Path, change: Callable[[Case, Tensors], Any], case_text: str | 
 
 
 def test_an_unchanged_forgery_is_the_batch(tmp_path: Path):
-    """A file of `forged` without a change is read as the batch.
+    """A file that `forged` writes without a change is read as the batch.
 
-    The tests below change it, and expect an error.
+    So the errors in the tests below come from their changes alone.
     """
     assert_same(Batch.load(forged(tmp_path / "case.safetensors", lambda case, tensors: None)), RECIPE.build())
 
@@ -352,7 +352,7 @@ def test_a_wrong_checksum_is_rejected(tmp_path: Path, checksum: object):
 def test_class_weights_are_saved(tmp_path: Path):
     """Class weights are read back, and change the batch's id.
 
-    A case file of a head without class weights does not mention them.
+    A case file of a head without class weights has no entry for class weights.
     """
     plain = RECIPE.build()
     weighted = dataclasses.replace(plain, head=dataclasses.replace(plain.head, class_weights=(0.25,)))

@@ -1,6 +1,6 @@
 """Anchors, decoding and metric of generated batches equal those of the separately written reference.
 
-Where the two may round differently, results agree within torch's default tolerance of the dtype.
+Where generator and reference may round differently, results agree within torch's default tolerance of the dtype.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""Progress of long operations: a bar on a terminal, plain lines elsewhere."""
+"""The progress of long operations is shown by a bar on a terminal, and by plain lines elsewhere."""
 
 import io
 import sys

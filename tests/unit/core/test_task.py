@@ -56,10 +56,7 @@ def rotated_batch() -> Batch:
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_the_facts_of_a_task_agree_with_each_other(task: Task):
-    """Stage names of a task are unique constants of `StageName`.
-
-    Its terms and items refer to existing fields.
-    """
+    """Stage names of a task are unique constants of `StageName`; its terms and items refer to existing fields."""
     constants = {value for name, value in vars(StageName).items() if name.isupper()}
     names = [stage.name for stage in task.stages]
     assert len(set(names)) == len(names)
@@ -174,7 +171,7 @@ def test_a_batch_of_another_task(tmp_path: Path):
 
 @pytest.mark.usefixtures("rotated")
 def test_extras_follow_the_device_and_predicted_ones_the_dtype():
-    """`Batch.to` converts the dtype of prototypes, which the head predicts, but not of annotated masks."""
+    """`Batch.to` converts the dtype of extra tensors that the head predicts (prototypes), not of annotated masks."""
     batch = rotated_batch().to("meta", torch.float64)
     assert {tensor.device.type for tensor in batch.extras.values()} == {"meta"}
     assert batch.extras["masks"].dtype == torch.uint8
@@ -193,7 +190,7 @@ def test_extras_follow_the_device_and_predicted_ones_the_dtype():
     ],
 )
 def test_a_batch_that_does_not_fit_its_task_is_rejected(change: dict[str, object], message: str):
-    """Wrong extras, columns, channels or an unknown task raise ValueError with the value and the expectation."""
+    """Wrong extra tensors, columns or channels, or an unknown task, raise ValueError with found and expected value."""
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(rotated_batch(), **change)  # type: ignore[arg-type] # wrong on purpose
 

@@ -34,10 +34,7 @@ def test_one_choice():
 
 
 def test_what_a_dialect_does_not_know_must_be_refused():
-    """A one-level head, which the dialect does not support.
-
-    An adapter that returns a result fails, one that raises conforms.
-    """
+    """On a head with one level, which the dialect does not support, returning a result fails and raising conforms."""
     dialect = DIALECTS["ultralytics-8.4.7"]
     one_level = Recipe(images=((batches.Truth("ordinary"),),))
     returns = implementation_from(ReferenceAdapter(NEWEST), "returns")

@@ -1,4 +1,4 @@
-"""Comparison of two implementations: the list of differences by clause, in words, and how often they occur."""
+"""Comparing two implementations lists their differences by clause, in words, with the frequency of each difference."""
 
 from dataclasses import replace
 
@@ -42,10 +42,7 @@ def test_every_strategy_of_both_is_counted():
 
 @pytest.mark.slow
 def test_a_difference():
-    """References in two neighbouring dialects differ in one choice.
-
-    The list has its frequency and smallest batch.
-    """
+    """References in two neighbouring dialects differ in one choice, listed with its frequency and smallest batch."""
     comparison = compare(reference_in(OLD, "A"), reference_in(NEWEST, "B"))
     (difference,) = comparison.differences
     assert not comparison.unexpected

@@ -1,4 +1,4 @@
-"""Composed dialects: every choice changes a result on some batch, and implementations can be judged by it."""
+"""Composed dialects: every choice changes a result on some batch, and the judge applies every choice."""
 
 from dataclasses import fields, replace
 from enum import Enum
@@ -70,7 +70,7 @@ def test_every_choice_has_a_clause_words_and_a_strategy():
 
 @pytest.mark.parametrize(("name", "value"), SINGLE, ids=lambda value: str(getattr(value, "value", value)))
 def test_a_choice_shows_and_is_held_to(name: str, value: Any):
-    """The reference with one changed choice conforms to the dialect with it, and fails in the one without."""
+    """The reference with one changed choice conforms to the dialect with this choice, and fails without."""
     base = BASES.get(name, NEWEST)
     changed = base.but(**{name: value})
     assert_held_to(ReferenceAdapter(changed), base, changed, name)
@@ -110,6 +110,6 @@ def composed(choices: dict[str, Any]) -> Dialect:
 @pytest.mark.parametrize("shows", ["all", "nothing"])
 @pytest.mark.parametrize("choices", PORTED, ids=str)
 def test_a_second_implementation_agrees(choices: dict[str, Any], shows: str):
-    """`DensePort` with changed choices conforms to the dialect with these choices, not to the newest one."""
+    """`DensePort` with changed choices conforms to the dialect with these choices, not to the newest dialect."""
     dialect = composed(choices)
     assert_held_to(DensePort(dialect, shows, **choices), NEWEST, dialect, next(iter(choices)))

@@ -1,7 +1,4 @@
-"""Identification of an implementation.
-
-The smallest set of choices that explains it, and unexplained differences.
-"""
+"""Identification finds the smallest set of choices that explains an implementation, and unexplained differences."""
 
 from typing import Any
 
@@ -72,7 +69,7 @@ def test_what_nothing_explains_is_left():
 
 
 class AssignerAlone:
-    """The assigner of the reference in a dialect, without its loss; the newest release is declared."""
+    """The assigner of the reference in a dialect, without its loss; the adapter declares the newest release."""
 
     name, version, dialect = "alone", "1", NEWEST
 
@@ -85,7 +82,7 @@ class AssignerAlone:
     ["exponents=exchanged", "overlap=iou", "edge_counts", "norm_clamped", "contested=metric"],
 )  # fmt: skip
 def test_the_failures_of_an_assigner_alone_are_explained_by_what_an_assigner_computes(choice: str):
-    """With other ground truths, which a choice about annotation rows leads to, an assigner may conform by chance."""
+    """A separate assigner's failures are not explained by a choice about annotation rows, which it does not read."""
     computed = parse(f"{NEWEST.name}, {choice}")
     observations = Observations(implementation_from(AssignerAlone(computed), "alone"))
     drawn = [
@@ -118,11 +115,13 @@ def test_an_implementation_runs_once_for_all_dialects():
     assert not found[0]
     assert calls == ["loss"]
     observations.diverging(recipe, parse("ultralytics-8.4.190, rows=pixels"))
-    assert calls == ["loss"] * 2  # other ground truths
+    assert calls == ["loss"] * 2  # a dialect with other ground truths
 
 
 def test_a_dialect_that_leaves_batches_undecided_does_not_explain_them():
-    """Negative overlaps to the power 0.5 are NaN, so that such a dialect decides nothing; two batches are let pass."""
+    """A dialect in which results are undecided on more than `MAX_UNDECIDED` batches is not named as explanation.
+
+    Here negative overlaps to the power 0.5 are NaN, so that the judge cannot decide."""
     faulty = FaultyReference(FAULTS["columns_before_rows"], exposes_stages=False)
     observations = Observations(implementation_from(faulty, "faulty"))
     undecidable = parse("ultralytics-8.4.190, signed_overlap=yes, exponents=exchanged")

@@ -74,9 +74,7 @@ def test_every_difference_has_its_section(page_of: Page, one: str, other: str, c
     for met in clauses.values():
         assert f"{met or 'none'} of 7 recorded real batches." in said
     assert f"From {one} to {other}" in said
-    drawn = [
-        clause for clause in clauses if clause != "ANN-1"
-    ]  # what rows out of order come to is not defined
+    drawn = [clause for clause in clauses if clause != "ANN-1"]  # the result of unsorted rows is undefined
     assert page.count("<svg") == page.count("Recipe(images=") == len(drawn)
 
 

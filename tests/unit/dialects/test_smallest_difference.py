@@ -1,4 +1,4 @@
-"""The search for the smallest batch on which a dialect differs from the newest one."""
+"""The search for the smallest batch on which a dialect differs from the newest dialect."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ OTHERS = [dialect for dialect in DIALECTS.values() if dialect != NEWEST]
 
 @pytest.mark.parametrize("dialect", OTHERS, ids=[dialect.name for dialect in OTHERS])
 def test_what_an_assigner_declares_is_shown_on_a_small_batch(dialect: Dialect):
-    """For every older dialect, a batch with one ground truth is assigned differently than in the newest."""
+    """For every older dialect, a batch with one ground truth is assigned differently than in the newest dialect."""
     recipe = smallest_difference(dialect, alone=True)
     assert recipe is not None
     assert differ(dialect, NEWEST, recipe)

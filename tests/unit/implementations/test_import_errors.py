@@ -1,4 +1,4 @@
-"""An adapter that cannot be imported or made shows the traceback of its own frames."""
+"""For an adapter that cannot be imported or instantiated, the traceback of the adapter's own frames is shown."""
 
 from pathlib import Path
 

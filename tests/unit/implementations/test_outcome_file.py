@@ -87,10 +87,7 @@ def test_numbers_that_are_none_are_kept(path: Path, stored: StoredOutcome, batch
 def rewritten(
     path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None], sealed: bool = True
 ) -> None:
-    """Rewrite an outcome file with metadata and tensors that `change` has modified.
-
-    `sealed` updates its checksum.
-    """
+    """Rewrite an outcome file with metadata and tensors modified by `change`; if `sealed`, update the checksum."""
     with safe_open(path, framework="pt") as file:
         facts = json.loads(file.metadata()[METADATA])
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118

@@ -1,7 +1,7 @@
 """Every wrong value in every field that an implementation returns is reported with its name at the right stage.
 
-The correct outcome is the reference's on a batch of two images with contested anchors. A plant changes one tensor; the
-tables hold the expected verdict, stage and message.
+The correct outcome is the reference's on a batch of two images with contested anchors. Each planted fault changes one
+tensor; the tables below have the expected verdict, stage and message.
 """
 
 import re
@@ -53,7 +53,7 @@ def set_to(value: float) -> Plant:
 
 
 def other_value(tensor: Tensor, place: tuple[int, ...]) -> Tensor:
-    """Return a copy with another value at `place`: 0 and 1 are exchanged, other numbers reduced by 1 %."""
+    """Return a copy with another value at index `place`: 0 and 1 are exchanged, other numbers reduced by 1 %."""
     copy = tensor.detach().clone()
     whole = bool((copy[place] == 0) | (copy[place] == 1))
     copy[place] = 1 - copy[place].float() if whole else copy[place] * 0.99
@@ -269,7 +269,7 @@ def one_hot(number: int, factor: float) -> Tensor:
 
 
 def nothing(maps: tuple[Tensor, ...]) -> Tensor:
-    """Return a scalar 0 whose gradient on the feature maps is NaN."""
+    """Return a scalar 0 whose gradient with respect to the feature maps is NaN."""
     return (maps[0] - maps[0].detach()).abs().sqrt().sum()
 
 

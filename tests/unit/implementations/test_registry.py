@@ -291,7 +291,7 @@ def test_two_of_one_name_are_told_apart(folder: Path):
     assert [one.name for one in found] == ["good", "good.py:Adapter"]
 
 
-# Ultralytics that is not there
+# Ultralytics is not installed
 
 
 def find_ultralytics() -> str:

@@ -1,4 +1,4 @@
-"""An adapter declares which batches it does not support. It must raise on them; a returned result fails."""
+"""An adapter declares which batches it does not support. The adapter must raise on these; returning a result fails."""
 
 from dataclasses import replace
 from pathlib import Path

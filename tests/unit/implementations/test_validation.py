@@ -1,4 +1,4 @@
-"""Results that an implementation does not have are derived; formal mistakes are converted, and reported once."""
+"""Missing results of an implementation are derived; results with a formal mistake are converted, and reported once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +42,7 @@ def subject(name: str, isolate: bool = False) -> Subject:
 
 
 class Kept:
-    """Keeps the verdicts of all judged batches."""
+    """A sink that stores the verdicts of all judged batches."""
 
     def __init__(self) -> None:
         self.verdicts: list[str] = []
@@ -86,7 +86,7 @@ def test_what_is_absent_is_named():
 )
 def test_faults_are_found_without_them(name: str, stages: set[str], isolate: bool):
     if isolate and name == "WrongBoxTerm":
-        stages = stages | {"total"}  # a worker passes on the sum of the terms
+        stages = stages | {"total"}  # a worker sends only the sum of the terms
     with pytest.raises(Failure) as caught:
         judge_against_reference(subject(name, isolate), BATCH, alone=name == "NeitherWrongOwner")
     assert caught.value.verdict is Verdict.DIVERGENT

@@ -1,4 +1,4 @@
-"""Adapters that return a criterion, and their declared ways of calling, in this process and in a worker."""
+"""Adapters that return a criterion (loss object), and their declared ways of calling, with and without worker."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 A problem has at most six anchors and three ground truths, with values from three levels, so that most
 problems have many ties. `Problem` enumerates every assignment that results from breaking the ties in some
-way. The oracle must accept exactly these assignments.
+way. The oracle (`judgement.admissible`) must accept exactly these assignments.
 """
 
 from collections.abc import Iterator
@@ -120,10 +120,7 @@ class Problem:
         return {outcome for owners in set(self.settled()) for outcome in self.kept(owners)}
 
     def accepts(self, outcome: Outcome) -> bool:
-        """Return True if the oracle accepts `outcome`.
-
-        For each anchor a ground truth, or -1 for background.
-        """
+        """Return True if the oracle accepts `outcome`: for each anchor its ground truth, or -1 for background."""
         choices = top_k_choices(Range.exact(self.t), self.candidates, self.candidates, self.k)
         return is_reachable(choices, may_own(Range.exact(self.u)), owners_of(outcome), self.keeps)
 
@@ -252,12 +249,7 @@ def test_outputs_alone_of_very_small_problems(problem: Problem):
 @examples(50)
 @given(problems())
 def test_outputs_alone(problem: Problem):
-    """Without topk2, every enumerated assignment is accepted.
-
-    Similar ones that are not enumerated are rejected.
-
-    Those that differ in one or two anchors are rejected.
-    """
+    """Without topk2, enumerated assignments are accepted; others that differ in 1 or 2 anchors are rejected."""
     assert_exact(problem)
 
 
@@ -275,10 +267,7 @@ def test_outputs_alone_of_very_small_problems_with_topk2(problem: Problem):
 @given(problems(topk2=True))
 @example(WON_BY_A_THIRD_WHO_KEEPS_IT)
 def test_outputs_alone_with_topk2(problem: Problem):
-    """With topk2, every enumerated assignment is accepted. Similar ones that are not enumerated are rejected.
-
-    Those that differ in one or two anchors are rejected.
-    """
+    """With topk2, enumerated assignments are accepted; others that differ in 1 or 2 anchors are rejected."""
     assert_exact(problem)
 
 

@@ -1,4 +1,4 @@
-"""Losses without exposed assignment, on batches with too many admissible assignments to try all."""
+"""Losses without exposed assignment, on batches that have too many admissible assignments to try every one."""
 
 from collections import Counter
 from collections.abc import Callable

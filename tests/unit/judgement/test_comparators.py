@@ -72,7 +72,7 @@ def test_a_wrong_number_does_not_hide_among_right_ones(bound: float, others: Ten
 @pytest.mark.parametrize(
     ("numbers", "dtype", "right"),
     [
-        ([65504.0, 65504.0], torch.float16, True),  # finite, although their sum is not
+        ([65504.0, 65504.0], torch.float16, True),  # both are finite, but their sum is not
         ([1e308, 1e308], torch.float64, True),
         ([math.inf, -math.inf], torch.float32, False),
         ([0.0, math.nan], torch.bfloat16, False),

@@ -1,4 +1,4 @@
-"""A wrong gradient behind right items: the message names the term, though the loss shows its total alone."""
+"""If items are right but a gradient is wrong, the message names the loss term, even for a loss with only a total."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ RECIPE = Recipe(
 
 
 class WrongGradient(ReferenceAdapter):
-    """The reference with right values, whose total gets another gradient from a further term of value zero."""
+    """The reference with right values, but a wrong gradient: a further term of value 0 is added to the total."""
 
     def __init__(self, term: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Losses that hide non-finite predictions: replaced, clamped, or with their image left out."""
+"""Losses that hide non-finite predictions are found: they replace or clamp the values, or leave out the image."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,7 +69,7 @@ def one(value: str, class_logit: bool) -> Batch:
 
 
 def many(value: float, level: int, image: int) -> Batch:
-    """Return the batch with a level of an image that is not finite."""
+    """Return the batch with `value` in all predictions of one image at one level."""
     batch = RECIPE.build()
     maps = [each.clone() for each in batch.feature_maps]
     maps[level][image] = value
@@ -107,6 +107,6 @@ def test_a_loss_that_stays_finite_is_found(change: Change, name: str, hides: boo
 @pytest.mark.parametrize("hides", [False, True], ids=["shown", "hidden"])
 @pytest.mark.parametrize("name", [name for name in BATCHES if "infinite" in name])
 def test_clamped_logits_are_found(name: str, hides: bool):
-    """A NaN remains NaN if it is clamped."""
+    """Clamping infinite logits is reported, with and without exposed assignment (a clamped NaN would remain NaN)."""
     with pytest.raises(Failure):
         judge_against_reference(subject(clamped, hides), BATCHES[name])

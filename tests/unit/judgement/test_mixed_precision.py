@@ -1,4 +1,4 @@
-"""Bounds of 16-bit losses: they contain torch's results, are close to the real errors, and reveal faults."""
+"""Bounds of 16-bit losses contain torch's results, are close to the real errors, and reveal faults."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -101,10 +101,7 @@ def test_boxes_of_every_order_of_operations_lie_within_their_interval(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_sequence_of_roundings_is_what_torch_computes(dtype: torch.dtype):
-    """Modelled orders of rounding give narrow intervals of distances.
-
-    Torch's distances lie in one of them.
-    """
+    """Each modelled order of rounding gives narrow intervals of distances; torch's distances fit one order."""
     distances = logits(16, dtype)
     sides = official(distances.unflatten(1, (4, 16)), torch.arange(16).to(dtype)).double()
     sequences = distance_sequences(distances.double(), 16, dtype)

@@ -63,7 +63,7 @@ def test_the_overlap_of_an_edge_at_infinity_is_zero_or_nan(name: str, value: str
 
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference", "rearranged"])
 def test_on_a_border_that_is_not_sharp_the_anchor_may_be_a_candidate_or_not(name: str):
-    """An anchor that lies on a box edge up to rounding may be a candidate or not: both conform."""
+    """If an anchor lies on a box edge up to rounding, implementations conform whether or not it is a candidate."""
     recipe = Recipe(((Truth("ordinary"),),), (11, 13), (1, 2), predictions="near")
     judge(Subject(find(name), "cpu"), NonFiniteBatch(recipe).build())
 

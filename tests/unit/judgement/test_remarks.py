@@ -1,4 +1,4 @@
-"""Remarks on unusual batches: unsorted annotations, annotations in pixels, non-finite predictions."""
+"""Remarks (printed notes) on batches with unsorted annotations, annotations in pixels or non-finite predictions."""
 
 from dataclasses import replace
 

@@ -75,7 +75,7 @@ def test_a_division_by_a_sum_of_zero_is_named():
 
 
 def test_where_one_term_alone_is_not_zero_it_may_be_the_cross_entropy():
-    """A loss 7 times too large, without ground truths, is reported at LOSS-CLS-1: only cls is not 0."""
+    """Without ground truths, a loss 7 times too large is reported at LOSS-CLS-1, because only cls is not 0."""
     assert failure(Scaled([7.0] * 3), NOBODY).clause == "LOSS-CLS-1"
 
 
@@ -97,7 +97,7 @@ def test_the_first_dialect_accepts_what_its_division_by_zero_gives(value: float)
     class Divides(ReferenceAdapter):
         def loss(self, *arguments: Any) -> Loss:
             loss = super().loss(*arguments)
-            factors = torch.tensor([1.0, value, 1.0])  # the factor of cls, which is infinite
+            factors = torch.tensor([1.0, value, 1.0])  # cls is infinite, and multiplied by `value`
             return Loss(loss.total * factors, loss.items * factors, loss.assignment)
 
     adapter = Divides(DIALECTS["ultralytics-8.0.6"])

@@ -106,7 +106,7 @@ CALLERS = {
 @pytest.mark.parametrize("caller", CALLERS)
 def test_every_caller_is_inconclusive(caller: str, no_time: list[str], monkeypatch: pytest.MonkeyPatch):
     adapter, recipe = CALLERS[caller]
-    if caller == "assignment_fit.py":  # nothing is tried that could explain the loss instead
+    if caller == "assignment_fit.py":  # disable the search for other assignments that explain the loss
         monkeypatch.setattr("tal_conformance.judgement.assignment_fit.assignments", lambda *_, **__: iter(()))
         monkeypatch.setattr(
             "tal_conformance.judgement.assignment_read.ReadAssignment.settled", lambda *_: None

@@ -1,4 +1,4 @@
-"""If box loss or assignment are undefined, 0 / 0 (IOU-1), only the undefined values are not judged."""
+"""If the box loss or the assignment is undefined (0 / 0, IOU-1), all defined values are still judged."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,7 +39,7 @@ RIGHT = ("ultralytics", "reference", "rearranged")
 
 
 class Altered(ReferenceAdapter):
-    """The reference with its loss changed by the function `change`, with or without exposed assignment."""
+    """The reference with its loss changed by the function `change`, with its assignment exposed or hidden."""
 
     def __init__(self, change: Any, hides: bool = False) -> None:
         super().__init__(NEWEST)
@@ -242,7 +242,7 @@ def test_a_union_of_zero_within_rounding_is_undefined():
     truth = torch.tensor([10.0, 10.0, 20.0, 20.0])
     boxes = torch.tensor(
         [
-            [20.0, 10.0, 10.0, 20.0],  # the same with exchanged edges: the areas cancel in every arithmetic
+            [20.0, 10.0, 10.0, 20.0],  # the same box with exchanged edges: the areas cancel exactly
             [20.0, 10.0, 10.0, 20.00001],
             [20.0, 10.0, 10.0, 20.01],
             [20.0, 10.0, 10.0, 15.0],

@@ -1,4 +1,4 @@
-"""Every finding (recorded fault of a release) reproduces, or the release that fixed the fault is reported."""
+"""Every finding (recorded fault of a release) is reproduced, or the release that fixed the fault is reported."""
 
 import ast
 from dataclasses import replace

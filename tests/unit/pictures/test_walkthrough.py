@@ -1,7 +1,4 @@
-"""Data of the walkthrough of an image.
-
-They equal the reference's values, and YOLOv5's rules for positives.
-"""
+"""The walkthrough's data equals the reference's values and, for the comparison, YOLOv5's rules for positives."""
 
 import base64
 import json

@@ -89,7 +89,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "1 new" in capsys.readouterr().out
     assert main(["issue", str(b), "--against", str(a)]) == 0
     assert capsys.readouterr().out.startswith("my-assigner: 1 new divergence")
-    assert main(["issue", str(b)]) == 0  # without an earlier run to compare with
+    assert main(["issue", str(b)]) == 0  # no earlier run to compare with
     out, err = capsys.readouterr()
     assert out == ""
     assert "no earlier run to compare with" in err

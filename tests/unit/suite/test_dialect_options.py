@@ -1,7 +1,4 @@
-"""Options `--dialect` and `--against`.
-
-They accept composed dialects, and suggest names for a mistyped name.
-"""
+"""Options `--dialect` and `--against` accept composed dialects, and suggest names for a mistyped name."""
 
 import pytest
 

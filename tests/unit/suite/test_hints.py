@@ -1,4 +1,4 @@
-"""Hints: an assignment that a loss hides, an ignored ledger, and the nearest names of mistyped ones."""
+"""Hints in a run's output about a hidden assignment, an ignored ledger and mistyped names."""
 
 import argparse
 from pathlib import Path

@@ -125,7 +125,7 @@ def test_a_run_that_was_cut_short_is_not_finished(tmp_path: Path, cut: str, stat
     (line,) = short.summary["implementations"]
     assert (line["result"], line["tests"]) == ("not finished", {"planned": 3, "finished": finished})
     assert short.summary["exit"] == 1
-    if status != pytest.ExitCode.INTERNAL_ERROR:  # after which pytest prints no summary
+    if status != pytest.ExitCode.INTERNAL_ERROR:  # after an internal error, pytest does not print a summary
         assert f"not finished ({finished} of 3 tests)" in short.output
     (report,) = short.runs.glob("2*/report.html")
     assert f"did not finish ({finished} of 3 tests)" in report.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The registry has every check, and pytest and mutation testing run the same functions from the registry."""
+"""The registry contains every check; pytest and mutation testing run the same functions from this registry."""
 
 import importlib
 from pathlib import Path

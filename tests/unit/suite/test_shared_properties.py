@@ -109,9 +109,9 @@ def test_a_way_of_calling_is_found_though_no_batch_can_be_drawn(monkeypatch: pyt
 
 
 def test_what_separates_by_chance_is_refuted_by_drawn_batches(monkeypatch: pytest.MonkeyPatch):
-    """In the log, all failing batches have two classes.
+    """A property that all failing batches of a log share by chance is not reported.
 
-    New batches fail independently of it, and so the number of classes is not reported as shared.
+    All failing batches have two classes, but new batches fail independently of the number of classes.
     """
 
     def condition(recipe: Recipe) -> bool:

@@ -1,4 +1,4 @@
-"""A failing run omits from the terminal only those sections of a failure that the report contains."""
+"""In the terminal, a failing run omits only sections of a failure that the report contains."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -39,7 +39,7 @@ class Children:
 
 @pytest.fixture
 def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Children:
-    """Replace the child process of `assert_conforms` by one whose run passes."""
+    """Replace the child process of `assert_conforms` by a stand-in whose run passes."""
     stand_in = Children(tmp_path / "run")
     write(stand_in.folder, [RUN, ("batch", batch(0, "my-assigner")), ("end", {"exit": 0})])
     monkeypatch.setattr(assertion, "run_by_name", stand_in.by_name)
@@ -49,7 +49,7 @@ def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Children:
 
 @pytest.fixture
 def failing(children: Children, tmp_path: Path) -> Children:
-    """Replace the child process of `assert_conforms` by one whose run has a divergence."""
+    """Replace the child process of `assert_conforms` by a stand-in whose run has a divergence."""
     children.folder, children.status = tmp_path / "failing", 1
     lines = ("batch", batch(0, "my-assigner")), ("divergence", divergence()), ("end", {"exit": 1})
     write(children.folder, [RUN, *lines])

@@ -81,7 +81,7 @@ def test_official_training_leads_to_the_same_weights(recorded: RecordedTraining)
     comparison = compare_training(find("ultralytics"), recorded, STEPS)
     assert comparison.agrees, comparison.summary
     assert comparison.steps == STEPS
-    assert 0 < comparison.worst < comparison.bound / factor(training.CONTROLS)  # nearer than the controls
+    assert 0 < comparison.worst < comparison.bound / factor(training.CONTROLS)  # nearer than the controls are
     assert comparison.bound < 0.01
     assert "after 4 steps, the weights trained with the loss of ultralytics differ " in comparison.summary
 
@@ -90,7 +90,7 @@ def test_official_training_leads_to_the_same_weights(recorded: RecordedTraining)
 def test_a_training_of_an_earlier_process_is_compared_with_and_alone_never_refutes(
     recorded: RecordedTraining, monkeypatch: pytest.MonkeyPatch
 ):
-    """A stored training of the reference gives the verdict of a new one.
+    """A stored training of the reference gives the same verdict as a new training.
 
     An implementation is judged to be wrong only after the reference is trained anew.
     """
@@ -106,7 +106,7 @@ def test_a_training_of_an_earlier_process_is_compared_with_and_alone_never_refut
         raise AssertionError("trained again")
 
     monkeypatch.setattr(training, "_reference_training", not_again)
-    rms = 1.0  # so wide that nothing is refuted
+    rms = 1.0  # a bound so wide that every implementation agrees
     assert compare_training(implementation, recorded, STEPS, rms=rms, ended=ended).worst == fresh.worst
     with pytest.raises(ValueError, match="zip"):
         compare_training(
@@ -146,7 +146,8 @@ def test_a_factor_on_everything_is_left_to_the_stage_total(recorded: RecordedTra
         return replace(right, total=right.total * 1.01)
 
     implementation = an_implementation(loss)
-    assert compare_training(implementation, recorded, STEPS).agrees  # the gradient is clipped
+    # the factor has no effect: the gradient is clipped
+    assert compare_training(implementation, recorded, STEPS).agrees
     with pytest.raises(Divergence, match="total"):
         judge(execute(implementation, recorded.batches[1]), Expectation(recorded.batches[1], NEWEST))
 
@@ -222,7 +223,7 @@ def without_one(choice: list[Tensor]) -> list[Tensor]:
 def test_an_allowed_choice_is_followed(batch: Batch):
     subject = Subject(find("reference"))
     subject(0, batch)
-    subject.choices = [without_one(subject.choices[0])]  # the rest of the loss is right
+    subject.choices = [without_one(subject.choices[0])]  # all else is right
     reference = Reference(NEWEST, subject)
     gradients = reference(0, batch)
     assert (reference.followed, reference.problem) == (1, "")
@@ -241,7 +242,7 @@ def test_a_wrong_choice_is_not_followed(batch: Batch):
 
 
 def test_a_dialect_makes_its_own_choices(recorded: RecordedTraining):
-    batch = recorded.batches[0]  # its neckties are narrower than 16 px: only one dialect widens them
+    batch = recorded.batches[0]  # shows neckties narrower than 16 px: only NEWEST widens their boxes
     assert not same_choice(choice_of(own_targets(batch, ARTICLE), batch), own_choice(batch))
 
 

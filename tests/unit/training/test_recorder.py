@@ -212,7 +212,7 @@ def test_class_weights_are_recorded(step: Step, adapter: UltralyticsAdapter, tmp
 
 
 def test_progress_is_printed_at_intervals(step: Step, tmp_path: Path, monkeypatch: Any, capsys: Any):
-    clock = iter([0.0, 30.0, 61.0, 90.0])  # at the start, and after each call
+    clock = iter([0.0, 30.0, 61.0, 90.0])  # once at the start, and once after each call
     monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with recording(tmp_path, every=1):
         for _ in range(3):
@@ -269,10 +269,7 @@ def test_it_says_in_which_epoch_of_which_model(step: Step, tmp_path: Path):
 
 
 def test_numbers_of_a_device_are_not_waited_for(step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """If a mocked CUDA event is never ready, a step is stored two steps later.
-
-    The recorder waits only then.
-    """
+    """If a mocked CUDA event is never ready, the recorder waits for it, and stores the step, only two steps later."""
     waited: list[int] = []
 
     class Event:

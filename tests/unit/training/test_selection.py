@@ -1,4 +1,4 @@
-"""Selection of the training steps to store."""
+"""Selection of the training steps whose batches the recorder stores."""
 
 import math
 

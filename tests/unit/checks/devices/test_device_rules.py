@@ -66,7 +66,7 @@ def test_operations_that_ask_for_one_device_are_those_that_pytorch_lists():
         inputs = [argument for argument in operation._schema.arguments if not argument.kwarg_only]
         if sum("Tensor" in str(argument.type) for argument in inputs) > 1:
             asking.add(name)
-    assert asking - {"ldexp"} <= STRICT  # ldexp is made of a product and a power, which decide for themselves
+    assert asking - {"ldexp"} <= STRICT  # ldexp calls product and power, which check devices
     assert {"clamp", "clamp_min", "clamp_max"} <= asking
 
 

@@ -172,7 +172,7 @@ def test_numbers_that_leave_for_good_are_no_violation():
     with Simulation() as simulation:
         left = torch.ones(3, device="cuda").cpu()
         assert (left + 1).numpy().tolist() == [2, 2, 2]
-        torch.zeros_like(torch.ones(3, device="cuda"), device="cpu").cuda()  # no number came along
+        torch.zeros_like(torch.ones(3, device="cuda"), device="cpu").cuda()  # only the shape left the device
     assert simulation.watch.violations == []
 
 

@@ -198,7 +198,7 @@ class WrongAssigner:
 
 @pytest.mark.slow
 def test_one_image_among_thousands_is_found(session: Session):
-    """A fault on a single scene, two particular ground truths, is found among 343 scenes, and reported on one image."""
+    """A fault that needs two particular ground truths is found among 343 scenes, and reported on a single image."""
     first, second = torch.tensor([0.0, 0, 8, 8]), torch.tensor([8.0, 8, 16, 16])
 
     def change(right: Assignment, inputs: AssignerInputs) -> Assignment:
@@ -212,13 +212,13 @@ def test_one_image_among_thousands_is_found(session: Session):
         session.judge(WrongAssigner(change), SCOPES["pairs on cells, k 2"])
     batch = caught.value.batch
     assert batch.images == 1
-    assert batch.describe().count("class") == 3  # "2 classes", and two ground truths
+    assert batch.describe().count("class") == 3  # in "2 classes", and for each of two ground truths
     assert "class 1 at (0, 0)-(8, 8), class 0 at (8, 8)-(16, 16)" in batch.describe()
 
 
 @pytest.mark.slow
 def test_what_only_company_shows_is_reported_with_the_least_company(session: Session):
-    """A fault that appears only if the batch also has an empty image is reported on a batch of two images."""
+    """A fault that appears only if the batch also has an image without ground truths is reported on two images."""
 
     def change(right: Assignment, inputs: AssignerInputs) -> Assignment:
         counts = inputs.truth_mask[..., 0].sum(1)
@@ -273,7 +273,7 @@ def test_suspects_that_the_judge_accepts_are_no_failure(session: Session, monkey
     assert line["conforms"]
     assert line["alone"] == 1
     assert all(batch["verdict"] in ("exact", "within_bound") for batch in session.lines("batch"))
-    assert len(session.lines("batch")) == 3  # the image, the least suspicious company, its pack
+    assert len(session.lines("batch")) == 3  # three batches: the image, the image with others, all images
 
 
 @pytest.mark.parametrize(

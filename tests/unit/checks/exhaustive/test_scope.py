@@ -1,4 +1,4 @@
-"""Scopes, the sets of images of the exhaustive check: images are distinct, complete, and as many as documented."""
+"""Each scope (set of images for the exhaustive check) is complete, without duplicates, and as large as documented."""
 
 import re
 from dataclasses import replace
@@ -100,13 +100,13 @@ def test_an_image_says_how_to_make_it_again():
     scope = SCOPES["pairs on cells, k 2"]
     alone, pack = scope.image(1234), scope.batch(torch.tensor([3, 5]))
     names = {"SCOPES": SCOPES, "tensor": torch.tensor}
-    assert eval(alone.origin, names).id == alone.id  # our own line
+    assert eval(alone.origin, names).id == alone.id  # evaluates a line that the suite wrote
     assert eval(pack.origin, names).id == pack.id
     assert alone.hazards
 
 
 def test_a_scope_counts_its_images():
-    """9 boxes of 2 classes in 0 to 2 ground truths give 1 + 18 + 18^2 scenes; 2 predictions at 4 anchors, 2^4 each."""
+    """0 to 2 ground truths of 9 boxes and 2 classes: 1 + 18 + 18^2 scenes, times 2^4 (2 predictions, 4 anchors)."""
     scope = SCOPES["pairs on cells, k 2"]
     assert (scope.labelled, scope.scenes, scope.anchors) == (18, 343, 4)
     assert len(scope) == 343 * 2**4

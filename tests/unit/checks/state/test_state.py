@@ -1,4 +1,4 @@
-"""Sequences of calls: results that depend on earlier calls are found, and reduced to the shortest sequence."""
+"""Results that depend on earlier calls are found, and the sequence of calls is reduced to the shortest failing one."""
 
 from pathlib import Path
 from typing import Any

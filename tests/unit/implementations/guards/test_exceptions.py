@@ -1,4 +1,4 @@
-"""Every exception of an implementation is reported as its error, except a real Ctrl-C."""
+"""Every exception that an implementation raises is reported as its error, except a real Ctrl-C."""
 
 import asyncio
 import signal

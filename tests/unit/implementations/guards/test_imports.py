@@ -1,4 +1,4 @@
-"""Code that changes this process on import is rejected by name, and its changes are undone."""
+"""Code that changes this process on import is rejected; the message names the code, and its changes are undone."""
 
 from importlib import import_module
 from pathlib import Path

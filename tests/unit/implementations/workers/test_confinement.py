@@ -1,7 +1,4 @@
-"""Worker processes have limits of time, message size and memory, and no network.
-
-They leave no files or processes.
-"""
+"""Worker processes have limits of time, message size and memory, no network, and leave no files or processes."""
 
 import os
 import resource
@@ -45,7 +42,7 @@ def test_an_answer_of_gigabytes_is_not_read():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     said = reason(isolated("overwhelming.py:AnswersGigabytes"))
     assert "bytes of tensors, expected at most" in said or "expected" in said
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # 1 GiB: ru_maxrss is in KiB
 
 
 def test_long_messages_are_cut():
@@ -143,7 +140,8 @@ def test_the_bound_of_an_answer_holds_for_right_answers():
     tensors = {f"level.{number}": level for number, level in enumerate(BATCH.feature_maps)}
     bound = longest_answer(tensors | {"annotations": BATCH.annotations})
     assert 0 < bound < 2**24
-    execute(find(f"{FOLDER}/workers.py:Right", isolate=True), BATCH)  # with stages, inputs and gradients
+    # the result includes stages, inputs and gradients
+    execute(find(f"{FOLDER}/workers.py:Right", isolate=True), BATCH)
 
 
 def test_folders_of_killed_processes_are_removed():

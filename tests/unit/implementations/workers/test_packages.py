@@ -87,10 +87,7 @@ def test_a_damaged_copy_without_an_index(index: Path):
 
 @pytest.mark.slow
 def test_two_at_once(index: Path):
-    """Two concurrent processes that need a package get the same folder.
-
-    Only one process installs the package.
-    """
+    """Two concurrent processes that need a package get the same folder, and only one of them installs the package."""
     script = (
         "import sys; from pathlib import Path; from tal_conformance.implementations.workers import packages as p\n"
         "install = p.install\n"

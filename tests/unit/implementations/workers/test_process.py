@@ -91,7 +91,7 @@ def same(one: Implementation, other: Implementation, batch: object) -> bool:
 
 @pytest.mark.slow
 def test_answers_are_those_of_this_process(doubles: Doubles):
-    """The reference gives the same bits in a worker and in this process; float32, bfloat16 and autocast."""
+    """In float32, bfloat16 and under autocast, the reference gives the same bits in a worker and in this process."""
     there, here = doubles.implementation, implementation_from(ReferenceAdapter(), "reference")
     assert (there.capabilities, there.dialect, there.version) == (["assign", "loss", "stages"], NEWEST, "1")
     half = FULL.to(dtype=torch.bfloat16)
@@ -256,7 +256,7 @@ def test_a_worker_that_keeps_hanging_is_given_up(doubles: Doubles):
     before = doubles.worker.starts
     began = time.monotonic()
     with pytest.raises(ImplementationFailed, match="did not answer"):
-        execute(doubles.implementation, again)  # told again, not waited for again
+        execute(doubles.implementation, again)  # the same error, without waiting again
     with pytest.raises(ImplementationFailed, match="was not called: its worker is not restarted after"):
         execute(doubles.implementation, EMPTY)
     assert time.monotonic() - began < 0.4

@@ -1,7 +1,4 @@
-"""Source releases are refused unless the user allows them.
-
-Their build scripts have no network and no secrets.
-"""
+"""Source releases are refused unless the user allows them, and their build scripts see neither network nor secrets."""
 
 import io
 import json
@@ -103,7 +100,7 @@ def index(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv(SOURCES_VARIABLE, raising=False)
     monkeypatch.setattr(
         source_builds, "_test_server", server, raising=False
-    )  # it listens as long as the test runs
+    )  # keeps listening while the test runs
     return folder
 
 
@@ -141,10 +138,7 @@ def test_no_code_of_a_release_runs_while_it_is_downloaded(index: Path, mark: Pat
 def test_a_build_has_no_network_and_no_secrets(
     index: Path, mark: Path, reviewed: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    """The build script sees no network interfaces and no secrets.
-
-    If no network namespace can be made on this system, the build must be refused.
-    """
+    """The build script sees no network interfaces and no secrets; without network namespaces, the build is refused."""
     if not reviewed:
         monkeypatch.setenv(SOURCES_VARIABLE, "1")
     if not namespaces():

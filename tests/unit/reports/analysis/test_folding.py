@@ -1,4 +1,4 @@
-"""Folding of failures: failures with one cause become one card, and each cause remains visible."""
+"""Folding merges failures with one cause into one card, and each cause remains visible."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tal_reports.analysis.summary import failures_of
 
 
 def states(**changed: str) -> list[dict[str, Any]]:
-    """Return the states of a failure's stages as in a log line: "agrees" for all stages not in `changed`."""
+    """Return the states of a failure's stages as in a log line: from `changed`, and "agrees" for all other stages."""
     return [
         {"stage": name, "clause": clause, "state": changed.get(name, "agrees"), "margin": None}
         for name, clause in factory.CLAUSES.items()

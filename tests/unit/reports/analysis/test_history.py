@@ -75,7 +75,7 @@ def test_the_same_run_twice_changes_nothing(pair: Any):
 
 def test_an_untested_cause_does_not_count_as_fixed(tmp_path: Path):
     before = entry(tmp_path / "a", run(divergence(1, stage="metric", clause_group="TAL-MET")))
-    after = entry(tmp_path / "b", run(batches=1))  # its only batch is of the check of DEC
+    after = entry(tmp_path / "b", run(batches=1))  # the run's only batch comes from the check of DEC
     change = compare(before, after)
     assert change.fixed == []
     assert [cause["stage"] for cause in change.untested] == ["metric"]

@@ -343,7 +343,7 @@ def test_long_messages_do_not_fill_the_page(run_dir: Path):
 
 
 def test_entities_are_decoded_as_a_browser_would():
-    # The other tests read the page through this parser, which therefore must not hide errors.
+    # The other tests read pages with this parser, which therefore must not hide errors.
     assert Document("<p title='&lt;'>&amp;amp; &#34;</p>").text == html.unescape("&amp;amp; &#34;")
 
 

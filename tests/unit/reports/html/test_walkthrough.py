@@ -154,7 +154,8 @@ def test_in_the_report(run_dir: Path):
     folder = factory.write(run_dir, factory.passing())
     (folder / NAME).write_text(json.dumps(walkthrough()))
     page = render(folder).read_text()
-    assert page.count("data:image/jpeg;base64,") == 1  # the other figures refer to the first one's photograph
+    # the photograph is stored once, and used by all figures
+    assert page.count("data:image/jpeg;base64,") == 1
     assert page.count('href="#photo"') > 5
     assert page.count('class="fold step"') == 10
     assert '<a href="#walkthrough">Walkthrough</a>' in page

@@ -1,4 +1,4 @@
-"""Reading of run logs that are complete, truncated, damaged or written by other programs."""
+"""Run logs that are complete, truncated, damaged or written by other programs are read."""
 
 import json
 from pathlib import Path
