@@ -89,11 +89,11 @@ class Bench:
 
     @property
     def official(self) -> str | None:
-        """Name of the official Ultralytics release among the implementations; None if there is none."""
+        """Name of the official Ultralytics release among the implementations; None without such an implementation."""
         return next((name for name, each in self.implementations.items() if each.spec == OFFICIAL), None)
 
     def benchmarks(self, device: str) -> list[Benchmark]:
-        """Return all benchmarks on a device; benchmarks of one group, which are timed in turn, are adjacent."""
+        """Return all benchmarks on a device; benchmarks that are timed in turns, as a group, are adjacent."""
         return [
             Benchmark(case, capability, lap, name, device)
             for case in self.plan.cases
@@ -124,7 +124,8 @@ class Bench:
     def peak(self, benchmark: Benchmark) -> int | None:
         """Return the peak memory in bytes of the benchmarked call of an assigner or a loss.
 
-        Return None if the benchmark plan does not measure memory for this case, and for all laps but the last.
+        Return None if the benchmark plan does not measure memory for this case, or if the benchmark is not of the last
+        lap.
 
         Raises:
             ImplementationFailed: the implementation raised, or its process died.

@@ -59,7 +59,7 @@ def _give_back() -> None:
 
 def _reset_peak() -> int:
     """Reset the peak of the resident set, if the system supports it, and return the present peak in bytes."""
-    with suppress(OSError):  # not Linux, or no permission: a peak below an earlier one is then not measured
+    with suppress(OSError):  # not Linux, or no permission: a peak below an earlier peak is then not measured
         RESET.write_text("5", encoding="ascii")
     return _peak()
 

@@ -58,7 +58,7 @@ def copy_rate(size: int = 64 * 2**20) -> float:
 
 
 def distances(batch: Batch, rate: float, plan: Plan) -> list[str]:
-    """Time the implementations on a batch, and return a line of text for each lap of assigner and loss.
+    """Time the implementations on a batch, and return a line of text for each lap (timed part) of assigner and loss.
 
     A line contains the lower limit of the time in ms, and each implementation's time divided by the limit.
     """

@@ -9,7 +9,7 @@ from tal_conformance.benchmarks.workloads import CASES, CROWDED, SMALL, TRAINING
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan of benchmarks: the cases to time, numbers of rounds, and time limits.
+    """The amount of benchmarking in one run: the cases to time, numbers of rounds, and time limits.
 
     Attributes:
         cases: names of cases.

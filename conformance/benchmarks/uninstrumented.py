@@ -19,7 +19,7 @@ from tal_reference.loss import stacked
 
 
 def uninstrumented(adapter: Any) -> Any:
-    """Return the adapter to time instead of `adapter`. It computes the same results and records nothing."""
+    """Return the adapter to time instead of `adapter`. It has the same results, but records nothing."""
     if callable(getattr(adapter, "uninstrumented", None)):
         return adapter.uninstrumented()
     if callable(getattr(adapter, "bare", None)):

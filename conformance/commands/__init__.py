@@ -206,7 +206,7 @@ def _version() -> str:
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions that are reported by their message, without traceback. Importing them imports torch."""
+    """Return the exceptions that are reported by their message, without traceback. The call imports torch."""
     from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 
     return CommandError, ProtocolViolation, UnknownImplementation

@@ -95,7 +95,7 @@ class AdapterText:
 
 
 def adapter_texts(target: Target, task: str, file: Path) -> list[AdapterText]:
-    """Return the possible adapters of a target, the most likely one first.
+    """Return the possible adapters of a target, the most likely adapter first.
 
     Args:
         target: the assigner or loss.

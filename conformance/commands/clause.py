@@ -50,7 +50,7 @@ def format_clause(clause: str) -> list[str]:
 
 
 def value_text(value: object) -> str:
-    """Return a value of a choice as it is written in command line options, such as "yes" or "iou"."""
+    """Return a value of a choice in the form of command line options, such as "yes" or "iou"."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(getattr(value, "value", value))

@@ -126,7 +126,7 @@ def _command(name: str) -> str:
 
 
 def _best(texts: Sequence[AdapterText], file: Path) -> tuple[AdapterText, Trial]:
-    """Try the adapters; return the one that conforms on most batches (on a tie, raises on fewest), and its trial."""
+    """Try the adapters; return the adapter with most conforming batches (on a tie, fewest errors), and its trial."""
     best: tuple[AdapterText, Trial] | None = None
     for text in texts:
         ast.parse(text.source)

@@ -71,7 +71,7 @@ def record(command: Sequence[str], into: Path | None, every: int, limit_mb: floa
 
     Args:
         command: the command that starts the training, as a list of words.
-        into: folder of the case files; by default a new one, named after the time.
+        into: folder of the case files; by default a new folder, named after the time.
         every: a batch is stored every `every` steps; 0 stores none regularly.
         limit_mb: size limit of all files in MB.
 
@@ -119,7 +119,7 @@ class Program:
 
     @contextmanager
     def arguments_in_place(self) -> Iterator[None]:
-        """Set `sys.argv` and `sys.path` to those of the program, and restore them when the block ends."""
+        """Set `sys.argv` and `sys.path` to the program's values, and restore both when the block ends."""
         before = sys.argv, sys.path[0]
         sys.argv, sys.path[0] = self.arguments, os.fspath(self.folder.resolve())
         try:

@@ -95,7 +95,7 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Found:
-    """The result for one planted fault in one mode. A mode says which parts of a result are visible.
+    """The result for one planted fault in one mode; the mode determines which parts of a loss result are visible.
 
     Attributes:
         fault: the planted fault.

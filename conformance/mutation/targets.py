@@ -159,7 +159,7 @@ class Seen(dict[Place, dict[int | str, set[int]]]):
 @contextmanager
 def watching(chosen: tuple[Place, ...]) -> Iterator[Seen]:
     """Record executed lines and used default values of some functions while the `with` block runs."""
-    # compared by identity, because the code of the copy equals that of the original, which the judge runs
+    # compared by identity, because the copy's code equals the original's code, which the judge runs
     wanted = {id(place.live.__code__): place for place in chosen}
     seen = Seen({place: {} for place in chosen})
 

@@ -114,7 +114,7 @@ def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) ->
 
     Args:
         check: the check whose batches are collected.
-        dialect: the dialect of the implementation; for some dialects a check generates other batches, or none.
+        dialect: the dialect of the implementation; for some dialects a check generates other batches, or no batches.
         number: number of examples of the profile.
         stores: True to build every batch once and store it, False to build it on every use.
     """

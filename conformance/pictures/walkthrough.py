@@ -184,7 +184,7 @@ def _pairs(trace: ImageTrace, stages: AssignmentTrace, truth: int) -> list[list[
 
 
 def _conflict(recorded: RecordedTraining, steps: Sequence[Moment], image: int) -> dict[str, Any]:
-    """Return the contested anchors of the step with most of them, with overlaps and assigned ground truths."""
+    """Return data of the step with most contested anchors: these anchors, their overlaps and assigned ground truths."""
     traces = [(moment, ImageTrace.of(recorded.batches[moment.place], image, NEWEST)) for moment in steps]
     counts = [[moment.step, len(contested_anchors(trace))] for moment, trace in traces]
     moment, trace = max(traces, key=lambda pair: len(contested_anchors(pair[1])))

@@ -39,8 +39,8 @@ def assert_conforms(
     """Run the whole suite on an implementation, as one assertion in a test of pytest or unittest.
 
     Args:
-        adapter: an adapter, a class or function that makes one, or a value of the option `--implementation`, such as
-            `"my_adapter.py:MyAssigner"` or `"ultralytics==8.3.253"`.
+        adapter: an adapter, a class or function that makes an adapter, or a value of the option `--implementation`,
+            such as `"my_adapter.py:MyAssigner"` or `"ultralytics==8.3.253"`.
         profile: number of generated batches: `dev`, `ci` or `nightly`.
         task: the loss family.
         options: further arguments of `run_conformance`.

@@ -157,5 +157,5 @@ class ConformanceResult:
 
 
 def _first(repeat: dict[str, str]) -> str:
-    """Return the shortest way to repeat a failure: the pytest command, else the Python code; "" without one."""
+    """Return the pytest command that repeats a failure, or else the Python code that does, or else ""."""
     return repeat.get("pytest") or repeat.get("python") or ""

@@ -5,12 +5,12 @@ enlarges or reduces the differences. The allowed difference is measured, on the 
 with **control trainings**: they use the reference's loss with a random rounding error of `ROUGHNESS` eps in
 every operation of the forward and backward pass (`RoundingNoise`), much larger than correct rounding causes.
 
-Let d be the distance of a training's last weights from those of the reference's training, and rms the root
-mean square of the d of K controls. As long as distances are small, the difference of the weights is a sum of
-very many small independent contributions, and therefore normally distributed in every direction. In the worst
-case, in which the steps stretch one direction only, d / rms of one more such training is distributed as the
-absolute value of Student's t with K degrees of freedom; in other cases it varies less. So a loss that rounds
-like the controls stays below
+Let d be the distance between a training's last weights and the last weights of the reference's training, and rms the
+root mean square of the d of K controls. As long as distances are small, the difference of the weights is a sum of very
+many small independent contributions, and therefore normally distributed in every direction. In the worst case, in which
+the steps stretch one direction only, d / rms of one more such training is distributed as the absolute value of
+Student's t with K degrees of freedom; in other cases it varies less. So a loss that rounds like the controls stays
+below
 
     bound = t(K, 1 - FALSE_ALARM / 2) rms
 
@@ -178,7 +178,8 @@ class Reference:
 
     Attributes:
         dialect: dialect of the reference.
-        subject: implementation whose choice the reference adopts if several choices are allowed; None for none.
+        subject: implementation whose choice the reference adopts if several choices are allowed; None: no
+            implementation.
         choices: positives at each step.
         followed: number of steps at which the reference adopted the implementation's choice.
         problem: description of the implementation's first choice that is not allowed; "" without such a choice.
@@ -224,7 +225,7 @@ class Reference:
 
 @dataclass
 class Control:
-    """The reference's loss with random rounding errors that are larger than those of any correct loss.
+    """The reference's loss with random rounding errors, which are larger than the rounding errors of any correct loss.
 
     Attributes:
         choices: the positives at each step. They are fixed: a control training varies roundings, not choices.

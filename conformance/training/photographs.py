@@ -81,8 +81,7 @@ def photograph(name: str) -> Photograph:
     """Return a photograph of the installed ultralytics package, with its labels.
 
     Raises:
-        UnknownImplementation: ultralytics is not installed, or its photograph is not the one that was
-            labelled.
+        UnknownImplementation: ultralytics is not installed, or its photograph differs from the labelled photograph.
         KeyError: the photograph has no labels.
     """
     made: dict[str, Any] = json.loads(LABELS.read_text(encoding="utf-8"))["photographs"][name]

@@ -192,8 +192,9 @@ def trainer_above(frame: FrameType | None) -> Any:
 def recording(folder: Path | str, every: int = EVERY, limit_mb: float = LIMIT_MB) -> Iterator[Recording]:
     """Record the inputs of the official detection loss in this process as case files, while the block runs.
 
-    The stored batches are the first, every n-th, the first without ground truths, and those with the most ground
-    truths, the smallest ground truth or the largest loss so far. Stored files remain if the training fails.
+    The stored batches are the first batch, every n-th batch, the first batch without ground truths, and each batch with
+    the most ground truths, the smallest ground truth or the largest loss so far. Stored files remain if the training
+    fails.
 
     Args:
         folder: folder of the case files; it is created.

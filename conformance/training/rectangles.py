@@ -2,7 +2,7 @@
 
     python -m tal_conformance.training.rectangles FOLDER     # writes FOLDER/recorded and FOLDER/recorded-mixed
 
-The images show coloured rectangles on noise, in two classes by colour. Ultralytics' own trainer trains on them.
+The images show coloured rectangles on noise, in two classes by colour. Ultralytics' own trainer trains on these images.
 """
 
 import argparse

@@ -147,7 +147,7 @@ def untouched() -> Iterator[None]:
 def one_thread() -> Iterator[None]:
     """Compute on one thread, so that the order of sums does not depend on the number of cores.
 
-    Two threads would be a third faster on an idle machine, and many times slower on a busy one.
+    Two threads would be a third faster on an idle machine, and many times slower on a busy machine.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

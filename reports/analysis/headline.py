@@ -55,7 +55,7 @@ def result_of(line: dict[str, Any], worth: str = "") -> str:
 
     Args:
         line: the implementation's element of the summary's list `implementations`.
-        worth: clause that is appended to `conforms`, such as "dev: finds 171 of 250 planted faults"; "" for none.
+        worth: clause that is appended to `conforms`, such as "dev: finds 171 of 250 planted faults"; "" for no clause.
     """
     if is_complete(line):
         return with_worth(line["result"], line, worth)

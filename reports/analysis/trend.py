@@ -85,7 +85,7 @@ def _counts(entry: Entry, profile: str) -> dict[str, float | None]:
 
 
 def _found(counts: dict[str, float | None]) -> float | None:
-    """Return the share of planted faults that were found, excluding equivalent ones."""
+    """Return the share of planted faults that were found, excluding equivalent faults."""
     planted, found = counts.get("mutants"), counts.get("killed")
     detectable = None if planted is None else planted - (counts.get("equivalent") or 0.0)
     return found / detectable if found is not None and detectable else None

@@ -135,8 +135,8 @@ def card_of(
 def specification_link(clause: str, folder: Path) -> str:
     """Return the URL of a clause in the specification; "" if no documentation site is known.
 
-    The site is the one in the environment variable that `DOCS` names, or else the one that `make docs` built in
-    this repository, relative to the report.
+    The site's address is the value of the environment variable that `DOCS` names. Without this variable, it is the
+    relative path of the site that `make docs` built in this repository.
 
     Args:
         clause: id of the clause.

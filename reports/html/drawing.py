@@ -54,7 +54,7 @@ class SizeBudget:
     """Size limits of one picture, so that a page with hundreds of large pictures stays small.
 
     Attributes:
-        marks, truths: maximum numbers of positives and ground truths; the most important ones are drawn.
+        marks, truths: maximum numbers of positives and ground truths to draw, the most important first.
         text: maximum number of characters of HTML for explanations of anchors.
     """
 
@@ -174,7 +174,7 @@ class Drawing:
         display_size: width and height on the page, in CSS pixels.
         unit: pixels of the image per CSS pixel.
         levels, truths, marks, rings, spots: the shapes, in the order in which they are drawn.
-        views: ways to colour and label the marks; the page initially shows the first one.
+        views: ways to colour and label the marks; the page initially shows the first view.
         legend: key, glyph, meaning and count of each kind of difference that occurs.
         title: a sentence that describes the picture.
         notes: sentences about parts that are not drawn.

@@ -27,7 +27,7 @@ class Anchor(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A pair of an anchor and a ground truth that contains the anchor's centre, or to which it is assigned.
+    """A pair of an anchor and a ground truth, which contains the anchor's centre or is assigned to the anchor.
 
     Attributes:
         truth: index of the ground truth.

@@ -35,7 +35,7 @@ class Page:
         known_issues: the ledger (excused failures) and findings (probable bugs of official code).
         coverage: what the batches exercised: rounding, ties, hazards and scopes.
         training: rows of the training comparison.
-        mutation: planted faults, and which of them were found.
+        mutation: planted faults, found and not found.
         benchmarks: times and synchronisations.
         walkthrough: every stage on one photograph; None if the run has no walkthrough.json.
         trend: sparklines of the implementations' results over the last runs; None for fewer than two runs.

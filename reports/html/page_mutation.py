@@ -62,7 +62,7 @@ def _counts(power: dict[str, dict[str, Any]]) -> Table:
 
 
 def _faults(lines: list[dict[str, Any]]) -> tuple[Table, Table]:
-    """Return two tables of faults: the visible one and the collapsed one."""
+    """Return two tables of faults: the visible table and the collapsed table."""
     missed = sum(line["result"] != "killed" for line in lines)
     visible = len(lines) if len(lines) <= MAX_UNFOLDED else min(max(missed, 1), MAX_UNFOLDED)
     rows = [

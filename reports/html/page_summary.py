@@ -221,7 +221,7 @@ def _shares(verdicts: dict[str, int]) -> list[Share]:
 
 
 def _not_tested(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return pairs of a subject that was not tested and the reason; equal reasons are merged, then equal subjects."""
+    """Return pairs of something untested (implementation, device or test) and the reason, merged if either is equal."""
     subjects: dict[str, list[str]] = {}
     for line in lines:
         subject = " on ".join(filter(None, (line["implementation"], line["device"])))

@@ -128,7 +128,7 @@ FAULTS: dict[type, str] = {
 
 
 def with_assigner(assigner: type) -> Implementation:
-    """Return an adapter of the article's code that uses the class `assigner` instead of its own one."""
+    """Return an adapter of the article's code that uses the class `assigner` instead of the article's assigner."""
 
     class Planted(ArticleAdapter):
         name = assigner.__name__

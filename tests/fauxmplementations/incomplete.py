@@ -11,7 +11,7 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 
 
 class Whole:
-    """The reference, with its assigner's results changed by `assignment` and those of its loss by `changed`."""
+    """The reference; subclasses change its assigner's results in `assignment`, and its loss's results in `changed`."""
 
     name, version = "whole", "1.0"
 

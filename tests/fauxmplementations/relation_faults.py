@@ -1,4 +1,4 @@
-"""Implementations for tests of metamorphic relations: faulty implementations, and correct ones."""
+"""Faulty and correct implementations for tests of metamorphic relations."""
 
 from dataclasses import replace
 from typing import Any

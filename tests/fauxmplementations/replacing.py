@@ -1,4 +1,4 @@
-"""Adapters that change code or state which others use: torch's, the official modules' and the suite's."""
+"""Adapters that change code or state of torch, of the official modules or of the suite."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""Adapters for tests of workers: a correct one, and others that hang, die, print or return wrong results."""
+"""Adapters for tests of workers: a correct adapter, and adapters that hang, die, print or return wrong results."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ class Right(ReferenceAdapter):
 
 
 class Double:
-    """Base class of the adapters: correct on batches without ground truths, failing on all others."""
+    """Base class of the adapters: correct on batches without ground truths, failing on all other batches."""
 
     name = "double"
     version = "1"

@@ -208,7 +208,7 @@ def shard_reader(folder: Path) -> Reader:
 
 
 def recorded_reader(folder: Path) -> Reader:
-    """Return the reader of recorded batches, which are larger than those of `case_reader`."""
+    """Return the reader of recorded batches, which are larger than the samples of `case_reader`."""
     path = folder / "recorded.safetensors"
     sample = min(recorded_cases(), key=lambda case: case.stat().st_size).read_bytes()
 

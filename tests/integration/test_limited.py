@@ -1,4 +1,4 @@
-"""Runs of adapters that declare what they do not support."""
+"""Runs of adapters that declare heads or batches that they do not support."""
 
 import json
 import sys

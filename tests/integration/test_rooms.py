@@ -1,6 +1,6 @@
 """The three packages import only permitted third-party packages.
 
-Import-linter checks imports between them.
+Imports between the three packages are checked by import-linter.
 """
 
 import ast
@@ -20,7 +20,7 @@ PACKAGES = tuple(FOLDERS)
 RUNS_CODE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 RUNS_CODE_CALLS = {"torch.load", "torch.save", "numpy.load", "np.load", "yaml.load"}
 IMPORTING = {"__import__", "import_module", "importorskip"}
-PYTEST_PLUGINS = {"pytest-benchmark", "pytest-xdist"}  # pytest loads them; no module imports them
+PYTEST_PLUGINS = {"pytest-benchmark", "pytest-xdist"}  # loaded by pytest; no module imports these
 
 
 def imported(source: str, package: str = "") -> set[str]:

@@ -1,6 +1,6 @@
 """Identification of dialects finds planted deviations: one choice, two choices, and some from real reports.
 
-If no batch distinguishes two sets of choices, either set may be named, if it explains all results. Cases 13 to 16 are
+If no batch distinguishes two sets of choices, identification may name either set. Cases 13 to 16 are
 the deviations from real reports.
 """
 

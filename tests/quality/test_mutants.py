@@ -376,7 +376,7 @@ def test_what_a_case_returns_is_no_part_of_the_match():
 
 
 def test_what_cannot_be_tried_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """`power` prints a reason and returns 2 for a pattern that matches nothing and for an invalid folder."""
+    """`power` prints a reason and returns 2 for a pattern that matches no mutant, and for an invalid folder."""
     few = ["power", "--mutants", "history", "--examples", "1", "--report-dir"]
     assert main([*few, str(tmp_path / "runs"), "--only", "nothing*"]) == 2
     assert "no mutant matches 'nothing*'" in capsys.readouterr().err

@@ -114,7 +114,7 @@ def assert_small(name: str, hit: Hit) -> None:
     "name", [pytest.param(name, marks=[pytest.mark.long] * large(name)) for name in FAULTS]
 )
 def test_found_where_outputs_alone_are_shown(name: str):
-    """If the adapter exposes only outputs, a fault is found at its stage or an indistinguishable one."""
+    """If the adapter exposes only outputs, a fault is found at its stage or at an indistinguishable stage."""
     fault = FAULTS[name]
     hit = found(faulty(fault, exposes_stages=False), fault.check)
     assert hit is not None, f"not found by test_{fault.check}"

@@ -8,7 +8,7 @@ from ultralytics.utils.tal import TaskAlignedAssigner
 steps = torch.arange(4.0, 64, 8)
 anchors = torch.cartesian_prod(steps, steps)  # of a 64x64 image, stride 8
 truths = torch.tensor([[[0.0, 0.0, 20.0, 20.0], [40.0, 40.0, 60.0, 60.0], [40.0, 40.0, 60.0, 60.0]]])
-boxes = torch.full((1, 64, 4), 500.0)  # no prediction overlaps any of them
+boxes = torch.full((1, 64, 4), 500.0)  # the same box for every anchor, overlapping no ground truth
 assigner = TaskAlignedAssigner(topk=10, num_classes=1, alpha=0.5, beta=6.0, stride=[8, 16])
 given = torch.full((1, 64, 1), 0.5), boxes, anchors, torch.zeros(1, 3, 1), truths, torch.ones(1, 3, 1)
 _, targets, _, foreground, _ = assigner(*given)

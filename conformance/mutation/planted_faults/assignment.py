@@ -116,7 +116,7 @@ def eleven_for_ten(metric: Tensor, k: int) -> Tensor:
 
 @fault(at="tal_reference.assignment.top_k", outputs_stages=LEFT_OUT)
 def zeros_do_not_compete(metric: Tensor, k: int) -> Tensor:
-    """Return the k best anchors of each ground truth, without those whose metric is zero."""
+    """Return the k best anchors of each ground truth, without anchors whose metric is zero."""
     return _top_k(metric, k) & (metric > 0)
 
 
@@ -228,7 +228,7 @@ _normalised = tal_reference.assignment.normalised
 def widened_target_box(
     truths: GroundTruths, positives: Tensor, weights: Tensor, trace: Any = None
 ) -> Targets:
-    """Return targets whose boxes are the widened ground truths instead of the annotated ones."""
+    """Return targets whose boxes are the widened ground truths instead of the annotated boxes."""
     wide = GroundTruths(truths.labels, tal_reference.assignment.widened(truths.boxes, (16, 16)))
     return _targets_of(wide, positives, weights, trace)
 
@@ -259,7 +259,7 @@ class _Selected:
     also={"tal_reference.assignment.settle_contested": _Selected.settle_contested},
 )
 def weights_before_conflict(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Return weights normalised by the best of all selected anchors, not only of the positives."""
+    """Return weights normalised by the largest metric of all selected anchors, not of the positives only."""
     taken = _Selected.selected
     best_metric = (metric * taken).amax(1, keepdim=True)
     best_overlap = (overlap * taken).amax(1, keepdim=True)

@@ -119,7 +119,7 @@ def _double(level: Tensor) -> None:
 
 @calling("frozen-maps", "CALL-2")
 def frozen_map_raises(memory: Memory, call: Asked) -> Loss:
-    """Return a loss that registers a hook on every feature map, which raises if one requires no gradient."""
+    """Return a loss that registers a hook on every feature map, which raises if a map requires no gradient."""
     if torch.is_grad_enabled() and any(level.requires_grad for level in call.maps):
         for level in call.maps:
             level.register_hook(lambda gradient: gradient)
@@ -331,7 +331,7 @@ def declares_a_reduction_and_has_none(memory: Memory, call: Asked) -> Loss:
 
 
 def correct(reduces: str | None) -> Any:
-    """Return the code of a loss without a fault. It reduces N (sum of target scores) over processes as declared."""
+    """Return a correct loss as a `Behaviour`; it reduces N (sum of target scores) over processes by `reduces`."""
 
     def behaviour(memory: Memory, call: Asked) -> Loss:
         loss = call.loss()

@@ -42,7 +42,7 @@ def _without_rest(values: Tensor, size: int) -> Tensor:
 
 @fault(at="tal_reference.assignment.candidates_of", outputs_stages=SEEN_LATER)
 def candidates_in_chunks_of_64(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Return candidates; ground truths after the last whole chunk of 64 have none."""
+    """Return candidates, without candidates of the ground truths after the last whole chunk of 64."""
     return _without_rest(_candidates_of(truths, centres, floor), 64)
 
 

@@ -75,7 +75,7 @@ def anchor_index_of_16_bits(metric: Tensor, k: int) -> Tensor:
 
 @fault(at="tal_reference.assignment.candidates_of", outputs_stages=LEFT_OUT)
 def candidate_pairs_end_at_65536(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Return the first 65,536 candidates of an image and no others, as from a list of fixed length."""
+    """Return only the first 65,536 candidates of an image, as from a list of fixed length."""
     candidates = _candidates_of(truths, centres, floor)
     places = candidates.flatten().cumsum(0).view_as(candidates)
     return candidates & (places <= 2**16)

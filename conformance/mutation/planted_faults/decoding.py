@@ -66,7 +66,7 @@ def _of_last_level(feature_maps: Sequence[Tensor], head: Head) -> tuple[int, int
     return rows * head.strides[-1], columns * head.strides[-1]
 
 
-# The input size is that of the last level, which differs unless the last stride divides the size.
+# The input size is computed from the last level: a difference unless the last stride divides the size.
 enter(
     "size_of_the_last_level",
     {

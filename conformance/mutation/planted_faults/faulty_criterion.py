@@ -34,7 +34,7 @@ class Asked:
     numbers: Hyperparameters
 
     def loss(self, **changes: Any) -> Loss:
-        """Return the reference's loss for these arguments; `changes` replaces some of them."""
+        """Return the reference's loss for these arguments; `changes` replaces some arguments."""
         call = replace(self, **changes)
         return ReferenceAdapter().loss(call.maps, call.rows, call.head, call.numbers)
 

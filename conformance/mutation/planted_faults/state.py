@@ -136,7 +136,7 @@ def warm_up_of_ten_calls(memory: Memory, call: Asked) -> Loss:
 
 @state("equal-shapes")
 def items_cached_by_shape(memory: Memory, call: Asked) -> Loss:
-    """Return a loss whose items are those of the first batch with the same shapes."""
+    """Return a loss that returns the items of the first batch with the same shapes."""
     loss = call.loss()
     key = call.rows.shape, *(level.shape for level in call.maps)
     items = memory.setdefault(key, loss.items)

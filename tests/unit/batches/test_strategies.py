@@ -198,7 +198,7 @@ def test_most_batches_are_not_trivial():
 
 
 def test_many_batches_have_one_answer_alone():
-    """At least 30 % of the drawn batches have a unique assignment, because they have no hazard of ties."""
+    """At least 30 % of the drawn batches have no hazard of ties, so that their assignment is unique."""
     unique = [batch.hazards for batch in built(EVERY) if not AMBIGUOUS & batch.hazards]
     assert len(unique) >= 0.3 * DRAWS
     assert sum("contested_selection" in hazards for hazards in unique) >= 0.05 * DRAWS
@@ -327,7 +327,7 @@ def test_a_hidden_assignment_of_training_size_is_judged():
 
 
 def test_the_first_batch_of_training_size_is_the_whole_size():
-    """The simplest batch of training size has 300 ground truths per image: it is often a run's only one."""
+    """The simplest batch of training size, often a run's only batch of this size, has 300 ground truths per image."""
     simplest = find(training_size(), lambda _: True)
     assert {len(truths) for truths in simplest.images} == {300}
 

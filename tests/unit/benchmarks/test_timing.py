@@ -47,7 +47,7 @@ def test_a_slow_implementation_is_seen_whatever_the_machine_does():
 
 @pytest.mark.parametrize("raises_in", [0, 2])
 def test_one_that_raises_leaves_the_others_their_times(raises_in: int):
-    """If one operation raises in its verifying call or in round 2, all other operations are still timed."""
+    """If an operation raises in the first, untimed call or in round 2, all other operations are still timed."""
     clock = FakeClock()
     operations = {
         "first": taking(clock, "first", lambda _: 1),
@@ -128,7 +128,7 @@ def test_the_wall_clock_moves_forward():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_cuda_clock_sees_what_the_device_does_after_the_call_returned():
-    """The CUDA clock measures queued work: 20 matrix products take longer than one, though the call returns at once."""
+    """The CUDA clock measures queued work: 20 products take longer than one, although all calls return at once."""
     clock = clock_of("cuda")
     matrix = torch.ones(2048, 2048, device="cuda")
 

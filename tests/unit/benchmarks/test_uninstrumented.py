@@ -104,7 +104,7 @@ def test_somebody_elses_adapter_is_timed_as_it_is_unless_it_says_otherwise():
 
 
 class Derived(ReferenceAdapter):
-    """An adapter whose results differ from those of its parent class."""
+    """An adapter whose results differ from the results of its parent class."""
 
 
 def test_an_adapter_derived_from_ours_is_not_replaced():

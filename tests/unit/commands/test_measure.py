@@ -1,4 +1,4 @@
-"""Command `measure`: it reports failing batches of an implementation, and measures errors on all others."""
+"""Command `measure`: it reports failing batches of an implementation, and measures errors on all other batches."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files are opened only if they are regular and of limited size.
+"""Only regular files of limited size are opened.
 
 A pipe could block the suite, and a huge file could exhaust the memory.
 """

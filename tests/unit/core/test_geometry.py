@@ -1,6 +1,6 @@
-"""Anchors, decoding and metric of generated batches equal those of the separately written reference.
+"""The judge's geometry (anchors, decoding, metric) gives the same values as the separately written reference.
 
-Where generator and reference may round differently, results agree within torch's default tolerance of the dtype.
+Where the two may round differently, results agree within torch's default tolerance of the dtype.
 """
 
 import pytest
@@ -25,7 +25,7 @@ def double(recipe: Recipe) -> Batch:
 @quickly
 @given(recipe=recipes())
 def test_anchors(recipe: Recipe):
-    """ANC-1: anchors equal those of the reference."""
+    """ANC-1: `anchors` returns the reference's anchors."""
     batch = recipe.build()
     centres, strides = layout.anchors(batch.grids, batch.head.strides)
     expected = tal_reference.make_anchors(batch.feature_maps, batch.head)
@@ -50,7 +50,7 @@ def test_flatten_and_fold(recipe: Recipe):
 @quickly
 @given(recipe=recipes(bins=(1, 2, 4, 16, 32)))
 def test_decode(recipe: Recipe):
-    """DEC-1, DEC-2: decoded boxes equal those of the reference."""
+    """DEC-1, DEC-2: decoded boxes equal the reference's."""
     batch = double(recipe)
     anchors = tal_reference.make_anchors(batch.feature_maps, batch.head)
     logits, _ = tal_reference.flatten(batch.feature_maps, batch.head)
@@ -73,7 +73,7 @@ def test_pixel_boxes(recipe: Recipe):
 @quickly
 @given(recipe=recipes(small_boxes=True))
 def test_candidates_overlap_and_metric(recipe: Recipe):
-    """TAL-CAND-1, TAL-CAND-2, IOU-1, TAL-MET-1: candidates, overlap and metric equal those of the reference."""
+    """TAL-CAND-1, TAL-CAND-2, IOU-1, TAL-MET-1: candidates, overlap and metric equal the reference's."""
     batch = recipe.build()
     content = Content(batch)
     anchors = tal_reference.make_anchors(batch.feature_maps, batch.head)

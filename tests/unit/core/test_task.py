@@ -70,7 +70,7 @@ def test_the_facts_of_a_task_agree_with_each_other(task: Task):
 
 
 def test_detection():
-    """Stages, items and channels of the detection task are fixed: case files, run logs and reports rely on them."""
+    """Stages, items and channels of the detection task are fixed, because case files, logs and reports use them."""
     assert list(DETECT.clauses) == [
         *("decode", "candidates", "overlap", "metric", "top-k", "conflict", "targets", "normalisation"),
         *("cls", "box", "dfl", "total", "gradients"),

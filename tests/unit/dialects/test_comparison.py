@@ -74,7 +74,7 @@ def test_a_difference_that_no_ordinary_batch_exercises():
 
 
 def test_a_deviation_from_the_own_dialect_is_listed():
-    """If an implementation declares the newest dialect but follows an older one, its deviation is listed."""
+    """If an implementation declares the newest dialect but follows an older dialect, the deviation is listed."""
     comparison = compare(reference_in(NEWEST, "A"), reference_in(OLD, "B", declares=NEWEST))
     assert not comparison.same
     assert comparison.differences == []

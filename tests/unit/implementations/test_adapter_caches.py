@@ -37,7 +37,7 @@ def test_losses_of_heads_that_are_gone_are_not_kept(new: Any):
 
 @pytest.mark.parametrize("project", [CoreYOLO, DocLayoutYOLO, LibreYOLO, YOLO9])
 def test_nor_are_those_of_other_projects(project: Any, monkeypatch: pytest.MonkeyPatch):
-    """Adapters of other projects, with stubs for their packages, cache at most one criterion."""
+    """Adapters of other projects, with stubs for the projects' packages, cache at most one criterion (loss object)."""
     monkeypatch.setattr(importlib, "import_module", MagicMock())
     adapter = project("1.0.0")
     assert adapter._criterion.cache_parameters()["maxsize"] == 1

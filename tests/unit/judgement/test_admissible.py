@@ -1,4 +1,4 @@
-"""Assignments that are admissible despite ties: the oracle accepts exactly those that enumeration yields.
+"""Assignments that ties permit: the oracle accepts exactly the assignments that enumeration yields.
 
 A problem has at most six anchors and three ground truths, with values from three levels, so that most
 problems have many ties. `Problem` enumerates every assignment that results from breaking the ties in some

@@ -81,7 +81,7 @@ def judged(adapter: Any, recipe: Recipe) -> Failure:
 
 
 def failures_of(adapter: Any, lane: str, number: int = 60) -> list[Failure]:
-    """Return the failures of an adapter on `number` batches of the strategy named `lane`."""
+    """Return the failures of an adapter on `number` batches of the Hypothesis strategy named `lane`."""
     found = []
     for recipe in sample_recipes(STRATEGIES[lane], number):
         try:

@@ -62,7 +62,7 @@ def test_an_invalid_tolerance_allows_no_difference(bound: float):
 @pytest.mark.parametrize("others", [BOUND, 0 * BOUND, -0.0 * BOUND])
 @pytest.mark.parametrize("bound", [math.nan, -1.0, 0.0, -0.0])
 def test_a_wrong_number_does_not_hide_among_right_ones(bound: float, others: Tensor):
-    """One wrong value in a tensor is found, for tolerances that are NaN, negative, 0.0 or -0.0."""
+    """One wrong value in a tensor is found if its tolerance is NaN, negative, 0.0 or -0.0."""
     here = (changed(3.0005) != EXPECTED).nonzero(as_tuple=True)
     bounds = others.index_put(here, torch.tensor(bound, dtype=others.dtype))
     with pytest.raises(Mismatch):

@@ -1,4 +1,4 @@
-"""Losses that hide non-finite predictions are found: they replace or clamp the values, or leave out the image."""
+"""Losses that hide non-finite predictions are found, whether by replacing, by clamping or by leaving out the image."""
 
 from collections.abc import Callable
 from dataclasses import replace

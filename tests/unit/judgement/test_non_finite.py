@@ -1,4 +1,4 @@
-"""Non-finite predictions: implementations that spread or replace NaN are found; correct ones conform."""
+"""Non-finite predictions: implementations that spread or replace NaN are found, and correct implementations conform."""
 
 from dataclasses import replace
 from functools import partial

@@ -89,7 +89,7 @@ def subject(adapter: Any) -> Subject:
 
 
 class HalfScores(OutputsOnly):
-    """An assigner whose target scores are half as large as the correct ones."""
+    """An assigner whose target scores are half as large as the correct scores."""
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         found: Assignment = super().assign(inputs)

@@ -62,7 +62,7 @@ def entry(tmp_path: Path) -> KnownIssue:
 
 
 def mine(version: str = "1.2", name: str = "mine") -> Subject:
-    """Return an adapter as test subject that behaves like 8.4.127, but declares the newest dialect."""
+    """Return an adapter that behaves like 8.4.127, but declares the newest dialect, with its device."""
     made = implementation_from(ReferenceAdapter(DIALECTS["ultralytics-8.4.127"]), name)
     return Subject(replace(made, name=name, version=version, dialect=NEWEST), "cpu")
 

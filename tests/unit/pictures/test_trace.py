@@ -1,4 +1,4 @@
-"""Traces of the assignment of an image: values are the reference's, and the text agrees with them."""
+"""Traces of an image's assignment have the reference's values, and the text agrees with these values."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Properties shared by all failing batches: a planted one is listed first, a coincidental one is removed."""
+"""Of the properties shared by all failing batches, the causing property is listed first; coincidences are removed."""
 
 from collections.abc import Callable
 from functools import cache

@@ -1,4 +1,4 @@
-"""Hypothesis shrinks one failure of a cause; later tests with the cause report their first failing batch."""
+"""Hypothesis shrinks one failure of a cause; later tests that fail for this cause report their first failing batch."""
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -88,7 +88,7 @@ def test_a_used_up_budget_ends_shrinking_at_the_smallest_failure_so_far():
 
 
 def test_a_batch_close_to_its_bound_is_no_smaller_example_of_a_clear_failure():
-    """A failure of 90 times the bound is reported on its smallest batch (30 rows), not on smaller ones of 2 times."""
+    """If 20 to 29 rows exceed the bound 2 times and larger batches 90 times, the batch with 30 rows is reported."""
     assert run_test(ShrinkBudget(), errors="2.0 if rows < 30 else 90.0")[0] == 30
 
 

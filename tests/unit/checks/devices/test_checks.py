@@ -1,4 +1,4 @@
-"""Checks of DEVICE-1 to DEVICE-3: violating implementations are found, and conforming ones are accepted."""
+"""Checks of DEVICE-1 to DEVICE-3: violating implementations are found, and conforming implementations are accepted."""
 
 from dataclasses import replace
 from itertools import count

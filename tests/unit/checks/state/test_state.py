@@ -1,4 +1,4 @@
-"""Results that depend on earlier calls are found, and the sequence of calls is reduced to the shortest failing one."""
+"""Results that depend on earlier calls are found, and the failing sequence of calls is made as short as possible."""
 
 from pathlib import Path
 from typing import Any

@@ -137,7 +137,7 @@ DEADLY = {"Hangs", "Dies", "IsKilled", "Garbage"}
 @pytest.mark.slow
 @pytest.mark.parametrize("double", FAILURES)
 def test_a_failure_is_of_its_batch_alone(doubles: Doubles, double: str):
-    """After a failing batch the next batch conforms, in a new worker process if the old one died."""
+    """After a failing batch the next batch conforms, in a new worker process if the old process died."""
     execute(doubles.implementation, EMPTY)
     before = doubles.worker.starts
     doubles.worker.timeout = 2.0 if double == "Hangs" else 60.0

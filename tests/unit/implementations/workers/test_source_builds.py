@@ -57,7 +57,7 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 
 
 def archive(index: Path, files: dict[str, str]) -> None:
-    """Write a source release into an index."""
+    """Write a source release into the folder of a package index."""
     with tarfile.open(index / f"{FOLDER}.tar.gz", "w:gz") as tar:
         for name, text in files.items():
             content = text.encode()
