@@ -70,7 +70,7 @@ class OutOfTime(Exception):
 
 @dataclass
 class Bench:
-    """The benchmarks of a run: the first request for a case times the case for all implementations.
+    """The benchmarks of a run. The first request for a case times all implementations on that case.
 
     Attributes:
         implementations: the timed implementations, by name.

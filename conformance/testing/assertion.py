@@ -49,7 +49,7 @@ def assert_conforms(
         The result, with verdict, counts, causes and report.
 
     Raises:
-        DoesNotConform: the run did not pass; an AssertionError whose message is the result in words.
+        DoesNotConform: the run did not pass. The error is an AssertionError whose message is the result as text.
         UnknownImplementation: the implementation was not found or does not follow the protocol.
         CannotFork: the object exists in this process only, which cannot be copied.
     """

@@ -387,7 +387,7 @@ def same_choice(one: Positives, other: Positives) -> bool:
 
 
 def gradient_on(batch: Batch, choice: Positives) -> Sequence[Tensor]:
-    """Return the gradient of the reference's total loss with respect to the feature maps, for given positives."""
+    """Return the gradients of the reference's total loss with respect to the feature maps, for given positives."""
     maps = [level.clone().requires_grad_() for level in batch.feature_maps]
     predictions = predictions_of(replace(batch, feature_maps=tuple(maps)))
     items = loss_items(predictions, replayed(batch, choice), batch.head, batch.hyperparameters)

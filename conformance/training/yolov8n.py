@@ -74,7 +74,7 @@ class Progress:
         step: number of the step.
         total: the value of the loss that is differentiated.
         overlap: mean CIoU of the positives with their ground truths (TAL-MET-1).
-        score: mean over the ground truths of the best score that a positive has for the right class.
+        score: mean over the ground truths of the largest score that one of its positives has for the right class.
     """
 
     step: int

@@ -21,7 +21,7 @@ class Cause:
     """Failures (or declared differences) of one implementation that have the same cause, and are reported as one.
 
     Attributes:
-        lines: the `divergence` or `difference` lines of the log, the best example first.
+        lines: the `divergence` or `difference` lines of the log; the clearest, smallest example comes first.
         batches: number of judged batches that failed for this cause; None if unknown.
         choice: the choice of a dialect that explains the failures, in words; "" if no choice does.
         follows: causes at other stages, or with another summary, that follow from this cause; `lines` includes their

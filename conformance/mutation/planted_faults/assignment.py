@@ -47,7 +47,7 @@ def only_horizontally_inside(boxes: Tensor, centres: Tensor, floor: tuple[int, i
     return torch.minimum(centres[:, 0] - wide[..., 0], wide[..., 2] - centres[:, 0])
 
 
-# If the best overlap happens to equal the reference's, the report names the stage "metric".
+# If the largest overlap happens to equal the reference's, the report names the stage "metric".
 @fault(
     at="tal_reference.assignment.ciou",
     outputs_stages=(
@@ -122,7 +122,7 @@ def zeros_do_not_compete(metric: Tensor, k: int) -> Tensor:
 
 @fault(at="tal_reference.assignment.top_k")
 def threshold_for_top_k(metric: Tensor, k: int) -> Tensor:
-    """Return all anchors with at least the k-th largest metric: more than k if several anchors have it."""
+    """Return all anchors with at least the k-th largest metric: more than k if several anchors have this metric."""
     return metric >= metric.topk(k, dim=1).values[:, -1:]
 
 
@@ -268,7 +268,7 @@ def weights_before_conflict(metric: Tensor, overlap: Tensor, positives: Tensor) 
 
 @fault(at="tal_reference.assignment.normalised")
 def clamped_for_added_eps(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Return weights whose denominator is the best metric clamped at eps, instead of eps added to it."""
+    """Return weights whose denominator is the largest metric clamped at eps, instead of this metric plus eps."""
     metric, overlap = metric * positives, overlap * positives
     best = metric.amax(1, keepdim=True).clamp(min=NORMALISATION_EPS)
     return (metric * overlap.amax(1, keepdim=True) / best).sum(0)
@@ -276,7 +276,7 @@ def clamped_for_added_eps(metric: Tensor, overlap: Tensor, positives: Tensor) ->
 
 @fault(at="tal_reference.assignment.normalised")
 def not_scaled_by_overlap(metric: Tensor, overlap: Tensor, positives: Tensor) -> Tensor:
-    """Return weights that are not multiplied by the best overlap, so that the best positive has weight 1."""
+    """Return weights not multiplied by the largest overlap: the positive with the largest metric has weight 1."""
     metric = metric * positives
     return (metric / (metric.amax(1, keepdim=True) + NORMALISATION_EPS)).sum(0)
 

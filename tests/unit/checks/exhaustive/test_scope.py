@@ -20,7 +20,7 @@ small_by_name = pytest.mark.parametrize("scope", SMALL_SCOPES, ids=lambda scope:
 
 
 def enumerated(scope: Scope) -> set[tuple[object, ...]]:
-    """Return a scope's images, from nested loops, as a set of (ground truths, prediction of each anchor)."""
+    """Return a scope's images, enumerated by nested loops, as a set of (ground truths, prediction of each anchor)."""
     height, width = scope.size
     low, step = -scope.margin, scope.lattice
     boxes = [
