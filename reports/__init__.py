@@ -1,4 +1,4 @@
-"""Run logs and their reports: write a log while a run goes on, read it, summarise it and render it. Needs no torch.
+"""Run logs and their reports: write a log while a run goes on, read it, summarise it and render it, without torch.
 
     log = RunLog.create("reports/runs")
     log.append("run", profile="dev", ...)

@@ -37,7 +37,7 @@ def listed(words: list[str]) -> str:
 
 
 def real(value: Any) -> float | None:
-    """Return a log's number as a float, or None if the value is not a number; logs write `inf`, `nan` as strings."""
+    """Return a log's number as a float, or None for other values; the strings `inf` and `nan` are numbers too."""
     if isinstance(value, bool) or (
         not isinstance(value, (int, float)) and value not in ("inf", "-inf", "nan")
     ):

@@ -105,7 +105,7 @@ class Bench:
         ]
 
     def cost(self, benchmark: Benchmark) -> Cost:
-        """Return the times of a benchmark and their ratio; the first call measures them.
+        """Return the times of a benchmark and their ratio; the first call measures the times.
 
         Raises:
             ImplementationFailed: the implementation raised, or violated the protocol.

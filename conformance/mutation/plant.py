@@ -119,7 +119,7 @@ class Found:
 
     @property
     def expected(self) -> tuple[str, ...]:
-        """Stages that the report may name; empty if it may name any stage, because the assignment is not visible."""
+        """Stages that the report may name; empty if every stage is allowed, because the assignment is not visible."""
         mode = base_mode(self.mode)
         if mode == HIDDEN and self.fault.implementation is None:
             return ()

@@ -105,7 +105,7 @@ def build_once(build: Callable[[], Batch]) -> Callable[[], Batch]:
 
 
 def checks_of(mutants: Literal["first", "last"]) -> list[Check]:
-    """Return the checks that judge mutants "first" (fast checks) or "last" (slow checks), as they declare."""
+    """Return the checks declared to judge mutants first (fast checks) or last (slow checks), depending on `mutants`."""
     return [check for check in CHECKS.values() if check.mutants == mutants]
 
 

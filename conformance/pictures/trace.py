@@ -187,7 +187,10 @@ class ImageTrace:
         return pairs
 
     def _outside(self, indices: Tensor) -> list[list[Any] | None]:
-        """Return for each anchor the nearest ground truth, and the distance in pixels of the centre outside its box.
+        """Return for each anchor the nearest ground truth, and the distance of the centre from its box in pixels.
+
+        The distance is negative inside the box; a small box is widened first (TAL-CAND-2). Without ground truths, the
+        list contains None for every anchor.
 
         Args:
             indices: (N,) indices of the anchors.

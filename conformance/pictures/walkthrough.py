@@ -266,7 +266,7 @@ def fitting(box: Sequence[float], stride: int) -> int:
 
 
 def static_cells(box: Sequence[float], stride: int, rows: int, columns: int) -> list[tuple[int, int]]:
-    """Return column and row of the cell with a box's centre, and of its nearest neighbours in x and in y.
+    """Return column and row of the cell with a box's centre, and of this cell's nearest neighbours in x and in y.
 
     Args:
         box: xyxy in pixels.

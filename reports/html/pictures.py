@@ -164,7 +164,7 @@ def _dots(level: dict[str, Any], number: int, unit: float) -> Dots:
 
 
 def _first(picture: dict[str, Any], named: set[int], limit: int) -> set[int]:
-    """Return the indices of at most `limit` ground truths to draw; those with labels have priority."""
+    """Return the indices of at most `limit` ground truths to draw; ground truths with labels have priority."""
     ordered = sorted(range(len(picture["truths"])), key=lambda number: (number not in named, number))
     return set(ordered[:limit])
 

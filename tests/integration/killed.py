@@ -64,7 +64,7 @@ def read_all(pipe: int) -> int:
 
 
 def run_once(folder: Path, seconds: float | None) -> tuple[int, int, Path | None]:
-    """Start the suite and kill it after `seconds`; if None, wait for its end.
+    """Start the suite and kill its process after `seconds`; if `seconds` is None, wait for the end.
 
     Returns:
         The wait status of the process, the number of judged batches, and the run's folder, if it exists.

@@ -87,7 +87,7 @@ def _in_ground_truths(name: str, replacement: Any) -> None:
 
 
 def _first_256(annotations: Tensor, images: int, size: tuple[int, int], *_: Any) -> list[GroundTruths]:
-    """Return ground truths of a batch; in an image with more than 256, all after the first 256 have boxes of zeros."""
+    """Return the ground truths of a batch, with boxes of zeros for all but the first 256 ground truths of an image."""
     truths = _ground_truths(annotations, images, size)
     places = [torch.arange(len(image), device=image.boxes.device) for image in truths]
     return [

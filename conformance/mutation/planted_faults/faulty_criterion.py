@@ -131,7 +131,7 @@ USAGE_FAULTS: dict[str, UsageFault] = {}
 
 
 def calling(way: str, clause: str, reduces: str | None = None) -> Callable[[Behaviour], Behaviour]:
-    """Return a decorator that registers a faulty loss; the check that calls the loss in the given way must find it."""
+    """Return a decorator that registers a faulty loss, to be found by the check that calls a loss in the way `way`."""
     check = "calling_slowly" if way in ("compile", "two-processes") else "calling"
 
     def register(behaviour: Behaviour) -> Behaviour:
@@ -145,7 +145,7 @@ def calling(way: str, clause: str, reduces: str | None = None) -> Callable[[Beha
 
 
 def state(sequence: str, clause: str = "STATE-1", shared: bool = False) -> Callable[[Behaviour], Behaviour]:
-    """Return a decorator that registers a faulty loss; the check with the named sequence of calls must find it."""
+    """Return a decorator that registers a faulty loss, to be found by the check of the call sequence `sequence`."""
 
     def register(behaviour: Behaviour) -> Behaviour:
         name = behaviour.__name__

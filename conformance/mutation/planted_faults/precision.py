@@ -25,7 +25,7 @@ def _low() -> torch.dtype | None:
 
 
 def _rounded(values: Tensor) -> Tensor:
-    """Return values rounded to the dtype of autocast, in their own dtype; unchanged without autocast."""
+    """Return values rounded to autocast's dtype, in their own dtype; without autocast, return the values unchanged."""
     low = _low()
     return values if low is None else values.to(low).to(values.dtype)
 

@@ -56,7 +56,7 @@ def rotated_batch() -> Batch:
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_the_facts_of_a_task_agree_with_each_other(task: Task):
-    """Stage names of a task are unique constants of `StageName`; its terms and items refer to existing fields."""
+    """A task's stage names are unique constants of `StageName`; its terms and items refer to existing fields."""
     constants = {value for name, value in vars(StageName).items() if name.isupper()}
     names = [stage.name for stage in task.stages]
     assert len(set(names)) == len(names)

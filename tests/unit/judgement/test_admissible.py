@@ -249,7 +249,7 @@ def test_outputs_alone_of_very_small_problems(problem: Problem):
 @examples(50)
 @given(problems())
 def test_outputs_alone(problem: Problem):
-    """Without topk2, enumerated assignments are accepted; others that differ in 1 or 2 anchors are rejected."""
+    """Without topk2, enumerated assignments are accepted; assignments that differ in 1 or 2 anchors are rejected."""
     assert_exact(problem)
 
 
@@ -267,7 +267,7 @@ def test_outputs_alone_of_very_small_problems_with_topk2(problem: Problem):
 @given(problems(topk2=True))
 @example(WON_BY_A_THIRD_WHO_KEEPS_IT)
 def test_outputs_alone_with_topk2(problem: Problem):
-    """With topk2, enumerated assignments are accepted; others that differ in 1 or 2 anchors are rejected."""
+    """With topk2, enumerated assignments are accepted; assignments that differ in 1 or 2 anchors are rejected."""
     assert_exact(problem)
 
 

@@ -115,7 +115,7 @@ def test_what_is_not_on_record_is_not_excused(tmp_path: Path, entry: KnownIssue,
 
 
 class TwoFaults(ReferenceAdapter):
-    """An adapter with the divergence in the ledger, and a class loss that is three times too large."""
+    """An adapter with the divergence that the test's ledger lists, and a class loss that is three times too large."""
 
     def loss(self, *arguments: Any) -> Loss:
         honest = super().loss(*arguments)

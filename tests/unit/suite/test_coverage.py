@@ -43,7 +43,7 @@ def test_near_ties_are_counted_by_the_judge():
 
 
 def test_every_clause_is_accounted_for():
-    """`REACHED_BY` lists exactly the clauses that the reference cites, and T1 to T4 and NONFINITE-1."""
+    """`REACHED_BY` lists exactly the clauses that the reference cites, the ambiguities T1 to T4, and NONFINITE-1."""
     folder = Path(tal_reference.__file__).parent
     text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     cited = set(re.findall(r"\b(?:PRE|ANC|DEC|ANN|IOU|(?:TAL|LOSS)-[A-Z]+)-\d\b", text))

@@ -1,4 +1,4 @@
-"""The simulated device rejects operations on mixed devices as PyTorch does; tested without a CUDA device."""
+"""The simulated device rejects operations on mixed devices as PyTorch does. The tests need no CUDA device."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The file history.jsonl, with an entry for each run; comparisons of runs, and trends."""
+"""The file history.jsonl, which has an entry for each run, and comparisons and trends from these entries."""
 
 import json
 from pathlib import Path
