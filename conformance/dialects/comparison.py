@@ -1,7 +1,7 @@
 """Compare two implementations: list the differences that matter for training."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -10,6 +10,7 @@ from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.batches.strategies import recipes
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.progress import Advance, no_progress
+from tal_conformance.core.verdicts import Verdict
 from tal_conformance.dialects.choices import Choice, choices_between, differ, failure_on, strategies_for
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
@@ -67,7 +68,8 @@ class Comparison:
     Attributes:
         first, second: the compared implementations.
         differences: choices in which their dialects differ.
-        unexpected: failures of an implementation to conform to its own dialect.
+        unexpected: failures of an implementation to conform to its own dialect: the smallest one for each stage and
+            clause.
         batches: number of batches on which each implementation was judged by its own dialect.
     """
 
@@ -103,7 +105,17 @@ def compare(first: Implementation, second: Implementation, advance: Advance = no
         failure for implementation in (first, second) for failure in violations(implementation, advance)
     ]
     strategies = min(len(strategies_for(implementation)) for implementation in (first, second))
-    return Comparison(first, second, differences, unexpected, BATCHES_PER_STRATEGY * strategies)
+    batches = BATCHES_PER_STRATEGY * strategies
+    return Comparison(first, second, differences, smallest_of_each(unexpected), batches)
+
+
+def smallest_of_each(failures: Iterable[Failure]) -> list[Failure]:
+    """Return for each implementation, stage and clause the failure on the batch with the fewest anchors."""
+    found: dict[tuple[str, Verdict, str, str], Failure] = {}
+    for failure in sorted(failures, key=lambda failure: failure.batch.images * failure.batch.anchors):
+        name = failure.subject.implementation.name
+        found.setdefault((name, failure.verdict, failure.stage, failure.clause), failure)
+    return list(found.values())
 
 
 def failure_with_old_choice(second: Implementation, before: Dialect, choice: Choice) -> Failure | None:
@@ -176,6 +188,8 @@ def format_comparison(comparison: Comparison) -> list[str]:
     for failure in comparison.unexpected:
         lines += ["", f"  {failure.subject.implementation.name} deviates from its own dialect:"]
         lines += textwrap.indent(str(failure), "    ").splitlines()
+    for name in dict.fromkeys(failure.subject.implementation.spec for failure in comparison.unexpected):
+        lines += ["", f"  tal-conformance identify {name}: finds the choices that explain this"]
     if not comparison.unexpected:
         lines += ["", f"  No other difference was found on {comparison.batches} batches."]
     return lines

@@ -68,6 +68,8 @@ OTHER_PROJECTS = ("yolo9", "libreyolo", "coreyolo", "doclayout-yolo")
 """Names of projects that are fetched, with or without `==X.Y.Z`."""
 GIVEN: dict[str, Any] = {}
 """Adapters of this process without an importable name, by the name that `find` accepts for them."""
+TREE = "ultralytics@"
+"""Beginning of the name of a source tree of Ultralytics; the rest is its path."""
 BARE_VERSION = re.compile(r"v?(\d+(?:\.\d+)+[\w.+-]*)")
 """A version without a package name, which selects the release of Ultralytics."""
 
@@ -76,8 +78,9 @@ def find(name: Any, isolate: bool = False, guarded: bool = True) -> Implementati
     """Return the implementation that a value of `--implementation`, or an object, selects.
 
     Args:
-        name: a registered implementation or project, `package==X.Y.Z`, a version of Ultralytics,
-            `package.module:object` or `path/to/file.py:object`; or an adapter, or a class or function that makes one.
+        name: a registered implementation or project, `package==X.Y.Z`, a version of Ultralytics, `ultralytics@PATH` for
+            a source tree, `package.module:object` or `path/to/file.py:object`; or an adapter, or a class or function
+            that makes one.
         isolate: run a user's object in a worker process, if `name` is a text; an object always runs in this process.
         guarded: reject a user's object whose import changes this process.
 
@@ -96,7 +99,7 @@ def find(name: Any, isolate: bool = False, guarded: bool = True) -> Implementati
         return implementation_from(GIVEN[name], name)
     if version := BARE_VERSION.fullmatch(name):
         return find(f"ultralytics=={version.group(1)}")
-    if "==" in name or name in OTHER_PROJECTS:
+    if "==" in name or name in OTHER_PROJECTS or name.startswith(TREE):
         return implementation_from(_fetched(name), name)
     if isolate and ":" in name:
         return implementation_from(_isolated(name), name)
@@ -111,7 +114,7 @@ def find(name: Any, isolate: bool = False, guarded: bool = True) -> Implementati
         raise UnknownImplementation(
             f"unknown implementation {name!r}{suggestion(name, known) or '.'} Choose one of {', '.join(known)}; "
             "or give your own as package.module:object or path/to/file.py:object; or a release as X.Y.Z or "
-            "ultralytics==X.Y.Z"
+            "ultralytics==X.Y.Z, or a source tree of it as ultralytics@PATH"
         )
     with imports_change_nothing(name) if guarded else nullcontext():
         module = _module_from_file(Path(where)) if where.endswith(".py") else _module(where)
@@ -143,16 +146,22 @@ def _attribute(module: ModuleType, where: str, attribute: str) -> Any:
 
 
 def _fetched(name: str) -> Any:
-    """Return the adapter of `ultralytics==X.Y.Z`, or of another project with or without a version, in a worker process.
+    """Return the adapter of a release, of a source tree, or of another project, in a worker process.
+
+    Args:
+        name: `ultralytics==X.Y.Z`, `ultralytics@PATH`, or the name of another project with or without a version.
 
     Raises:
         UnknownImplementation: the package is unknown, or could not be installed or started.
     """
+    from tal_conformance.implementations.checkouts import checkout
     from tal_conformance.implementations.projects import project
     from tal_conformance.implementations.releases import release
 
     package, _, version = name.partition("==")
     try:
+        if name.startswith(TREE):
+            return checkout(name)
         if package == "ultralytics":
             return release(version)
         if package in OTHER_PROJECTS:

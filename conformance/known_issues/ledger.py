@@ -76,7 +76,7 @@ class KnownIssue:
         names = {
             name
             for full in (implementation.name, implementation.spec)
-            for name in (full, full.partition("==")[0])
+            for name in (full, re.split("==|@", full)[0])
         }
         if subject.device not in self.devices or not names & set(self.implementations):
             return False

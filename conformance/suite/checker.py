@@ -164,12 +164,17 @@ class Checker(BatchChecker):
         self._pass_on(batch, judgement.verdict, judgement if judgement.unsupported else None, began)
 
     def _note_formal(self, failure: Failure) -> None:
-        """Keep the smallest failure with each formal mistake, to be reported after the test."""
+        """Keep the smallest failure with each formal mistake, to be reported after the test.
+
+        A mistake that shows only while another failure is shrunk is left out: it may be that failure on another batch.
+        """
         outcome = failure.outcome
         mistakes = failure.formal or (() if outcome is None else outcome.formal)
         for mistake in mistakes:
             key = NUMBER.sub("#", mistake)
             known = self.formal.get(key)
+            if known is None and self.failed:
+                continue
             if known is None or _size(failure.batch) < _size(known.batch):
                 alone = failure.formal == (mistake,)
                 self.formal[key] = (

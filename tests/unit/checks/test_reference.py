@@ -158,6 +158,23 @@ def test_items_that_keep_the_graph_are_a_formal_mistake_behind_which_the_values_
     assert "error" not in verdicts(log)
 
 
+class RaisesAlways(ReferenceAdapter):
+    def loss(self, *arguments: Any) -> Loss:
+        raise ValueError("never works")
+
+
+@pytest.mark.parametrize("after_a_failure", [False, True])
+def test_an_empty_batch_that_a_failure_is_shrunk_to_is_not_another_mistake(
+    log: RunLog, after_a_failure: bool
+):
+    checker = conformance(log, implementation_from(RaisesAlways(), "raises"))
+    if after_a_failure:
+        with pytest.raises(Failure):
+            checker(BATCH)
+    checker(Recipe().build())
+    assert len(checker.formal) == (not after_a_failure)
+
+
 def test_a_plain_call_says_what_it_cost(log: RunLog):
     tested = conformance(log, find("reference"))
     tested(BATCH)

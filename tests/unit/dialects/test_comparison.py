@@ -79,4 +79,8 @@ def test_a_deviation_from_the_own_dialect_is_listed():
     assert not comparison.same
     assert comparison.differences == []
     assert comparison.unexpected
-    assert "B deviates from its own dialect" in "\n".join(format_comparison(comparison))
+    text = "\n".join(format_comparison(comparison))
+    assert "B deviates from its own dialect" in text
+    assert "tal-conformance identify B: " in text
+    causes = [(failure.stage, failure.clause) for failure in comparison.unexpected]
+    assert len(causes) == len(set(causes))  # one failure for each, although several strategies find it
