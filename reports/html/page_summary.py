@@ -103,6 +103,23 @@ class Summary:
     rows: list[Row]
     not_tested: list[tuple[str, str]]
 
+    @property
+    def untested_names(self) -> str:
+        """The names of everything that was not tested, without reasons, in one line.
+
+        A reason without a name begins with one, as in "benchmarks: ... are not in this profile".
+        """
+        tested = {row.name for row in self.rows if row.batches}
+        names = dict.fromkeys(
+            f"parts of {who}" if who in tested else who or reason.partition(":")[0]
+            for who, reason in self.not_tested
+        )
+        return shortened(", ".join(names), MAX_NAMES_LENGTH)
+
+
+MAX_NAMES_LENGTH = 120
+"""Longest list of the names of what was not tested, in characters: one line of the first screen."""
+
 
 def summary_of(
     log: Log, summary: dict[str, Any], found: list[Cause], change: Change | None, problems: list[str]

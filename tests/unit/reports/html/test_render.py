@@ -98,7 +98,7 @@ def test_the_first_screen_has_implementations_devices_results_and_untested_parts
         "cuda not tested: no such device",
         "ultralytics 8.4.190 assign, loss and stages ultralytics-8.4.190 30",
         "1 divergent",
-        "Not tested",
+        "Not tested: article on cpu, cuda, parts of my-assigner, broken",
         "article on cpu : takes no float16",
         "my-assigner : no loss",
         "Disagreements",
@@ -113,6 +113,15 @@ def test_the_first_screen_has_implementations_devices_results_and_untested_parts
         "Environment",
     ):
         place = said.index(words, place)
+
+
+def test_what_was_not_tested_is_folded_only_on_a_failing_run(run_dir: Path, tmp_path: Path):
+    """The first screen of a failing run has its causes; that of a passing run says what the pass does not cover."""
+    _, failing = page(run_dir, factory.failing(1, 60))
+    _, passing = page(tmp_path / "passing" / "run", factory.passing(60))
+    assert '<details class="fold"><summary>Not tested: ' in failing
+    assert "<h3>Not tested</h3>" not in failing
+    assert "<h3>Not tested</h3>" in passing
 
 
 def test_a_card_has_everything(run_dir: Path):
