@@ -187,6 +187,11 @@ CHOICES: dict[str, Choice] = {
         {False: "k is what was asked for", True: "k is 10, whatever was asked for"},
         {True: "k built in as 10"},
     ),
+    "k_offset": _choice(
+        "TAL-TOPK-1",
+        {0: "k anchors are selected", -1: "k - 1 anchors are selected", 1: "k + 1 anchors are selected"},
+        {-1: "k lowered by one", 1: "k raised by one"},
+    ),
     "k_cut": _choice(
         "TAL-TOPK-2",
         {False: "fewer anchors than k raise", True: "k is cut to the number of anchors"},
@@ -236,6 +241,11 @@ CHOICES: dict[str, Choice] = {
         "TAL-CONF-2",
         {False: "topk2 is not silently ignored", True: "topk2 is accepted and has no effect"},
         {True: "topk2 ignored"},
+    ),
+    "topk2_offset": _choice(
+        "TAL-CONF-2",
+        {0: "topk2 anchors are kept", -1: "topk2 - 1 anchors are kept", 1: "topk2 + 1 anchors are kept"},
+        {-1: "topk2 lowered by one", 1: "topk2 raised by one"},
     ),
     "widened_target": _choice(
         "TAL-TGT-1",
@@ -322,6 +332,14 @@ CHOICES: dict[str, Choice] = {
             DflClamp.NONE_BELOW: "target distances not clamped at 0",
             DflClamp.NONE: "target distances not clamped",
         },
+    ),
+    "dfl_shares_exchanged": _choice(
+        "LOSS-DFL-1",
+        {
+            False: "the bin next to a target distance counts the more, the nearer it is",
+            True: "the bin next to a target distance counts the more, the farther it is",
+        },
+        {True: "the shares of the two bins of a distance exchanged"},
     ),
     "single_bin": _choice(
         "LOSS-DFL-1",
@@ -426,9 +444,10 @@ def _read(choice: str) -> tuple[str, Any]:
         values = {member.value.lower(): member for member in type(default)}
     else:
         try:
-            return field, float(value)
+            return field, type(default)(value)
         except ValueError:
-            raise ValueError(f"{field}={value!r}: expected a number such as {default}") from None
+            number = "a whole number" if isinstance(default, int) else "a number"
+            raise ValueError(f"{field}={value!r}: expected {number} such as {default}") from None
     found = values.get(value.lower().replace("_", " ").replace("-", " "))
     if found is None:
         raise ValueError(_unknown(f"value of {field}", value, values))

@@ -139,10 +139,12 @@ class Variations:
         dropped_picks: TAL-TOPK-1: anchors among the k best that are not selected.
         at_least_one: TAL-TOPK-1: True if a ground truth that selects no anchor takes the anchor with its largest t.
         built_in_k: TAL-TOPK-1: True if k is always 10, whatever the hyperparameters say.
+        k_offset: TAL-TOPK-1: number added to k, -1 or 1 for an error by one; the sum is at least 1.
         k_cut: TAL-TOPK-2: True if k is cut to the number of anchors; otherwise a larger k raises.
         exponents: TAL-MET-1: exponents of score and overlap.
         contested: TAL-CONF-1: ground truth that wins a contested anchor.
         topk2_ignored: TAL-CONF-2: True if topk2 is accepted and has no effect.
+        topk2_offset: TAL-CONF-2: number added to a topk2 that has an effect; the sum is at least 1.
         norm_before_conflict: TAL-NORM-1: True if t* and u* are the largest t and u of the selected pairs; otherwise
             of the positives.
         norm_eps: TAL-NORM-1: the number that keeps the quotient t / t* finite.
@@ -156,6 +158,8 @@ class Variations:
         score_sum: LOSS-SUM-1: the number N by which the terms are divided.
         class_loss: LOSS-CLS-1: the class loss of the whole batch.
         dfl_clamp: LOSS-DFL-1: range to which target distances are clamped.
+        dfl_shares_exchanged: LOSS-DFL-1: True if the bin below a target distance gets the share of the bin above, and
+            the bin above that of the bin below.
         gains: LOSS-GAIN-1: the gains of the terms.
         total_times_images: LOSS-GAIN-1: True if the sum of the items is multiplied by B before it is differentiated.
     """
@@ -169,10 +173,12 @@ class Variations:
     dropped_picks: DroppedPicks = DroppedPicks.NONE
     at_least_one: bool = False
     built_in_k: bool = False
+    k_offset: int = 0
     k_cut: bool = False
     exponents: Exponents = Exponents.GIVEN
     contested: Contested = Contested.OVERLAP
     topk2_ignored: bool = False
+    topk2_offset: int = 0
     norm_before_conflict: bool = False
     norm_eps: float = 1e-9
     norm_clamped: bool = False
@@ -185,6 +191,7 @@ class Variations:
     score_sum: ScoreSum = ScoreSum.BATCH
     class_loss: ClassLoss = ClassLoss.SUM
     dfl_clamp: DflClamp = DflClamp.BELOW_LAST_BIN
+    dfl_shares_exchanged: bool = False
     gains: Gains = Gains.GIVEN
     total_times_images: bool = True
 
@@ -231,19 +238,23 @@ class Variations:
                 changes |= {name: getattr(default, name) for name in ("box_gain", "cls_gain", "dfl_gain")}
             case Gains.EXCHANGED:
                 changes |= {"box_gain": given.cls_gain, "cls_gain": given.box_gain}
-        topk = default.topk if self.built_in_k else given.topk
-        if self.built_in_k or self.k_cut:
+        topk = max(1, (default.topk if self.built_in_k else given.topk) + self.k_offset)
+        if topk != given.topk or self.k_cut:
             changes["topk"] = min(topk, anchors) if self.k_cut else topk
-        if self.topk2_ignored or topk != given.topk:  # topk2 is what it is: equal to another k it is not without effect
-            changes["topk2"] = None if self.topk2_ignored else given.effective_topk2
+        topk2 = None if self.topk2_ignored else given.effective_topk2
+        if topk2 is not None and self.topk2_offset:
+            topk2 = max(1, topk2 + self.topk2_offset)
+        if self.topk2_ignored or topk2 != given.effective_topk2 or topk != given.topk:
+            changes["topk2"] = topk2  # topk2 is what it is: equal to another k it is not without effect
         return replace(given, **changes)
 
     @property
     def settled(self: Varied) -> Varied:
         """The same dialect without the choices that `effective` has already applied to the hyperparameters."""
         return replace(
-            self, exponents=Exponents.GIVEN, gains=Gains.GIVEN, built_in_k=False, k_cut=False, topk2_ignored=False
-        )
+            self, exponents=Exponents.GIVEN, gains=Gains.GIVEN, built_in_k=False, k_offset=0, k_cut=False,
+            topk2_ignored=False, topk2_offset=0,
+        )  # fmt: skip
 
 
 def spelt(field: str, value: Any) -> str:

@@ -22,7 +22,7 @@ from tal_reference.loss import (
 )
 from tal_reference.loss import side_loss as official_side_loss
 from tal_reference.settings import Head, Hyperparameters
-from tal_reference.shapes import Float
+from tal_reference.shapes import Bool, Float
 from tal_reference.variations import ClassLoss, DflClamp, ScoreSum
 from tal_reference.varied_boxes import MEASURES
 
@@ -100,7 +100,7 @@ def side_loss(
     reg_max = distances.shape[1] // 4
     if reg_max == 1:
         return official_side_loss(distances, target, anchors, size, dialect)
-    if dialect.dfl_clamp is DflClamp.BELOW_LAST_BIN:
+    if dialect.dfl_clamp is DflClamp.BELOW_LAST_BIN and not dialect.dfl_shares_exchanged:
         return dfl_loss(distances, target, reg_max)
     _, at, upper_share = bins_around(target, reg_max, dialect)  # (P, 4) each
     log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
@@ -120,7 +120,22 @@ def bins_around(
     least, most = clamp_range(reg_max, dialect)
     clamped = target.clamp(least, most)  # (P, 4)
     lower = clamped.long()  # (P, 4)
-    return clamped, lower, clamped - lower
+    upper_share = clamped - lower  # (P, 4)
+    return clamped, lower, 1 - upper_share if dialect.dfl_shares_exchanged else upper_share
+
+
+def whole_distances(
+    target: Float[Tensor, "P 4"], error: Float[Tensor, "P 4"], reg_max: int, dialect: Dialect
+) -> Bool[Tensor, "P 4"]:
+    """Return (P, 4) bool: True where the loss jumps, because a target distance is a whole number up to `error`.
+
+    The loss is continuous there unless shares are exchanged, and where distances are clamped.
+    """
+    if not dialect.dfl_shares_exchanged:
+        return torch.zeros_like(target, dtype=torch.bool)
+    nearest = target.round()  # (P, 4)
+    least, most = clamp_range(reg_max, dialect)
+    return ((target - nearest).abs() <= error) & (nearest != 0) & (nearest >= least) & (nearest <= most)
 
 
 def clamp_range(reg_max: int, dialect: Dialect) -> tuple[float, float]:

@@ -5,7 +5,8 @@ import argparse
 from tal_conformance.commands.program import prepare_judging
 from tal_conformance.core.arguments import positive
 from tal_conformance.core.progress import progress
-from tal_conformance.dialects.identification import SECONDS, Identification, distinguishable, identify
+from tal_conformance.dialects.identification import SECONDS, distinguishable, identify
+from tal_conformance.dialects.identified import Identification
 from tal_conformance.implementations.registry import find
 from tal_reference import DIALECTS
 from tal_text import say

@@ -82,6 +82,10 @@ _OTHER_NUMBERS = small_recipes(
 _OTHER_EXPONENTS = small_recipes(
     hyperparameters=st.sampled_from([Hyperparameters(alpha=1.0), Hyperparameters(beta=4.0)])
 )
+_SOME_KEPT = small_recipes(
+    hyperparameters=st.sampled_from([Hyperparameters(topk2=1), Hyperparameters(topk2=3)]),
+    predictions=("near", "random"),
+)
 _REACH = small_recipes(kinds=("huge", "ordinary"), bins=(2, 4, 16), predictions=("near", "random"))
 _FEW_OVERLAPS = recipes(
     kinds=("huge",), predictions=("random", "saturated", "near"), strides=((8, 16), (16, 32)), classes=(1, 2),
@@ -107,11 +111,13 @@ DISTINGUISHING: dict[str, SearchStrategy[Recipe]] = RELEASE_CHOICES | {
     "metric_masked": _CONTESTED,
     "exponents": _OTHER_EXPONENTS,
     "built_in_k": _OTHER_NUMBERS,
+    "k_offset": _ORDINARY,
     "k_cut": _FEW_ANCHORS,
     "dropped_picks": _FEW_OVERLAPS,
     "at_least_one": small_recipes(kinds=("tiny", "thin", "ordinary"), contested=True),
     "contested": _CONTESTED,
     "topk2_ignored": RELEASE_CHOICES["topk2"],
+    "topk2_offset": _SOME_KEPT,
     "widened_target": RELEASE_CHOICES["small_box_floor"],
     "norm_before_conflict": _CONTESTED,
     "norm_clamped": _ORDINARY,
@@ -123,6 +129,7 @@ DISTINGUISHING: dict[str, SearchStrategy[Recipe]] = RELEASE_CHOICES | {
     "dfl_clamp": small_recipes(
         kinds=("huge", "tiny", "thin"), bins=(2, 4, 16), predictions=("near", "random")
     ),
+    "dfl_shares_exchanged": _ORDINARY,
     "gains": _OTHER_NUMBERS,
     "total_times_images": _IMAGES,
 }

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -20,8 +20,10 @@ from tal_conformance.dialects.choices import (
     failure_on,
     strategies_for,
 )
+from tal_conformance.dialects.identified import ChoiceEvidence, DialectFit, Identification, Tie
 from tal_conformance.dialects.observations import Observations, key_of, size_of
 from tal_conformance.dialects.search import (
+    FEW,
     OutOfTimeError,
     Search,
     base_of,
@@ -37,8 +39,16 @@ from tal_reference.choices import phrase
 BATCHES_PER_STRATEGY = 20
 FEW_PROBES = 6
 """Number of batches of a run on which official dialects are ranked: the declared one is known to be similar."""
+JUDGEMENTS = 3
+"""Number of dialects by which all batches of a run can be judged within the budget of the search."""
+LEAST = 20
+"""Numbers of failing and of passing batches of a run that are judged in any case, if it has as many."""
 REFUTATIONS = 2
 """Number of times that the search for the cause of a run's failures starts again, after new batches refuted it."""
+NEW_OF_STRATEGY = 8
+"""Number of new batches of each strategy of the run's failing tests that may refute the dialect that was found."""
+MOST_REFUTING = 8
+"""Maximum number of them that are judged: those on which the reference's results are the least similar."""
 NEW_BATCHES = 12
 """Number of new batches that are drawn for each choice of the dialect that was found, to test it."""
 SMALLER = 200
@@ -51,126 +61,6 @@ proof."""
 
 RecipeAndStrategy = tuple[Recipe, SearchStrategy[Recipe]]
 """A recipe, and the strategy that generated it."""
-
-
-@dataclass(frozen=True)
-class DialectFit:
-    """Result of judging an implementation by one official dialect.
-
-    Attributes:
-        dialect: the official dialect.
-        refuting: the smallest batch on which the implementation does not conform; None if it always conforms.
-        batches: number of batches judged, up to the first on which the implementation does not conform.
-    """
-
-    dialect: Dialect
-    refuting: Recipe | None = None
-    batches: int = 0
-
-
-@dataclass(frozen=True)
-class ChoiceEvidence:
-    """One choice of the dialect that explains an implementation, and the evidence for the choice.
-
-    Attributes:
-        name: field of `Dialect`.
-        clause: clause of the specification.
-        words: the choice in a few words.
-        alone: number of the `SMALLER` smallest batches that the base dialect does not explain, but would explain with
-            this choice.
-        smallest: the smallest batch that is explained only with the choice; None without such a batch.
-    """
-
-    name: str
-    clause: str
-    words: str
-    alone: int
-    smallest: Recipe | None
-
-
-@dataclass(frozen=True)
-class Tie:
-    """Another dialect that explains an implementation equally well, and differs in one choice.
-
-    Attributes:
-        words: the differing choice of this other dialect in a few words.
-        deciding: a batch on which the reference's results in the two dialects differ; None if no generated batch
-            shows a difference.
-    """
-
-    words: str
-    deciding: Recipe | None
-
-
-@dataclass(frozen=True)
-class Identification:
-    """The dialect that explains an implementation, and the proof.
-
-    A dialect explains a batch if the implementation conforms to it on the batch.
-
-    Attributes:
-        implementation: the implementation under test.
-        base: the official dialect that differs from `dialect` in the fewest choices.
-        dialect: the dialect that explains the most batches.
-        batches: number of judged batches.
-        left: for each violated clause the number of batches that `dialect` does not explain, and the smallest
-            failure.
-        choices: the choices in which `dialect` differs from `base`.
-        unexplained_by_base: two numbers: how many of the smallest batches `base` does not explain, and how many
-            smallest batches were judged (at most `SMALLER`).
-        fits: results of judging by each official dialect.
-        ties: other dialects that explain as many batches.
-        complete: False if the budget of seconds was used up before the search and its proof ended.
-        unjudged: number of batches that were not judged by `dialect`, because the budget was used up.
-    """
-
-    implementation: Implementation
-    base: Dialect
-    dialect: Dialect
-    batches: int
-    left: dict[str, tuple[int, Failure]]
-    choices: list[ChoiceEvidence] = field(default_factory=list)
-    unexplained_by_base: tuple[int, int] = (0, 0)
-    fits: list[DialectFit] = field(default_factory=list)
-    ties: list[Tie] = field(default_factory=list)
-    complete: bool = True
-    unjudged: int = 0
-
-    @property
-    def explained(self) -> bool:
-        """True if `dialect` explains every batch, and the search ended within its budget."""
-        return not self.left and self.complete
-
-    @property
-    def missing(self) -> int:
-        """Number of judged batches that `dialect` does not explain."""
-        return sum(count for count, _ in self.left.values())
-
-    @property
-    def as_declared(self) -> bool:
-        """True if no dialect explains more than the one that the implementation declares."""
-        return key_of(self.dialect) == key_of(self.implementation.dialect)
-
-    @property
-    def sentence(self) -> str:
-        """The dialect and the number of explained batches, in one or two sentences."""
-        if self.as_declared and not self.complete:
-            return (
-                "The budget of seconds ended the search before it found what explains the difference from "
-                f"{self.dialect.name}."
-            )
-        if self.as_declared and self.missing:
-            return (
-                f"No known choice explains the difference from {self.dialect.name}: {self.missing} of {self.batches} "
-                "batches are left."
-            )
-        *words, last = [choice.words for choice in self.choices] or [""]
-        choices = f" with {', '.join(words)}{', and ' if words else ''}{last}" if last else ""
-        share = f"That explains {self.batches - self.missing} of {self.batches} batches"
-        if not self.complete:
-            return f"The budget of seconds ended the search: so far, it computes {self.base.name}{choices}. {share}."
-        rest = f"{self.missing} are left" if self.missing else "nothing is left"
-        return f"It computes {self.base.name}{choices}. {share}; {rest}."
 
 
 def identify(
@@ -216,10 +106,13 @@ def explain(
     passing: Sequence[Recipe],
     seconds: float,
     advance: Advance = no_progress,
+    strategies: Sequence[SearchStrategy[Recipe]] = (),
 ) -> Identification:
     """Find the dialect that explains the results of an implementation on the batches of a run, within a budget.
 
-    If several dialects explain equally many batches, the dialect that the implementation declares is preferred.
+    If several dialects explain equally many batches, the dialect that the implementation declares is preferred. A
+    dialect is only found if it explains at least half of the failing batches by results that another dialect would not
+    have, and if new batches do not refute it.
 
     Args:
         observations: outcomes of the implementation under test.
@@ -227,13 +120,18 @@ def explain(
         passing: recipes of batches on which it conformed.
         seconds: budget of processor time for search and proof together.
         advance: called with a line about the search.
+        strategies: strategies of the failing tests, from which new batches are drawn; by default all strategies.
     """
     implementation = observations.implementation
+    strategies = strategies or strategies_for(implementation)
     search = Search(observations, sorted({*failing, *passing}, key=size_of), seconds * SEARCHING)
+    most = affordable(search)
+    failing, passing = thinned(failing, most), thinned(passing, most)
+    search.recipes = sorted({*failing, *passing}, key=size_of)
     dialects = distinguishable([implementation.dialect, *DIALECTS.values()])
     found = first_explaining(search, dialects, failing)
     for _ in range(REFUTATIONS):
-        refuting = refuting_recipes(search, found)
+        refuting = refuting_recipes(search, found, strategies)
         if not refuting:
             break
         search.recipes = sorted({*search.recipes, *refuting}, key=size_of)
@@ -246,13 +144,38 @@ def explain(
     return proven(search, found, [], in_time)
 
 
+def affordable(search: Search) -> int:
+    """Return the number of failing batches of a run, and of passing ones, that the budget suffices to judge.
+
+    A judgement of a loss that hides its assignment takes up to a second; a few judgements by the declared dialect tell
+    how long.
+    """
+    began, budget = time.process_time(), search.deadline - time.process_time()
+    probes = search.spread(FEW)
+    try:
+        for recipe in probes:
+            search.conforming(recipe, search.observations.implementation.dialect)
+    except OutOfTimeError:
+        return LEAST
+    each = (time.process_time() - began) / max(1, len(probes))
+    return max(LEAST, int(budget / (2 * JUDGEMENTS * max(each, 1e-6))))
+
+
+def thinned(recipes: Sequence[Recipe], most: int) -> Sequence[Recipe]:
+    """Return at most `most` recipes: all, or every n-th."""
+    return recipes[:: max(1, -(-len(recipes) // most))]
+
+
 def explains_half(search: Search, found: Dialect, failing: Sequence[Recipe]) -> bool:
-    """Return True if a dialect explains at least half of the failing batches.
+    """Return True if a dialect explains at least half of the failing batches, and this is evidence for it.
 
     A dialect that explains fewer happens to agree on batches that the fault hardly affects, and would mislead.
     """
     try:
-        return 2 * sum(search.conforming(recipe, found) for recipe in failing) >= len(failing)
+        explained = (
+            search.conforming(r, found) and search.observations.is_evidence(r, found) for r in failing
+        )
+        return 2 * sum(explained) >= len(failing)
     except OutOfTimeError:
         return False
 
@@ -269,25 +192,33 @@ def first_explaining(search: Search, dialects: Sequence[Dialect], failing: Seque
         failing: recipes of batches that refute the declared dialect.
     """
     recipes = [*sorted(failing, key=size_of), *search.recipes]
-    singles = (replace(dialects[0], **move) for move in search.moves_from(dialects[0]))
+    singles = [replace(dialects[0], **move) for move in search.moves_from(dialects[0])]
     try:
+        singles = search.most_similar(singles, recipes[:FEW])
         whole = next((d for d in chain(dialects, singles) if explains_all(search, d, recipes)), None)
     except OutOfTimeError:
         whole = None
     return whole or search.run(dialects, FEW_PROBES)
 
 
-def refuting_recipes(search: Search, found: Dialect) -> list[Recipe]:
-    """Return newly drawn recipes that refute a dialect, on batches that show where it differs from the declared one.
+def refuting_recipes(
+    search: Search, found: Dialect, strategies: Sequence[SearchStrategy[Recipe]]
+) -> list[Recipe]:
+    """Return newly drawn recipes that refute a dialect.
 
-    A run may have too few batches to tell a release from a single choice of it.
+    They are drawn where the dialect differs from the declared one, and from strategies of failing tests: a run may have
+    too few batches to tell a release, or a fault that no choice describes, from a single choice.
     """
     declared = search.observations.implementation.dialect
+    names = judged_differences(found, declared)
     refuting = []
     try:
-        for name in judged_differences(found, declared):
+        for name in names:
             drawn = [recipe for recipe in new_recipes(name) if recipe not in search.recipes]
             refuting += [recipe for recipe in drawn if not search.conforming(recipe, found)]
+        of_tests = {recipe for strategy in strategies if names for recipe in new_of_strategy(strategy)}
+        drawn = search.least_similar(found, of_tests - {*search.recipes, *refuting})
+        refuting += [recipe for recipe in drawn[:MOST_REFUTING] if not search.conforming(recipe, found)]
     except OutOfTimeError:
         pass
     return refuting
@@ -334,7 +265,7 @@ def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: boo
     evidence, counts = effects(search, found, base, recipes)
     return Identification(
         observations.implementation, base, found, judged, left, evidence, counts, fits, ties, complete,
-        len(recipes) - judged,
+        len(recipes) - judged, search.tried,
     )  # fmt: skip
 
 
@@ -392,6 +323,11 @@ def named(dialect: Dialect) -> tuple[Dialect, Dialect]:
 def new_recipes(name: str) -> Sequence[Recipe]:
     """Return recipes of batches whose results depend on the choice `name`, and that were not judged before."""
     return sample_recipes(DISTINGUISHING[name], BATCHES_PER_STRATEGY + NEW_BATCHES)[-NEW_BATCHES:]
+
+
+def new_of_strategy(strategy: SearchStrategy[Recipe]) -> Sequence[Recipe]:
+    """Return recipes of a strategy that `identify` does not judge."""
+    return sample_recipes(strategy, BATCHES_PER_STRATEGY + NEW_OF_STRATEGY)[-NEW_OF_STRATEGY:]
 
 
 def settle_ties(

@@ -28,6 +28,11 @@ MAX_UNDECIDED = 2
 
 A dialect that prescribes NaN would otherwise seem to explain every outcome. Official ones prescribe it for boxes turned
 inside out alone: in less than one of a thousand batches."""
+UNDECIDED_OF = 10
+"""One more batch may be inconclusive for every so many that were judged by the dialect.
+
+The loss of equal ground truths is inconclusive if it hides its assignment, in any dialect. The declared dialect
+seems to decide such a batch if another term diverges from it."""
 Key = tuple[object, ...]
 
 
@@ -74,6 +79,8 @@ class Observations:
         self._expected: dict[Recipe, Expectation] = {}
         self._diverging: dict[tuple[Recipe, Key], frozenset[str]] = {}
         self._undecided: Counter[Key] = Counter()
+        self._judgements: Counter[Key] = Counter()
+        self._inconclusive: set[tuple[Recipe, Key]] = set()
 
     def diverging(self, recipe: Recipe, dialect: Dialect) -> frozenset[str]:
         """Return the names of the stages that diverge from a dialect on a recipe's batch; empty if it conforms."""
@@ -90,6 +97,31 @@ class Observations:
     def conforms(self, recipe: Recipe, dialect: Dialect) -> bool:
         """Return True if the implementation conforms to a dialect on a recipe's batch."""
         return not self.diverging(recipe, dialect)
+
+    def is_evidence(self, recipe: Recipe, dialect: Dialect) -> bool:
+        """Return True if conformity to a dialect on a recipe's batch is evidence that the dialect is computed.
+
+        It is not if the batch is inconclusive, or if the dialect leaves no visible positive although the declared one
+        has some: an implementation that finds no positive, for whatever reason, would conform too.
+        """
+        if not self.conforms(recipe, dialect) or (recipe, key_of(dialect)) in self._inconclusive:
+            return False
+        observation = self.observed(recipe, dialect)
+        if observation.unsupported or observation.outcome is None:
+            return observation.raised
+        hidden = observation.outcome.assignment is None
+        declared = self.implementation.dialect
+        return self._has_positives(recipe, dialect, hidden) or not self._has_positives(
+            recipe, declared, hidden
+        )
+
+    def _has_positives(self, recipe: Recipe, dialect: Dialect, hidden: bool) -> bool:
+        """Return True if the dialect assigns an anchor; if `hidden`, an anchor with a weight, which a loss shows."""
+        expected = self._expectation(recipe, dialect)
+        if expected.rejection is not None:
+            return False
+        images = expected.assignment
+        return any(bool((image.weights > 0).any() if hidden else image.foreground.any()) for image in images)
 
     def batch(self, recipe: Recipe) -> Batch:
         """Return the batch of a recipe, which is built on the first call only."""
@@ -137,11 +169,15 @@ class Observations:
             judgement = judge_any(observation.outcome, expected)
         except Divergence as divergence:
             judgement = divergence.judgement
+        self._judgements[key_of(dialect)] += 1
         if judgement.uniqueness is not Uniqueness.UNIQUE:
             self.ambiguous.add(recipe)
+        if judgement.verdict is Verdict.INCONCLUSIVE:
+            self._inconclusive.add((recipe, key_of(dialect)))
         if judgement.verdict is Verdict.INCONCLUSIVE and self._is_decided_as_declared(recipe, dialect):
             self._undecided[key_of(dialect)] += 1
-            if self._undecided[key_of(dialect)] > MAX_UNDECIDED:
+            allowed = MAX_UNDECIDED + self._judgements[key_of(dialect)] // UNDECIDED_OF
+            if self._undecided[key_of(dialect)] > allowed:
                 return frozenset({UNDECIDED})
         return frozenset(name for name, stage in judgement.stages.items() if stage.mismatch)
 

@@ -248,7 +248,11 @@ def side_unit(
     if reg_max > 1:
         log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
         _, lower, _ = varied_loss.bins_around(wanted, reg_max, dialect)  # (P, 4)
-        return dfl_unit(log_probability, wanted, wanted_error, reg_max, eps, lower)
+        unit = dfl_unit(log_probability, wanted, wanted_error, reg_max, eps, lower)  # (P,)
+        jumps = varied_loss.whole_distances(wanted, wanted_error, reg_max, dialect)  # (P, 4)
+        beside = (wanted.round()[..., None] + wanted.new_tensor([-1, 1])).clamp(0, reg_max - 1)  # (P, 4, 2)
+        height = log_probability.gather(-1, beside.long()).diff(dim=-1).abs().squeeze(-1)  # (P, 4)
+        return unit + (jumps * height).mean(1)
     scaled = share_error(distances, of_input, dtype) * of_input  # (P, 4) of shares, as read
     return ((wanted_error + eps * (distances - wanted).abs()) * of_input + scaled).mean(1)
 
@@ -405,7 +409,8 @@ class GradientRounding:
         """Return the errors of the DFL loss's gradient: probabilities minus the two bins' target shares (LOSS-DFL-1).
 
         Returns:
-            Rounding errors, and jumps where R = 1 and the sign is not certain, (P, 4, R) each.
+            Rounding errors, and jumps where R = 1 and the sign is not certain, or where exchanged shares of two bins
+            change at a whole distance; (P, 4, R) each.
         """
         if self.reg_max == 1:
             near = (
@@ -421,7 +426,11 @@ class GradientRounding:
         rounding = self.eps * self.share * (3 + self.below) + near * (
             self.wanted_error[..., None] + 2 * self.eps
         )
-        return rounding, torch.zeros_like(rounding)
+        jumps = varied_loss.whole_distances(
+            self.wanted, self.wanted_error, self.reg_max, self.dialect
+        )  # (P, 4)
+        beside = (self.bins - self.wanted.round()[..., None]).abs() <= 1  # (P, 4, R)
+        return rounding, (jumps[..., None] & beside).to(rounding)
 
 
 def gradient_bound(batch: Batch, name: str, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.clauses import clauses
 from tal_conformance.core.files import check_regular
-from tal_conformance.core.names import LONGEST_MESSAGE, cut, unknown_name
+from tal_conformance.core.names import LONGEST_MESSAGE, cut, suggestion, unknown_name
 from tal_conformance.core.task import TASKS
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.judgement.failure import Failure, Subject
@@ -207,6 +208,11 @@ def _check_sense(entry: KnownIssue) -> None:
             raise ValueError(unknown_name("stage", stage, (*known, RAISES)))
     if not re.fullmatch(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", entry.clause):
         raise ValueError(f"{entry.clause!r} is not a clause; expected one such as TAL-CAND-2")
+    if entry.clause not in clauses():
+        raise ValueError(
+            f"unknown clause {entry.clause!r}{suggestion(entry.clause, clauses()) or '.'} "
+            "`tal-conformance clause TAL` prints the clauses of a group"
+        )
     if entry.stage == RAISES and not entry.says:
         raise ValueError(
             "an entry about an error must quote the error's message in 'says', so that it does not excuse others"

@@ -23,6 +23,7 @@ from tal_conformance.checks.exhaustive.check import judge_scope
 from tal_conformance.checks.exhaustive.scope import PROFILES
 from tal_conformance.core.determinism import fixed_arithmetic
 from tal_conformance.core.files import PACKAGES
+from tal_conformance.core.names import suggestion
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.failure import Subject
@@ -148,10 +149,20 @@ def try_mutants(
                 if results[-1][1] != "killed":
                     say(f"  {results[-1][1]}: {result.mutant}")
     if not results:
-        raise NoSuchMutant(
-            f"no mutant matches {only!r}; an example of a name is 'boxes.ciou NumberReplacer 3 1a2b3c4d'"
-        )
+        raise NoSuchMutant(no_mutant(kinds, only))
     return any(word in ("survived", "elsewhere") for _, word in results), summary(results)
+
+
+def no_mutant(kinds: Sequence[str], only: str) -> str:
+    """Return the message that no mutant matches a pattern, with similar names of functions and dialects."""
+    places = [place for kind in kinds if kind in TARGETS for place in TARGETS[kind]().places]
+    beginnings = [f"{place.module.__name__.rpartition('.')[2]}.{place.function}" for place in places]
+    beginnings += [place.function for place in places]
+    if "history" in kinds:
+        beginnings += list(DIALECTS)
+    nearest = suggestion(only.strip("*").partition(" ")[0], beginnings)
+    example = "An example of a name is 'boxes.ciou NumberReplacer 3 1a2b3c4d', which '*ciou*' matches"
+    return f"no mutant matches {only!r}{nearest or '.'} {example}"
 
 
 def result_of(result: Result, arguments: dict[str, str]) -> str:

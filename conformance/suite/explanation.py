@@ -8,10 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from hypothesis.strategies import SearchStrategy
+
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.recipe_source import recipe_from
+from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.progress import Advance, progress
-from tal_conformance.dialects.identification import Identification, explain
+from tal_conformance.dialects.identification import explain
+from tal_conformance.dialects.identified import Identification
 from tal_conformance.dialects.observations import Observations
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.suite.followers import followers
@@ -82,7 +86,9 @@ def _explained(
     if not failing:
         return {"problem": "no failing batch is one that generated batches can be compared with"}
     observations = Observations(implementation)
-    identification = explain(observations, failing, passing, EXPLAINING * seconds, advance)
+    identification = explain(
+        observations, failing, passing, EXPLAINING * seconds, advance, failing_strategies(lines)
+    )
     fields = fields_of(identification)
     if identification.missing or identification.as_declared:
         fields["shared"] = shared_properties(
@@ -123,6 +129,13 @@ def sample_of(lines: Sequence[Line]) -> tuple[list[Recipe], list[Recipe]]:
     passing = {line["recipe"]: None for line in plain if line["verdict"] in CONFORMING and line.get("recipe")}
     others = [text for text in passing if text not in failing]
     return list(_read(sorted(failing), MAX_FAILING)), list(_read(others, MAX_PASSING))
+
+
+def failing_strategies(lines: Sequence[Line]) -> list[SearchStrategy[Recipe]]:
+    """Return the strategies of the tests that failed on float32 batches, from the `batch` lines of a run."""
+    tests = {line["test"] for line in lines if is_plain(line) and line["verdict"] in FAILING}
+    checks = [CHECKS.get(str(test).removeprefix("test_")) for test in sorted(tests)]
+    return [check.strategy for check in checks if check is not None and check.argument == "recipe"]
 
 
 def _read(texts: Sequence[str], most: int) -> Iterator[Recipe]:

@@ -11,7 +11,7 @@ from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable,
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.dialects.choices import CLAUSES, DEFAULTS
-from tal_conformance.dialects.identification import Identification
+from tal_conformance.dialects.identified import Identification
 from tal_conformance.dialects.search import judged_differences
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.errors import NotSupported

@@ -76,7 +76,8 @@ class DensePort:
         u = overlap_of(self.chosen("overlap", "ciou"), truths[:, None], inputs.boxes[image])
         u = (u if self.chosen("signed_overlap") else u.clamp(min=0)).masked_fill(~inside, 0)
         t = scores[:, labels].T.masked_fill(~inside, 0) ** numbers.alpha * u**numbers.beta
-        taken = torch.zeros_like(inside).scatter(1, t.topk(numbers.topk, 1).indices, True) & inside
+        topk = numbers.topk + self.chosen("k_offset", 0)
+        taken = torch.zeros_like(inside).scatter(1, t.topk(topk, 1).indices, True) & inside
         if self.chosen("dropped_picks", "none") == "tiny":
             taken &= t > 1e-9
         positives = self.settled(taken, u, t)
@@ -84,6 +85,7 @@ class DensePort:
         if kept is not None:
             if not self.chosen("topk2", True):
                 raise NotImplementedError("topk2")
+            kept += self.chosen("topk2_offset", 0)
             positives &= torch.zeros_like(inside).scatter(1, (t * positives).topk(kept, 1).indices, True)
         among = taken if self.chosen("norm_before_conflict") else positives
         best_t, best_u = (t * among).amax(1, keepdim=True), (u * among).amax(1, keepdim=True)
@@ -195,7 +197,10 @@ class DensePort:
         wanted = wanted.clamp(0, last)
         low = wanted.long()
         rows = distances.reshape(-1, bins)
-        pairs = ((low, low + 1 - wanted), (low + 1, wanted - low))
+        shares = low + 1 - wanted, wanted - low
+        pairs = zip(
+            (low, low + 1), shares[::-1] if self.chosen("dfl_shares_exchanged") else shares, strict=True
+        )
         parts = [
             functional.cross_entropy(rows, index.clamp(max=bins - 1).flatten(), reduction="none").view_as(
                 wanted

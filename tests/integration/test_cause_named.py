@@ -20,6 +20,46 @@ class PlainIou(DensePort):
         super().__init__(NEWEST, "all", overlap="iou")
 
 
+class AssignerAlone:
+    \"\"\"An assigner without a loss, which settles contested anchors by t among those that take them.\"\"\"
+
+    name, version, dialect = "assigner-alone", "1", NEWEST
+
+    def __init__(self):
+        self.assign = DensePort(NEWEST, contested="metric").assign
+
+
+class HiddenLoss:
+    \"\"\"A loss without the factor B, which shows nothing but its numbers.\"\"\"
+
+    name, version, dialect = "hidden-loss", "1", NEWEST
+
+    def __init__(self):
+        self.loss = DensePort(NEWEST, "nothing", total_times_images=False).loss
+
+
+class OneTerm(DensePort):
+    def __init__(self):
+        super().__init__(NEWEST, "all", dfl_shares_exchanged=True)
+
+
+class OneLess(DensePort):
+    def __init__(self):
+        super().__init__(NEWEST, "all", k_offset=-1)
+
+
+class Raises(DensePort):
+    \"\"\"Raises where there are several images, which no choice explains.\"\"\"
+
+    def __init__(self):
+        super().__init__(NEWEST, "all")
+
+    def loss(self, feature_maps, annotations, head, hyperparameters):
+        if feature_maps[0].shape[0] > 1:
+            raise IndexError("index 1 is out of bounds for dimension 0 with size 1")
+        return super().loss(feature_maps, annotations, head, hyperparameters)
+
+
 class OnlyOneImage(DensePort):
     \"\"\"Fails where there are several images, which no choice explains.\"\"\"
 
@@ -34,6 +74,11 @@ class OnlyOneImage(DensePort):
 """
 LINES = 40
 """Number of lines on one screen."""
+
+
+def first_line(lines: list[str]) -> str:
+    """Return the first line of the summary that a run prints."""
+    return lines[next(number for number, line in enumerate(lines) if "= conformance =" in line) + 1]
 
 
 def failing_run(folder: Path, name: str, *options: str) -> tuple[list[str], Path]:
@@ -54,7 +99,7 @@ def test_the_first_line_names_the_cause_and_the_output_fits_on_one_screen(tmp_pa
     chosen = "test_metric or test_conflict or test_topk or test_targets or test_loss or META-MIRROR"
     lines, folder = failing_run(tmp_path, "PlainIou", "-k", chosen, "--identification-seconds", "20")
     assert len(lines) <= LINES
-    first = lines[next(number for number, line in enumerate(lines) if "= conformance =" in line) + 1]
+    first = first_line(lines)
     assert first.startswith(
         "dense-port: It computes ultralytics-8.4.190 with plain IoU in place of CIoU in the assignment. That explains "
     )
@@ -66,6 +111,43 @@ def test_the_first_line_names_the_cause_and_the_output_fits_on_one_screen(tmp_pa
     (found,) = json.loads((folder / "summary.json").read_text())["implementations"]
     assert found["identification"]["sentence"] in first
     assert found["identification"]["sentence"] in (folder / "report.html").read_text()
+
+
+CAUSES = {
+    "AssignerAlone": ("test_conflict or test_targets or test_assigner", "contested anchors settled by t"),
+    "HiddenLoss": ("test_loss", "the total not times the number of images"),
+    "OneTerm": (
+        "test_loss or test_metric or test_heads",
+        "the shares of the two bins of a distance exchanged",
+    ),
+    "OneLess": ("test_topk or test_metric or META-MIRROR", "k lowered by one"),
+}
+"""For adapters of several kinds the tests that run, and the choice that is the cause."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CAUSES)
+def test_causes_of_all_kinds_are_named_on_one_screen(tmp_path: Path, name: str):
+    chosen, words = CAUSES[name]
+    lines, folder = failing_run(tmp_path, name, "-k", chosen, "--identification-seconds", "40")
+    assert len(lines) <= LINES
+    first = first_line(lines)
+    assert f": It computes ultralytics-8.4.190 with {words}" in first
+    assert first.endswith("nothing is left.")
+    log = read_log(folder)
+    assert [cause.choice.startswith(words) for cause in causes_of(log, log.divergences)] == [True]
+
+
+@pytest.mark.slow
+def test_an_adapter_that_raises_is_not_given_a_choice_as_cause(tmp_path: Path):
+    lines, folder = failing_run(
+        tmp_path, "Raises", "-k", "test_loss or test_targets", "--identification-seconds", "20"
+    )
+    assert len(lines) <= LINES
+    assert not any("It computes" in line for line in lines)
+    assert any("index 1 is out of bounds" in line for line in lines)
+    log = read_log(folder)
+    assert [cause.choice for cause in causes_of(log, log.divergences)] == [""]
 
 
 @pytest.mark.slow

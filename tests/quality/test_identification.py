@@ -12,7 +12,8 @@ from tests.fauxmplementations.dense_port import DensePort
 from tests.unit.dialects.test_composed import SINGLE
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment
-from tal_conformance.dialects.identification import Identification, identify
+from tal_conformance.dialects.identification import identify
+from tal_conformance.dialects.identified import Identification
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
@@ -31,11 +32,13 @@ FAULTS_AS_CHOICES = {
     "contested_by_metric": "contested=claimants metric",
     "contested_by_unmasked_overlap": "contested=any overlap",
     "topk2_ignored": "topk2_ignored=yes",
+    "one_more_than_topk2": "topk2_offset=1",
     "weights_before_conflict": "norm_before_conflict=yes",
     "clamped_for_added_eps": "norm_clamped=yes",
     "not_scaled_by_overlap": "norm_scaled=no",
     "iou_for_ciou_in_the_loss": "box_overlap=iou",
     "dfl_clamp_15_99": "dfl_clamp=bin later",
+    "dfl_weights_swapped": "dfl_shares_exchanged=yes",
     "score_sum_an_image": "score_sum=per image",
     "mean_cross_entropy": "class_loss=mean",
     "cross_entropy_of_positives": "class_loss=positives",

@@ -380,6 +380,8 @@ def test_what_cannot_be_tried_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     few = ["power", "--mutants", "history", "--examples", "1", "--report-dir"]
     assert main([*few, str(tmp_path / "runs"), "--only", "nothing*"]) == 2
     assert "no mutant matches 'nothing*'" in capsys.readouterr().err
+    assert main([*few, str(tmp_path / "runs"), "--only", "ultralitics-8.0.51*"]) == 2
+    assert "did you mean 'ultralytics-8.0.51'" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main([*few, str(tmp_path / "file" / "runs")]) == 2
     assert "cannot write into" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Composed dialects: their notation is parsed, and default choices compute what the releases compute."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import Enum
 from typing import Any
 
@@ -67,6 +67,8 @@ def values_of(name: str) -> list[Any]:
     default = {field.name: field.default for field in fields(Dialect)}[name]
     if isinstance(default, bool):
         return [True, False]
+    if isinstance(default, int):
+        return [default, -1, 1]
     return list(type(default)) if isinstance(default, Enum) else [default, default / 2]
 
 
@@ -102,6 +104,7 @@ def test_a_name_spells_the_choices():
         ),
         ("article, edge_counts=", "unknown value of edge_counts ''"),
         ("article, norm_eps=small", "norm_eps='small': expected a number such as 1e-09"),
+        ("article, k_offset=0.5", "k_offset='0.5': expected a whole number such as 0"),
     ],
 )
 def test_mistyped_names(text: str, message: str):
@@ -123,6 +126,14 @@ def test_effective_hyperparameters():
     exchanged = NEWEST.but(exponents=Exponents.EXCHANGED).effective(given, 100)
     assert (exchanged.alpha, exchanged.beta) == (4.0, 1.0)
     assert not built_in.settled.is_varied
+    lower, higher = (NEWEST.but(k_offset=step, topk2_offset=step) for step in (-1, 1))
+    assert [d.effective(given, 100) for d in (lower, higher)] == [
+        replace(given, topk=4, topk2=2),
+        replace(given, topk=6, topk2=4),
+    ]
+    assert lower.effective(Hyperparameters(topk=1, topk2=1), 100).topk == 1
+    assert higher.effective(replace(given, topk2=None), 100).topk2 is None
+    assert not lower.settled.is_varied
     assert NEWEST.but(dropped_picks=DroppedPicks.ZERO).settled.is_varied
 
 

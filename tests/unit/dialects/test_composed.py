@@ -11,6 +11,7 @@ from tests.fauxmplementations.dense_port import DensePort
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.dialects.choices import DISTINGUISHING, differ, failure_on
+from tal_conformance.dialects.search import values_of
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Subject
@@ -34,7 +35,7 @@ def other_values(name: str) -> list[Any]:
         return [not default]
     if isinstance(default, Enum):
         return [value for value in type(default) if value is not default]
-    return [1e-7 if name == "norm_eps" else 0.0]
+    return [1e-7] if name == "norm_eps" else [value for value in values_of(name) if value != default]
 
 
 SINGLE = [(name, value) for name in DISTINGUISHING for value in other_values(name)]
@@ -76,7 +77,7 @@ def test_a_choice_shows_and_is_held_to(name: str, value: Any):
     assert_held_to(ReferenceAdapter(changed), base, changed, name)
 
 
-PORTED: list[dict[str, str | bool | float]] = [
+PORTED: list[dict[str, Any]] = [
     {"overlap": "iou"},
     {"overlap": "giou"},
     {"overlap": "diou"},
@@ -96,6 +97,9 @@ PORTED: list[dict[str, str | bool | float]] = [
     {"class_loss": "mean"},
     {"dfl_clamp": "bin later"},
     {"total_times_images": False},
+    {"k_offset": -1},
+    {"topk2_offset": 1},
+    {"dfl_shares_exchanged": True},
     {"score_sum_floor": 0.0},
     {"overlap": "iou", "edge_counts": True, "total_times_images": False},
 ]

@@ -1,14 +1,19 @@
 """Identification finds the smallest set of choices that explains an implementation, and unexplained differences."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.fauxmplementations.dense_port import DensePort
+from torch import Tensor
 
 from tal_conformance.batches.named_strategies import STRATEGIES
+from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.outcome import AssignerInputs, Assignment
 from tal_conformance.dialects.identification import explain, identify, size_of, sorted_recipes
-from tal_conformance.dialects.observations import MAX_UNDECIDED, UNDECIDED, Observations
+from tal_conformance.dialects.observations import MAX_UNDECIDED, UNDECIDED, UNDECIDED_OF, Observations
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
@@ -55,17 +60,46 @@ def test_two_choices_are_named_with_their_evidence():
     assert 0 < found.choices[0].alone < found.unexplained_by_base[0]
 
 
+class HeavierDfl(DensePort):
+    """A port whose distribution focal loss is too large by a quarter, which no choice describes."""
+
+    def side(self, *arguments: Any) -> Tensor:
+        return 1.25 * super().side(*arguments)
+
+
 @pytest.mark.slow
 def test_what_nothing_explains_is_left():
     """A fault of DFL that no choice describes is reported as unexplained, with clause and a failure."""
-    adapter: Any = FaultyReference(FAULTS["dfl_weights_swapped"])
-    found = identify(implementation_from(adapter, "faulty"), [NEWEST], seconds=8)
+    found = identify(implementation_from(HeavierDfl(NEWEST), "faulty"), [NEWEST], seconds=8)
     assert not found.explained
     assert "LOSS-DFL-1" in found.left
     count, failure = found.left["LOSS-DFL-1"]
     assert 0 < count < found.batches
     assert failure.stage == "dfl"
+    assert "It computes" not in found.sentence
     assert "are left" in found.sentence or "budget of seconds" in found.sentence
+
+
+class PlainIouOfOneImage(DensePort):
+    """A port that replaces CIoU by IoU, but only in batches of one image, which no choice describes."""
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        self.choices = {"overlap": "iou"} if len(inputs.scores) == 1 else {}
+        return super().assign(inputs)
+
+
+@pytest.mark.slow
+def test_new_batches_of_the_failing_test_refute_what_the_batches_of_a_run_do_not():
+    observations = Observations(implementation_from(PlainIouOfOneImage(NEWEST), "faulty"))
+    recipes = [r for r in sample_recipes(STRATEGIES["metric"], 60) if len(r.images) == 1][:12]
+    failing = [recipe for recipe in recipes if not observations.conforms(recipe, NEWEST)]
+    iou = parse("ultralytics-8.4.190, overlap=iou")
+    assert failing
+    assert all(observations.conforms(recipe, iou) for recipe in recipes)
+    passing = [recipe for recipe in recipes if recipe not in failing]
+    found = explain(observations, failing, passing, seconds=20, strategies=[STRATEGIES["metric"]])
+    assert not found.explained
+    assert "It computes" not in found.sentence
 
 
 class AssignerAlone:
@@ -75,6 +109,31 @@ class AssignerAlone:
 
     def __init__(self, computed: Dialect) -> None:
         self.assign = ReferenceAdapter(computed).assign
+
+
+class NoPositives:
+    """An assigner that finds no positive in any batch."""
+
+    name, version, dialect = "background", "1", NEWEST
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        found = ReferenceAdapter(NEWEST).assign(inputs)
+        return replace(found, stages=None, foreground=found.foreground & False, scores=0 * found.scores)
+
+
+def test_a_dialect_that_leaves_no_positive_is_not_evidenced_by_an_assigner_without_positives():
+    """Two bins do not reach the sides of a huge ground truth, so that only an ordinary one has positives."""
+    near = parse("ultralytics-8.4.190, reach_limits")
+    huge = Truth("huge", at=(11, 0), size=(11, 8))
+    far, mixed = (
+        Recipe(images=(truths,), cells=(8, 8), strides=(8, 16), reg_max=2, predictions="near")
+        for truths in ((huge,), (huge, Truth("small")))
+    )
+    for adapter, expected in ((NoPositives(), (False, False)), (AssignerAlone(near), (False, True))):
+        observations = Observations(implementation_from(adapter, "alone"))
+        assert observations.conforms(far, near)
+        assert not observations.conforms(far, NEWEST)
+        assert tuple(observations.is_evidence(recipe, near) for recipe in (far, mixed)) == expected
 
 
 @pytest.mark.parametrize(
@@ -119,9 +178,10 @@ def test_an_implementation_runs_once_for_all_dialects():
 
 
 def test_a_dialect_that_leaves_batches_undecided_does_not_explain_them():
-    """A dialect in which results are undecided on more than `MAX_UNDECIDED` batches is not named as explanation.
+    """A dialect in which results are undecided on more batches than `MAX_UNDECIDED` and a tenth is not an explanation.
 
-    Here negative overlaps to the power 0.5 are NaN, so that the judge cannot decide."""
+    Here negative overlaps to the power 0.5 are NaN, so that the judge cannot decide.
+    """
     faulty = FaultyReference(FAULTS["columns_before_rows"], exposes_stages=False)
     observations = Observations(implementation_from(faulty, "faulty"))
     undecidable = parse("ultralytics-8.4.190, signed_overlap=yes, exponents=exchanged")
@@ -131,5 +191,5 @@ def test_a_dialect_that_leaves_batches_undecided_does_not_explain_them():
         if not observations.conforms(recipe, NEWEST)
     ]
     stages = [observations.diverging(recipe, undecidable) for recipe in failing]
-    assert sum(not names for names in stages) <= MAX_UNDECIDED
+    assert sum(not names for names in stages) <= MAX_UNDECIDED + len(failing) // UNDECIDED_OF
     assert stages.count(frozenset({UNDECIDED})) >= 3

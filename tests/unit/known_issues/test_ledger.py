@@ -177,6 +177,7 @@ FAULTS = {
     "unknown predicate 'smal'": GOOD.replace('"small_8_16"', '"smal"'),
     "unknown device 'tpu'": GOOD.replace('"cpu"', '"tpu"'),
     "is not a clause": GOOD.replace("TAL-CAND-2", "CANDIDATES"),
+    "unknown clause 'META-MIROR'; did you mean 'META-MIRROR'": GOOD.replace("TAL-CAND-2", "META-MIROR"),
     "must be a specifier": GOOD.replace(">=1.0, <2", "one"),
     "must be a date": GOOD.replace("2026-06-01", '"2026-06-01"'),
     "must be a list of at least one name": GOOD.replace('["small_8_16"]', "[]"),

@@ -1,0 +1,138 @@
+"""The result of an identification: a dialect, the evidence for its choices, and what it does not explain."""
+
+from dataclasses import dataclass, field
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.dialects.observations import key_of
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.judgement.failure import Failure
+from tal_reference import Dialect
+
+
+@dataclass(frozen=True)
+class DialectFit:
+    """Result of judging an implementation by one official dialect.
+
+    Attributes:
+        dialect: the official dialect.
+        refuting: the smallest batch on which the implementation does not conform; None if it always conforms.
+        batches: number of batches judged, up to the first on which the implementation does not conform.
+    """
+
+    dialect: Dialect
+    refuting: Recipe | None = None
+    batches: int = 0
+
+
+@dataclass(frozen=True)
+class ChoiceEvidence:
+    """One choice of the dialect that explains an implementation, and the evidence for the choice.
+
+    Attributes:
+        name: field of `Dialect`.
+        clause: clause of the specification.
+        words: the choice in a few words.
+        alone: number of the `SMALLER` smallest batches that the base dialect does not explain, but would explain with
+            this choice.
+        smallest: the smallest batch that is explained only with the choice; None without such a batch.
+    """
+
+    name: str
+    clause: str
+    words: str
+    alone: int
+    smallest: Recipe | None
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Another dialect that explains an implementation equally well, and differs in one choice.
+
+    Attributes:
+        words: the differing choice of this other dialect in a few words.
+        deciding: a batch on which the reference's results in the two dialects differ; None if no generated batch
+            shows a difference.
+    """
+
+    words: str
+    deciding: Recipe | None
+
+
+@dataclass(frozen=True)
+class Identification:
+    """The dialect that explains an implementation, and the proof.
+
+    A dialect explains a batch if the implementation conforms to it on the batch.
+
+    Attributes:
+        implementation: the implementation under test.
+        base: the official dialect that differs from `dialect` in the fewest choices.
+        dialect: the dialect that explains the most batches.
+        batches: number of judged batches.
+        left: for each violated clause the number of batches that `dialect` does not explain, and the smallest
+            failure.
+        choices: the choices in which `dialect` differs from `base`.
+        unexplained_by_base: two numbers: how many of the smallest batches `base` does not explain, and how many
+            smallest batches were judged (at most `SMALLER`).
+        fits: results of judging by each official dialect.
+        ties: other dialects that explain as many batches.
+        complete: False if the budget of seconds was used up before the search and its proof ended.
+        unjudged: number of batches that were not judged by `dialect`, because the budget was used up.
+        tried: largest number of changed choices of which all combinations were tried without finding a better one.
+    """
+
+    implementation: Implementation
+    base: Dialect
+    dialect: Dialect
+    batches: int
+    left: dict[str, tuple[int, Failure]]
+    choices: list[ChoiceEvidence] = field(default_factory=list)
+    unexplained_by_base: tuple[int, int] = (0, 0)
+    fits: list[DialectFit] = field(default_factory=list)
+    ties: list[Tie] = field(default_factory=list)
+    complete: bool = True
+    unjudged: int = 0
+    tried: int = 0
+
+    @property
+    def explained(self) -> bool:
+        """True if `dialect` explains every batch, and the search ended within its budget."""
+        return not self.left and self.complete
+
+    @property
+    def missing(self) -> int:
+        """Number of judged batches that `dialect` does not explain."""
+        return sum(count for count, _ in self.left.values())
+
+    @property
+    def as_declared(self) -> bool:
+        """True if no dialect explains more than the one that the implementation declares."""
+        return key_of(self.dialect) == key_of(self.implementation.dialect)
+
+    @property
+    def sentence(self) -> str:
+        """The dialect and the number of explained batches, in one or two sentences."""
+        if self.as_declared and not self.complete:
+            combinations = ("", "single choice ", "single choice or pair ", "one, two or three choices ")[
+                self.tried
+            ]
+            tried = f" No {combinations}that was tried explains half of the failures." if combinations else ""
+            return (
+                "The budget of seconds ended the search before it found what explains the difference from "
+                f"{self.dialect.name}.{tried}"
+            )
+        if self.as_declared and self.missing:
+            return (
+                f"No known choice explains the difference from {self.dialect.name}: {self.missing} of {self.batches} "
+                "batches are left."
+            )
+        *words, last = [choice.words for choice in self.choices] or [""]
+        choices = f" with {', '.join(words)}{', and ' if words else ''}{last}" if last else ""
+        share = f"That explains {self.batches - self.missing} of {self.batches} batches"
+        rest = f"{self.missing} are left" if self.missing else "nothing is left"
+        verb = "it is most similar to" if self.missing else "it computes"
+        if not self.complete:
+            return (
+                f"The budget of seconds ended the search: so far, {verb} {self.base.name}{choices}. {share}."
+            )
+        return f"{verb.capitalize()} {self.base.name}{choices}. {share}; {rest}."

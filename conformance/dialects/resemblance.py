@@ -1,0 +1,112 @@
+"""Rank dialects by the resemblance of the reference's results to those of an implementation.
+
+A judgement of a loss that hides its assignment takes a hundred times as long as one run of the reference. Resemblance
+therefore decides which dialects a search judges first. It never decides whether a dialect explains a batch.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.outcome import Assignment, LossOutcome
+from tal_conformance.dialects.observations import Observations, key_of
+from tal_conformance.judgement.rejection import rejection_for
+from tal_reference import Dialect, Targets, detection_loss
+
+EPS = torch.finfo(torch.float32).eps
+"""Sum of differences below which two results count as equal, as cross-entropies of saturated logits."""
+SAME = EPS**0.5
+"""Relative difference below which two results count as equal: half the digits of float32 are left for rounding."""
+DIFFERENT = 1.0
+"""Distance of two results that have nothing in common, such as a result and an exception."""
+
+
+class Resemblance:
+    """Distances between the results of an implementation and those of the reference in dialects.
+
+    Args:
+        observations: outcomes of the implementation.
+    """
+
+    def __init__(self, observations: Observations) -> None:
+        self.observations = observations
+        self._distances: dict[tuple[Recipe, object], float] = {}
+
+    def distance(self, recipe: Recipe, dialect: Dialect) -> float:
+        """Return the mean distance of all results on a recipe's batch, 0 (equal up to rounding) to 1."""
+        key = recipe, key_of(dialect)
+        if key not in self._distances:
+            self._distances[key] = self._measured(recipe, dialect)
+        return self._distances[key]
+
+    def total(self, dialect: Dialect, recipes: Iterable[Recipe]) -> float:
+        """Return the sum of the distances on the batches of recipes."""
+        return sum(self.distance(recipe, dialect) for recipe in recipes)
+
+    def _measured(self, recipe: Recipe, dialect: Dialect) -> float:
+        batch, observation = self.observations.batch(recipe), self.observations.observed(recipe, dialect)
+        if observation.unsupported:
+            return 0.0
+        if rejection_for(batch, dialect) is not None:
+            return 0.0 if observation.raised else DIFFERENT
+        outcome = observation.outcome
+        if outcome is None:
+            return DIFFERENT
+        distances = list(_distances(batch, dialect, outcome.assignment, outcome.loss))
+        return sum(distances) / max(1, len(distances))
+
+
+def _distances(
+    batch: Batch, dialect: Dialect, assignment: Assignment | None, loss: LossOutcome | None
+) -> Iterator[float]:
+    """Yield the distances of all visible results: target scores, positives, boxes, items, total and gradients."""
+    maps = [level.detach().requires_grad_(loss is not None) for level in batch.feature_maps]
+    try:
+        reference = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
+    except ValueError:  # the batch is invalid in itself, such as a row that names an unknown class
+        return
+    if assignment is not None:
+        yield from _distances_of_assignment(assignment, reference.targets, batch.head.classes)
+    if loss is None:
+        return
+    for own, expected in zip(loss.items, reference.items, strict=True) if loss.shows_items else ():
+        yield relative(own, expected)
+    total = reference.terms.sum()
+    yield relative(loss.total, total.detach())
+    gradients = torch.autograd.grad(total, maps)
+    sides = 4 * batch.head.reg_max
+    for channels in (slice(sides), slice(sides, None)):  # of distances, and of classes
+        yield relative(_joined(loss.gradients, channels), _joined(gradients, channels))
+
+
+def _joined(gradients: Sequence[Tensor], channels: slice) -> Tensor:
+    """Return the numbers of some channels of all levels' gradients, each (B, 4R + C, H, W), in one dimension."""
+    return torch.cat([level[:, channels].flatten() for level in gradients])
+
+
+def _distances_of_assignment(
+    assignment: Assignment, targets: Sequence[Targets], classes: int
+) -> Iterator[float]:
+    """Yield the distances of target scores, of positives, and of the target boxes of positives."""
+    scores = torch.stack([image.scores(classes) for image in targets])  # (B, A, C)
+    foreground = torch.stack([image.foreground for image in targets])  # (B, A)
+    boxes = torch.stack([image.boxes for image in targets])  # (B, A, 4)
+    yield relative(assignment.scores, scores)
+    yield relative(assignment.foreground.float(), foreground.float())
+    both = foreground & assignment.foreground.bool()  # (B, A)
+    yield relative(assignment.boxes[both], boxes[both])
+
+
+def relative(one: Tensor, other: Tensor) -> float:
+    """Return the sum of differences of two tensors divided by the sum of magnitudes, 0 to 1; 0 if both are equal.
+
+    NaN equals NaN, and differs from every number by as much as a number can.
+    """
+    first, second = one.detach().double(), other.detach().double()
+    if not bool(first.isfinite().all() and second.isfinite().all()):
+        return 0.0 if torch.equal(first.nan_to_num(), second.nan_to_num()) else DIFFERENT
+    difference, magnitude = float((first - second).abs().sum()), float(first.abs().sum() + second.abs().sum())
+    return difference / magnitude if difference > max(EPS, SAME * magnitude) else 0.0
