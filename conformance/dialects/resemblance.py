@@ -18,8 +18,9 @@ from tal_reference import Dialect, Targets, detection_loss
 
 EPS = torch.finfo(torch.float32).eps
 """Sum of differences below which two results count as equal, as cross-entropies of saturated logits."""
-SAME = EPS**0.5
-"""Relative difference below which two results count as equal: half the digits of float32 are left for rounding."""
+SAME = EPS**0.5 / 10
+"""Mean relative difference up to which results count as similar: half the digits of float32 are left for rounding, in
+each of up to ten results."""
 DIFFERENT = 1.0
 """Distance of two results that have nothing in common, such as a result and an exception."""
 
@@ -36,11 +37,15 @@ class Resemblance:
         self._distances: dict[tuple[Recipe, object], float] = {}
 
     def distance(self, recipe: Recipe, dialect: Dialect) -> float:
-        """Return the mean distance of all results on a recipe's batch, 0 (equal up to rounding) to 1."""
+        """Return the mean distance of all results on a recipe's batch, 0 (equal) to 1."""
         key = recipe, key_of(dialect)
         if key not in self._distances:
             self._distances[key] = self._measured(recipe, dialect)
         return self._distances[key]
+
+    def is_similar(self, recipe: Recipe, dialect: Dialect) -> bool:
+        """Return True if all results on a recipe's batch are those of the reference in a dialect, up to rounding."""
+        return self.distance(recipe, dialect) <= SAME
 
     def total(self, dialect: Dialect, recipes: Iterable[Recipe]) -> float:
         """Return the sum of the distances on the batches of recipes."""
@@ -109,4 +114,4 @@ def relative(one: Tensor, other: Tensor) -> float:
     if not bool(first.isfinite().all() and second.isfinite().all()):
         return 0.0 if torch.equal(first.nan_to_num(), second.nan_to_num()) else DIFFERENT
     difference, magnitude = float((first - second).abs().sum()), float(first.abs().sum() + second.abs().sum())
-    return difference / magnitude if difference > max(EPS, SAME * magnitude) else 0.0
+    return difference / magnitude if difference > EPS else 0.0

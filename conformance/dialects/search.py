@@ -151,8 +151,8 @@ class Search:
         if self.shows_assignment or self.observations.is_judged(recipe, dialect):
             return False
         declared = self.observations.implementation.dialect
-        return (
-            not self.resemblance.distance(recipe, dialect) and self.resemblance.distance(recipe, declared) > 0
+        return self.resemblance.is_similar(recipe, dialect) and not self.resemblance.is_similar(
+            recipe, declared
         )
 
     def unexplained(self, dialect: Dialect, recipes: Iterable[Recipe]) -> list[Recipe]:
@@ -238,11 +238,12 @@ class Search:
 
     def least_similar(self, dialect: Dialect, recipes: Iterable[Recipe]) -> list[Recipe]:
         """Return the recipes with other results than the reference's in a dialect, the largest difference first."""
-        distances = []
+        different = []
         for recipe in sorted(recipes, key=size_of):
             self.check_time()
-            distances.append((-self.resemblance.distance(recipe, dialect), size_of(recipe), recipe))
-        return [recipe for distance, _, recipe in sorted(distances, key=lambda entry: entry[:2]) if distance]
+            if not self.resemblance.is_similar(recipe, dialect):
+                different.append(recipe)
+        return sorted(different, key=lambda recipe: -self.resemblance.distance(recipe, dialect))
 
     def spread(self, count: int) -> list[Recipe]:
         """Return about `count` recipes from the smaller half of all recipes, whose batches are judged fastest.
