@@ -8,6 +8,9 @@ from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure
 from tal_reference import Dialect
 
+TRIED = ("", "No single choice", "No choice or pair of choices", "No combination of up to three choices")
+"""Beginning of the sentence about a search without a result, by the largest number of choices that it combined."""
+
 
 @dataclass(frozen=True)
 class DialectFit:
@@ -113,10 +116,7 @@ class Identification:
     def sentence(self) -> str:
         """The dialect and the number of explained batches, in one or two sentences."""
         if self.as_declared and not self.complete:
-            combinations = ("", "single choice ", "single choice or pair ", "one, two or three choices ")[
-                self.tried
-            ]
-            tried = f" No {combinations}that was tried explains half of the failures." if combinations else ""
+            tried = f" {TRIED[self.tried]} explains half of the failures." if self.tried else ""
             return (
                 "The budget of seconds ended the search before it found what explains the difference from "
                 f"{self.dialect.name}.{tried}"

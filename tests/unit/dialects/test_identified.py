@@ -1,0 +1,59 @@
+"""The sentence about an identification claims no more than was found."""
+
+from typing import Any
+
+import pytest
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.core.verdicts import Verdict
+from tal_conformance.dialects.identified import ChoiceEvidence, Identification
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_reference import NEWEST, Dialect, parse
+
+IOU = parse("ultralytics-8.4.190, overlap=iou")
+WORDS = "plain IoU in place of CIoU in the assignment"
+NAMED = f"ultralytics-8.4.190 with {WORDS}. That explains"
+
+
+def identification(dialect: Dialect, left: int = 0, **fields: Any) -> Identification:
+    """Return an identification on 10 batches, of which `left` are not explained."""
+    implementation = implementation_from(ReferenceAdapter(NEWEST), "mine")
+    subject = Subject(implementation, "cpu")
+    failure = Failure(subject, Recipe().build(), Verdict.DIVERGENT, "overlap", "TAL-MET-1", "u differs")
+    choices = [ChoiceEvidence("overlap", "TAL-MET-1", WORDS, 3, None)] if dialect is IOU else []
+    return Identification(
+        implementation, NEWEST, dialect, 10, {"TAL-MET-1": (left, failure)} if left else {}, choices, **fields
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (identification(IOU), f"It computes {NAMED} 10 of 10 batches; nothing is left."),
+        (identification(IOU, 2), f"It is most similar to {NAMED} 8 of 10 batches; 2 are left."),
+        (
+            identification(IOU, complete=False),
+            f"The budget of seconds ended the search: so far, it computes {NAMED} 10 of 10 batches.",
+        ),
+        (
+            identification(IOU, 2, complete=False),
+            f"The budget of seconds ended the search: so far, it is most similar to {NAMED} 8 of 10 batches.",
+        ),
+        (
+            identification(NEWEST, 4),
+            "No known choice explains the difference from ultralytics-8.4.190: 4 of 10 batches are left.",
+        ),
+        (
+            identification(NEWEST, 4, complete=False, tried=2),
+            (
+                "The budget of seconds ended the search before it found what explains the difference from "
+                "ultralytics-8.4.190. No choice or pair of choices explains half of the failures."
+            ),
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_sentences(found: Identification, sentence: str):
+    assert found.sentence == sentence
