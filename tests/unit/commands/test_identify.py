@@ -1,14 +1,12 @@
 """Command `identify`: it prints dialect and choices of an implementation, evidence, and unexplained differences."""
 
-from typing import Any
-
 import pytest
+from tests.fauxmplementations.dense_port import HeavierDfl
 
 from tal_conformance.commands import identify, main
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
-from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
-from tal_reference import parse
+from tal_reference import NEWEST, parse
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +37,7 @@ def test_a_composed_dialect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_an_implementation_that_nothing_explains(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    adapter: Any = FaultyReference(FAULTS["dfl_weights_swapped"])
-    monkeypatch.setattr(identify, "find", lambda name: implementation_from(adapter, name))
+    monkeypatch.setattr(identify, "find", lambda name: implementation_from(HeavierDfl(NEWEST), name))
     assert main(["identify", "mine", "--seconds", "5"]) == 1
     output = capsys.readouterr().out
     assert "  left: LOSS-DFL-1 on " in output

@@ -4,8 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.fauxmplementations.dense_port import DensePort
-from torch import Tensor
+from tests.fauxmplementations.dense_port import DensePort, HeavierDfl
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
@@ -58,13 +57,6 @@ def test_two_choices_are_named_with_their_evidence():
     assert [choice.clause for choice in found.choices] == ["TAL-MET-1", "LOSS-GAIN-1"]
     assert all(choice.smallest is not None for choice in found.choices)
     assert 0 < found.choices[0].alone < found.unexplained_by_base[0]
-
-
-class HeavierDfl(DensePort):
-    """A port whose distribution focal loss is too large by a quarter, which no choice describes."""
-
-    def side(self, *arguments: Any) -> Tensor:
-        return 1.25 * super().side(*arguments)
 
 
 @pytest.mark.slow
