@@ -236,9 +236,8 @@ class ReadAssignment:
         )
         at = known.positives
         exact, same_dtype = known.exact.of_total[0][at], known.same_dtype.of_total[0][at]  # (P, 4R) twice
-        allowed = gradient_bound(
-            expected.batch, "distance logits", exact, same_dtype, known.rounding.of_total[0]
-        )
+        rounding, enclosed = known.rounding.of_total[0], known.rounding.enclosed is not None
+        allowed = gradient_bound(expected.batch, "distance logits", exact, same_dtype, rounding, enclosed)
         for extra in (known.rounding.jumps_of_total[0], known.uncertainty(unsure).of_total[0]):
             allowed = add_gradients(allowed, extra)
         observed = flatten(loss.gradients, expected.batch.head)[0][at].double()  # (P, 4R)

@@ -255,7 +255,9 @@ def judge_gradients(
                 continue
             wanted, naive, rounding, jump, moves = values
             extra = add_gradients(jump, moves)
-            allowed = gradient_bound(batch, field.quantity, wanted, naive, rounding)
+            allowed = gradient_bound(
+                batch, field.quantity, wanted, naive, rounding, unit.enclosed is not None
+            )
             bounded = Bounded(wanted, add_gradients(allowed, extra), naive, extra)
             quantity = Quantity(f"gradient of {term} on {field.quantity}", clause, dimensions)
             stage = judgement.stages[StageName.GRADIENTS]

@@ -32,6 +32,7 @@ from tal_conformance.judgement.loss_reference import (
     logit_gradient_roundings,
     loss_precision,
 )
+from tal_conformance.judgement.mixed_gradients import MixedGradients
 from tal_conformance.judgement.mixed_precision import MixedTerms, logit_gradient_error
 from tal_reference import NEWEST, BatchTargets, ClassLoss, Dialect, WeightBroadcast, varied_loss
 from tal_reference.anchors import Anchors
@@ -170,7 +171,7 @@ def rounding_units(
     predicted = decode(distances, Anchors(centres, strides), reg_max)  # (P, 4)
     distance_error = distance_unit(distances, reg_max, coarse)  # (P, 4)
     given_edge = edges[at][:, None] / strides if isinstance(edges, Tensor) else edges  # (P, 1) grid units
-    of_target = given_edge[:, 0] if isinstance(given_edge, Tensor) else 0.0  # (P,)
+    of_target = given_edge[:, 0] if isinstance(given_edge, Tensor) else torch.zeros_like(own)  # (P,)
     mixed = MixedTerms.of(batch, dialect, distances, centres, target, weights)
     of_box = (
         box_unit(predicted, centres, distance_error, coarse).amax(1) if mixed is None else mixed.edge_errors()
@@ -223,8 +224,9 @@ def rounding_units(
     of_sides = (
         of_weights * (of_input[..., None] if reg_max == 1 else 1.0) * (numbers.dfl_gain / 4)
     )  # (P, 4, 1)
+    mixed_gradients = None if mixed is None else MixedGradients(mixed, of_target)
     box_rounds, box_jumps, side_rounds, side_jumps = distance_gradient_units(
-        slope, distance_error, of_weights * numbers.box_gain, of_sides, strides
+        slope, mixed_gradients, distance_error, of_weights * numbers.box_gain, of_sides, strides
     )  # (P, 4R) each
     rounding = (box_rounds, ZERO), (ZERO, logit_gradient), (side_rounds, ZERO)
     jumps = (box_jumps, ZERO), (ZERO, stored), (side_jumps, ZERO)
@@ -269,25 +271,37 @@ def share_error(distances: Tensor, of_input: Tensor, dtype: torch.dtype) -> Tens
 
 
 def distance_gradient_units(
-    slope: "GradientRounding", distance_error: Tensor, of_box: Tensor, of_sides: Tensor, strides: Tensor
+    slope: "GradientRounding",
+    mixed: MixedGradients | None,
+    distance_error: Tensor,
+    of_box: Tensor,
+    of_sides: Tensor,
+    strides: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return rounding errors and jumps of the gradients of box and dfl on the distance logits, (P, 4R) each.
 
     Args:
         slope: errors of the gradients of each positive's losses, before multiplication by weight and gain and division
             by N.
+        mixed: the errors under autocast, which are not multiples of a rounding; None without autocast.
         distance_error: (P, 4) errors of the predicted distances.
         of_box: (P, 1, 1) factor of the box loss: weight times gain over N.
         of_sides: (P, 4, 1) or (P, 1, 1) factor of the distances' losses (DFL or L1): weight times gain over N.
         strides: (P, 1) strides in pixels.
     """
-    box_rounds, box_jumps = (
-        (part * of_box).flatten(1) for part in slope.box(distance_error)
-    )  # (P, 4R) twice
     side_rounds, side_jumps = ((part * of_sides).flatten(1) for part in slope.side())  # (P, 4R) twice
     if slope.reg_max == 1:
         # as a share of the input's size it may be too small for the dtype before the stride multiplies it
         side_rounds = side_rounds + smallest(slope.dtype) * strides  # (P, 4)
+    if mixed is not None:
+        box_jumps = mixed.box(of_box).flatten(1)
+        if slope.reg_max > 1:
+            side_jumps = mixed.dfl(of_sides, slope.wanted_error).flatten(1)
+            side_rounds = torch.zeros_like(side_jumps)
+        return torch.zeros_like(box_jumps), box_jumps, side_rounds, side_jumps
+    box_rounds, box_jumps = (
+        (part * of_box).flatten(1) for part in slope.box(distance_error)
+    )  # (P, 4R) twice
     return box_rounds + slope.underflow().flatten(1), box_jumps, side_rounds, side_jumps
 
 
@@ -433,13 +447,18 @@ class GradientRounding:
         return rounding, (jumps[..., None] & beside).to(rounding)
 
 
-def gradient_bound(batch: Batch, name: str, exact: Tensor, same_dtype: Tensor, unit: Tensor) -> Tensor:
-    """Return the largest admissible error of the gradient on `name`.
+def gradient_bound(
+    batch: Batch, name: str, exact: Tensor, same_dtype: Tensor, unit: Tensor, enclosed: bool = False
+) -> Tensor:
+    """Return the largest admissible error of the gradient on `name`, beside its jumps.
 
-    The error is 0 where the reference's gradient and its rounding unit are 0.
+    The error is 0 where the reference's gradient and its rounding unit are 0. If `enclosed`, the jumps of the gradient
+    on the distance logits hold all roundings to 16 bits, so that the naive computation's error is a part of them.
     """
     dtype = precision(batch.dtype)
-    if name == "distance logits":
+    if name == "distance logits" and enclosed:
+        same_dtype = exact
+    elif name == "distance logits":
         unit = unit + 4 * torch.finfo(dtype).eps * exact.abs()
     allowed = bound(same_dtype, exact, unit, dtype, f"gradient on {name}")
     zero = exact == 0

@@ -289,9 +289,9 @@ class MixedTerms:
 
         All positives take the same sequence of roundings, so the sums are compared, not their parts.
         """
-        predicted = hull(self._boxes).middle
-        exact, errors = 1 - ciou(self.target, self._exact_boxes), []  # (P,)
-        for boxes in self._boxes:
+        predicted = hull(self.boxes).middle
+        exact, errors = 1 - ciou(self.target, self.exact_boxes), []  # (P,)
+        for boxes in self.boxes:
             moved = (self.weights * (1 - ciou(self.target, boxes.middle) - exact)).sum().abs()
             spread = ciou_unit(self.target, boxes.middle, boxes.radius.amax(1), 0.0)  # (P,)
             errors.append(moved + (self.weights * spread).sum())
@@ -300,7 +300,7 @@ class MixedTerms:
 
     def edge_errors(self) -> Tensor:
         """Return the largest error (P,) of a predicted box's edges in grid units."""
-        return hull(self._boxes).distance_from(self._exact_boxes).amax(1)
+        return hull(self.boxes).distance_from(self.exact_boxes).amax(1)
 
     def centre_errors(self) -> Tensor:
         """Return the errors (P, 2) of anchor centres in grid units: a coarse dtype rounds far anchors."""
@@ -328,12 +328,12 @@ class MixedTerms:
         return torch.stack(errors).amax()
 
     @cached_property
-    def _boxes(self) -> list[Interval]:
+    def boxes(self) -> list[Interval]:
         """The predicted boxes (P, 4) in grid units, one interval for each sequence of roundings."""
         return box_sequences(self.distances, self.centres, self.reg_max, self.dtype)
 
     @cached_property
-    def _exact_boxes(self) -> Tensor:
+    def exact_boxes(self) -> Tensor:
         """(P, 4) predicted boxes in grid units, float64."""
         return decode(
             self.distances, Anchors(self.centres, torch.ones_like(self.centres[:, :1])), self.reg_max
