@@ -27,7 +27,7 @@ from tal_reference.dialect import (
 )
 from tal_reference.end_to_end import EndToEndLoss, branch_weights, end_to_end_loss
 from tal_reference.loss import BatchTargets, DetectionLoss, Predictions
-from tal_reference.rotated import RotatedHyperparameters, RotatedPredictions, probiou, rotated_loss
+from tal_reference.rotated import RotatedPredictions, probiou, rotated_loss
 from tal_reference.settings import Head, Hyperparameters
 from tal_reference.variations import (
     ClassLoss,
@@ -69,7 +69,6 @@ __all__ = [
     "Overlap",
     "OverlapsCompared",
     "Predictions",
-    "RotatedHyperparameters",
     "RotatedPredictions",
     "Rows",
     "ScoreSum",

@@ -56,17 +56,6 @@ ELONGATION_SCALE = 3
 
 
 @dataclass(frozen=True)
-class RotatedHyperparameters(Hyperparameters):
-    """Hyperparameters of assigner and loss, with the gain of the fourth term.
-
-    Attributes:
-        angle_gain: weight of the angle loss (OBB-ANG-1).
-    """
-
-    angle_gain: float = 1.0
-
-
-@dataclass(frozen=True)
 class RotatedPredictions(Predictions):
     """The predictions in the feature maps, one row per anchor: four distances, class logits and an angle.
 
@@ -97,7 +86,7 @@ def rotated_loss(
     feature_maps: Sequence[Float[Tensor, "B _ _ _"]],
     annotations: Float[Tensor, "N 7"],
     head: Head,
-    hyperparameters: RotatedHyperparameters = RotatedHyperparameters(),
+    hyperparameters: Hyperparameters = Hyperparameters(),
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
 ) -> DetectionLoss:
@@ -305,7 +294,7 @@ def overlaps_of(
 def rotated_items(
     predictions: RotatedPredictions,
     targets: Positives | BatchTargets,
-    hyperparameters: RotatedHyperparameters,
+    hyperparameters: Hyperparameters,
     dialect: Dialect = NEWEST,
     class_weights: Float[Tensor, "C"] | None = None,
 ) -> Float[Tensor, "4"]:

@@ -54,6 +54,7 @@ class Hyperparameters:
         box_gain: weight of the CIoU loss.
         cls_gain: weight of the class loss.
         dfl_gain: weight of the distribution focal loss (L1 loss where R = 1).
+        angle_gain: weight of the angle loss, which rotated boxes alone have (OBB-ANG-1).
     """
 
     topk: int = 10
@@ -63,6 +64,7 @@ class Hyperparameters:
     box_gain: float = 7.5
     cls_gain: float = 0.5
     dfl_gain: float = 1.5
+    angle_gain: float = 1.0
 
     @property
     def effective_topk2(self) -> int | None:

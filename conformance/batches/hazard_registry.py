@@ -1,14 +1,15 @@
 """The registry of hazards: for every task, the detectors of its hazards by name."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
-from tal_conformance.batches.content import Content
-from tal_conformance.core.task import DETECT
+from tal_conformance.core.task import DETECT, OBB
 
-Detector = Callable[[Content], "bool | Tensor"]
-HAZARDS_BY_TASK: dict[str, dict[str, tuple[str, Detector]]] = {DETECT.name: {}}
+Detector = Callable[[Any], "bool | Tensor"]
+"""Function of a batch's content, an object that `CONTENTS_BY_TASK` in `hazards` makes for every task."""
+HAZARDS_BY_TASK: dict[str, dict[str, tuple[str, Detector]]] = {DETECT.name: {}, OBB.name: {}}
 """For every task: what each hazard needs of a batch (an argument of `Content.has`), and its detector, by name."""
 
 

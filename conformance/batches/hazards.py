@@ -7,17 +7,20 @@ annotation; "the first stride" and "the second" to those of the first two levels
 that a ground truth selects, t the alignment metric, u the overlap with the predicted box (TAL-MET-1).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tal_conformance.batches import hazards_of_size  # noqa: F401 (registers its detectors)
+from tal_conformance.batches import hazards_of_size, hazards_of_turns  # noqa: F401 (register detectors)
 from tal_conformance.batches.content import Content, Shape
 from tal_conformance.batches.hazard_registry import HAZARDS_BY_TASK, Detector, hazard
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import depth, sides_to
+from tal_conformance.core.task import DETECT, OBB
 
 SATURATED = 17.0
 """Smallest logit considered here whose sigmoid is exactly 1 in float32."""
@@ -28,16 +31,24 @@ __all__ = [
     "HAZARDS",
     "HAZARDS_BY_TASK",
     "MEANINGS",
+    "MEANINGS_BY_TASK",
     "Content",
     "hazards_of",
     "with_hazards",
 ]
 
 
+CONTENTS_BY_TASK: dict[str, Callable[[Batch], Any]] = {
+    DETECT.name: Content,
+    OBB.name: hazards_of_turns.TurnedContent,
+}
+"""The content that the detectors of every task read."""
+
+
 @torch.inference_mode()
 def hazards_of(batch: Batch) -> frozenset[str]:
     """Return the names of the hazards of a batch: properties for which implementations often go wrong."""
-    content, detectors = Content(batch), HAZARDS_BY_TASK[batch.task]
+    content, detectors = CONTENTS_BY_TASK[batch.task](batch), HAZARDS_BY_TASK[batch.task]
     return frozenset(
         name for name, (needs, found) in detectors.items() if content.has(needs) and bool(found(content))
     )
@@ -447,13 +458,12 @@ def _meaning(detector: Detector) -> str:
     return (detector.__doc__ or "").partition("\n")[0]
 
 
-MEANINGS = MappingProxyType(
-    {
-        name: _meaning(detector)
-        for detectors in HAZARDS_BY_TASK.values()
-        for name, (_, detector) in detectors.items()
-    }
-)
-"""The meaning of every hazard of every task, in one line."""
+MEANINGS_BY_TASK: Mapping[str, Mapping[str, str]] = {
+    task: MappingProxyType({name: _meaning(detector) for name, (_, detector) in detectors.items()})
+    for task, detectors in HAZARDS_BY_TASK.items()
+}
+"""The meaning of every hazard in one line, for every task."""
+MEANINGS = MEANINGS_BY_TASK[DETECT.name]
+"""The meaning of every hazard of detection, in one line."""
 HAZARDS: tuple[str, ...] = tuple(MEANINGS)
-"""The names of all hazards."""
+"""The names of the hazards of detection."""

@@ -4,10 +4,14 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from tal_conformance.batches.class_weights import class_weights
+from tal_conformance.batches.generic_heads import heads, trained_logits
+from tal_conformance.batches.long_batches import crossings, long_batches
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import SMALL, STRIDES, recipes
 from tal_conformance.batches.truths import Truth
-from tal_conformance.core.task import DETECT
+from tal_conformance.batches.turned_strategies import turned_strategies
+from tal_conformance.core.task import DETECT, OBB
 from tal_reference import Hyperparameters
 
 ONE_TO_ONE = st.sampled_from(
@@ -94,9 +98,6 @@ STRATEGIES: dict[str, SearchStrategy[Recipe]] = {
 }
 """The strategy of every check by name, in the order of the stages."""
 
-STRATEGIES_BY_TASK = {DETECT.name: STRATEGIES}
-"""The strategies of every task."""
-
 UNRELATABLE = ("exponents", "loss_of_points")
 LOSS_STRATEGIES = {name: strategy for name, strategy in STRATEGIES.items() if name not in UNRELATABLE}
 """Strategies whose batches a loss accepts and can be related on. `exponents` is excluded because TAL-MET-1 fixes the
@@ -136,3 +137,19 @@ JUST_ENOUGH = recipes(
     strides=((8,), (32,)), cells=((2, 5), (5, 2), (1, 10), (10, 1)), contested=True, max_images=2
 )
 """Batches on grids of ten cells: exactly as many anchors as k."""
+
+
+TURNABLE: dict[str, SearchStrategy[Recipe]] = {
+    "class_weights": class_weights,
+    "rows_in_any_order": recipes(shuffled_rows=True, outside=True),
+    "as_many_anchors_as_k": JUST_ENOUGH,
+    "heads": heads,
+    "trained_logits": trained_logits,
+    "crossings": crossings,
+    "long_batches": long_batches,
+}
+"""Strategies of checks that `STRATEGIES` does not name, by the name of the check, that rotated boxes have too."""
+
+STRATEGIES_BY_TASK = {DETECT.name: STRATEGIES, OBB.name: turned_strategies(STRATEGIES | TURNABLE)}
+"""The strategies of every task: by the names of `STRATEGIES`, and of other tasks than detection by those of `TURNABLE`
+too."""

@@ -25,7 +25,6 @@ from tal_conformance.core.geometry import (
     widened,
 )
 from tal_conformance.core.names import unknown_name
-from tal_conformance.core.task import DETECT
 from tal_reference import Head, Hyperparameters
 
 POINT = 2**-10
@@ -36,6 +35,8 @@ EXTREME = 1e4
 """Largest absolute value of a class logit."""
 POWERS = torch.tensor([2.0**power for power in range(12)])
 """Exact powers of two: `torch.pow` may round."""
+TURN_STEP = math.pi / 8
+"""Step of quantised angles."""
 LOWEST, HIGHEST = -5.0, 2.0
 """Range of quantised class logits: scores from 0.007 to 0.88."""
 
@@ -53,6 +54,7 @@ class Scene:
         labels: (B, M) classes of the ground truths.
         present: (B, M) bool, False on padding.
         generators: one random number generator for each image.
+        turns: (B, M) angles in radians by which the ground truths are turned about their centres; None: upright boxes.
     """
 
     head: Head
@@ -63,6 +65,7 @@ class Scene:
     labels: Tensor
     present: Tensor
     generators: tuple[torch.Generator, ...]
+    turns: Tensor | None = None
 
     @property
     def anchors(self) -> int:
@@ -101,12 +104,14 @@ class DesiredPrediction(NamedTuple):
         sharp: True if the distance logits must decode to exactly `sides`; False if noise is added to the logits.
         offsets: (B, A, 4) numbers to add to all distance logits of a side, which changes no distance; None: none.
             With one bin (R = 1) the logit is the distance, and nothing is added.
+        angles: (B, A) angles of the boxes in radians, along whose axes the sides are measured; None: upright boxes.
     """
 
     sides: Tensor
     logits: Tensor
     sharp: bool = False
     offsets: Tensor | None = None
+    angles: Tensor | None = None
 
 
 class Copy(NamedTuple):
@@ -129,8 +134,6 @@ class Copy(NamedTuple):
 
 PREDICTION_KINDS: dict[str, Callable[[Scene], DesiredPrediction]] = {}
 """Every kind of predictions by name, described by the docstring of its function."""
-PREDICTION_KINDS_BY_TASK = {DETECT.name: PREDICTION_KINDS}
-"""The kinds of predictions of every task."""
 
 
 def predictions(
@@ -140,8 +143,10 @@ def predictions(
     copies: tuple[Copy, ...],
     hyperparameters: Hyperparameters,
     kinds: Mapping[str, Callable[[Scene], DesiredPrediction]] = PREDICTION_KINDS,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Return distance logits (B, A, 4, R) and class logits (B, A, C) of the given kind of predictions.
+
+    Rotated boxes also have angles (B, A, 1).
 
     Args:
         scene: anchors and ground truths.
@@ -152,8 +157,11 @@ def predictions(
         kinds: the kinds of predictions of the batch's task.
 
     Raises:
-        ValueError: the kind is unknown, `levels` is below 1, or a copy names a ground truth that does not exist.
+        ValueError: the kind is unknown, `levels` is below 1, or a copy names a ground truth that does not exist, or
+            a turned one.
     """
+    if copies and scene.turns is not None:
+        raise ValueError(f"{copies[0]}: ties cannot be planted for rotated boxes")
     if kind not in kinds:
         raise ValueError(unknown_name("kind of predictions", str(kind), kinds, "kinds of predictions"))
     desired = kinds[kind](scene)
@@ -165,7 +173,9 @@ def predictions(
         distances = distances + desired.offsets[..., None]
     for copy in copies:
         plant_tie(copy, scene, distances, desired.logits, hyperparameters)
-    return distances, desired.logits
+    if desired.angles is None:
+        return distances, desired.logits
+    return distances, desired.logits, desired.angles[..., None]
 
 
 def prediction_kind(function: Callable[[Scene], DesiredPrediction]) -> Callable[[Scene], DesiredPrediction]:
@@ -197,18 +207,20 @@ def predictable(scene: Scene, sides: Tensor) -> Tensor:
 @prediction_kind
 def random(scene: Scene) -> DesiredPrediction:
     """Return boxes around the anchors, from a quarter of the input's size to all of it, and scores of 0.02 to 0.88."""
-    return DesiredPrediction(any_sides(scene), 3 * scene.wobble(scene.anchors, scene.head.classes) - 1)
+    sides, logits = any_sides(scene), 3 * scene.wobble(scene.anchors, scene.head.classes) - 1
+    return DesiredPrediction(sides, logits, angles=any_angles(scene))
 
 
 @prediction_kind
 def near(scene: Scene) -> DesiredPrediction:
     """Return predictions as after training: an anchor in or beside ground truths predicts one of them, with errors."""
     owner, covered = aims(scene, scene.uniform(scene.anchors))
-    exact = exact_sides(scene, owner)
+    angles = angles_near(scene, owner, covered, 0.25)
+    exact = exact_sides(scene, owner, angles)
     error, offset = scene.wobble(scene.anchors, 4), scene.wobble(scene.anchors, 4)
     sides = exact * (1 + 0.5 * error) + 0.3 * offset  # (B, A, 4)
     sides = torch.where(covered[..., None], sides, any_sides(scene))
-    return DesiredPrediction(predictable(scene, sides), scores_for(scene, owner, covered))
+    return DesiredPrediction(predictable(scene, sides), scores_for(scene, owner, covered), angles=angles)
 
 
 @prediction_kind
@@ -217,8 +229,10 @@ def exact_hit(scene: Scene) -> DesiredPrediction:
     owner, covered = aims(scene, scene.uniform(scene.anchors))
     desired, exact = near(scene), within_reach(scene, exact_sides(scene, owner))
     hits = covered & (scene.uniform(scene.anchors) < 0.75)  # (B, A)
+    logits = scores_for(scene, owner, covered)
+    angles = joined_angles(hits, angles_near(scene, owner, covered, 0), desired.angles)
     return DesiredPrediction(
-        torch.where(hits[..., None], exact, desired.sides), scores_for(scene, owner, covered), sharp=True
+        torch.where(hits[..., None], exact, desired.sides), logits, sharp=True, angles=angles
     )
 
 
@@ -230,11 +244,15 @@ def close(scene: Scene) -> DesiredPrediction:
     CIoU of such small boxes the constant eps is as large as the terms to which it is added (IOU-1).
     """
     owner, covered = aims(scene, scene.uniform(scene.anchors))
-    desired, exact = near(scene), exact_sides(scene, owner)  # (B, A, 4)
+    desired, angles = near(scene), angles_near(scene, owner, covered, 0.02)
+    exact = exact_sides(scene, owner, angles)  # (B, A, 4)
     side = (exact[..., :2] + exact[..., 2:]).repeat(1, 1, 2)  # (B, A, 4) width, height, width, height
     sides = within_reach(scene, exact + 0.25 * (side + POINT) * scene.wobble(scene.anchors, 4))
     return DesiredPrediction(
-        torch.where(covered[..., None], sides, desired.sides), desired.logits, sharp=True
+        torch.where(covered[..., None], sides, desired.sides),
+        desired.logits,
+        sharp=True,
+        angles=joined_angles(covered, angles, desired.angles),
     )
 
 
@@ -243,16 +261,20 @@ def between(scene: Scene) -> DesiredPrediction:
     """Return predictions in which an anchor in several ground truths predicts the mean box of two of them."""
     lots = scene.uniform(scene.anchors)
     (one, covered), (other, _) = aims(scene, lots), aims(scene, lots, following=1)
-    sides = (exact_sides(scene, one) + exact_sides(scene, other)) / 2  # (B, A, 4)
+    angles = angles_near(scene, one, covered, 0)
+    sides = (exact_sides(scene, one, angles) + exact_sides(scene, other, angles)) / 2  # (B, A, 4)
     sides = torch.where(covered[..., None], sides, any_sides(scene))
-    return DesiredPrediction(within_reach(scene, sides), scores_for(scene, one, covered), sharp=True)
+    return DesiredPrediction(
+        within_reach(scene, sides), scores_for(scene, one, covered), sharp=True, angles=angles
+    )
 
 
 @prediction_kind
 def saturated(scene: Scene) -> DesiredPrediction:
     """Return predictions as `near` does, saturated: one bin has probability 1; class logits are 100, -30 or -100."""
-    sides, logits, *_ = near(scene)
-    return DesiredPrediction(sides.round(), 130.0 * (logits > 0) - 70.0 * (logits < -4.5) - 30, sharp=True)
+    desired = near(scene)
+    logits = 130.0 * (desired.logits > 0) - 70.0 * (desired.logits < -4.5) - 30
+    return DesiredPrediction(desired.sides.round(), logits, sharp=True, angles=desired.angles)
 
 
 @prediction_kind
@@ -264,7 +286,10 @@ def constant(scene: Scene) -> DesiredPrediction:
     sides = (0.25 + 0.75 * scene.uniform(4)[0]) * reach  # (4,)
     logits = 3 * scene.wobble(scene.head.classes)[0] - 1  # (C,)
     shape = len(scene.generators), scene.anchors, -1
-    return DesiredPrediction(sides.expand(shape), logits.expand(shape).clone(), sharp=True)
+    angles = any_angles(scene)
+    if angles is not None:
+        angles = angles[:1, :1].expand(shape[:2])
+    return DesiredPrediction(sides.expand(shape), logits.expand(shape).clone(), sharp=True, angles=angles)
 
 
 @prediction_kind
@@ -303,7 +328,9 @@ def quantised(desired: DesiredPrediction, levels: int) -> DesiredPrediction:
         raise ValueError(f"quantisation needs at least one level, not {levels}")
     step = (HIGHEST - LOWEST) / levels
     rank = ((desired.logits - LOWEST) / step).floor().clamp(0, levels - 1)  # (B, A, C)
-    return DesiredPrediction((2 * desired.sides).round() / 2, LOWEST + step * (rank + 0.5), sharp=True)
+    angles = None if desired.angles is None else (desired.angles / TURN_STEP).round() * TURN_STEP
+    sides = (2 * desired.sides).round() / 2
+    return DesiredPrediction(sides, LOWEST + step * (rank + 0.5), sharp=True, angles=angles)
 
 
 def any_sides(scene: Scene) -> Tensor:
@@ -326,20 +353,71 @@ def aims(scene: Scene, lots: Tensor, following: int = 0) -> tuple[Tensor, Tensor
         following: 0 for the ground truth that `lots` choose, 1 for the next close ground truth in cyclic order, and so
             on.
     """
-    close = (depth(scene.centres, scene.boxes) > -scene.strides) & scene.present[..., None]  # (B, M, A)
+    inner = depth(scene.centres, scene.boxes) if scene.turns is None else turned_depth(scene)  # (B, M, A)
+    close = (inner > -scene.strides) & scene.present[..., None]  # (B, M, A)
     choices = close.sum(1)  # (B, A)
     place = ((lots * choices).floor() + following) % choices.clamp(min=1) + 1  # (B, A) counted from 1
     owner = (close & (close.cumsum(1) == place[:, None])).int().argmax(1)  # (B, A)
     return owner, choices > 0
 
 
-def exact_sides(scene: Scene, owner: Tensor) -> Tensor:
+def exact_sides(scene: Scene, owner: Tensor, angles: Tensor | None = None) -> Tensor:
     """Return the distances (B, A, 4) in grid units from anchors to the edges of ground truths `owner` (B, A).
 
-    A distance is negative if the anchor lies outside.
+    A distance is negative if the anchor lies outside. With turned ground truths, a box of these distances, turned by
+    `angles` (B, A), has the ground truth's centre and sides; None: by the ground truth's own angle.
     """
     boxes = scene.boxes.gather(1, owner[..., None].expand(-1, -1, 4))  # (B, A, 4)
+    if scene.turns is not None:
+        own = scene.turns.gather(1, owner) if angles is None else angles  # (B, A)
+        left_top, right_bottom = boxes.chunk(2, dim=-1)
+        half = (right_bottom - left_top) / 2  # (B, A, 2)
+        offset = in_frame((left_top + right_bottom) / 2 - scene.centres, own)  # (B, A, 2)
+        return torch.cat((half - offset, half + offset), dim=-1) / scene.strides[:, None]
     return sides_to(boxes, scene.centres, scene.strides)
+
+
+def in_frame(vectors: Tensor, angles: Tensor) -> Tensor:
+    """Return vectors (.., 2) in the axes of boxes that are turned by `angles` (..).
+
+    Cosines are taken in float64, so that rounding to float32 hides their last bit, which differs by machine.
+    """
+    x, y = vectors.double().unbind(-1)
+    cos, sin = angles.double().cos(), angles.double().sin()
+    return torch.stack((x * cos + y * sin, y * cos - x * sin), dim=-1).float()
+
+
+def turned_depth(scene: Scene) -> Tensor:
+    """Return the distance (B, M, A) in pixels of anchors to the nearest edge of turned boxes; negative outside."""
+    assert scene.turns is not None
+    left_top, right_bottom = scene.boxes[:, :, None].chunk(2, dim=-1)  # (B, M, 1, 2) twice
+    offset = in_frame(scene.centres - (left_top + right_bottom) / 2, scene.turns[..., None])  # (B, M, A, 2)
+    return ((right_bottom - left_top) / 2 - offset.abs()).amin(-1)
+
+
+def any_angles(scene: Scene) -> Tensor | None:
+    """Return random angles (B, A) from [-pi/4, 3 pi/4), the range of a head; None for upright boxes."""
+    return None if scene.turns is None else (scene.uniform(scene.anchors) - 0.25) * math.pi
+
+
+def angles_near(scene: Scene, owner: Tensor, covered: Tensor, error: float) -> Tensor | None:
+    """Return angles (B, A) of the ground truths `owner` (B, A) with errors up to `error`; None for upright boxes.
+
+    Where `covered` (B, A) is False, the angles are random.
+    """
+    if scene.turns is None:
+        return None
+    own = scene.turns.gather(1, owner)  # (B, A)
+    if error:
+        own = own + error * scene.wobble(scene.anchors)
+    elsewhere = any_angles(scene)
+    assert elsewhere is not None
+    return torch.where(covered, own, elsewhere)
+
+
+def joined_angles(where: Tensor, first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Return the angles `first` (B, A) where the mask is True, else `second`; None for upright boxes."""
+    return None if first is None or second is None else torch.where(where, first, second)
 
 
 def scores_for(scene: Scene, owner: Tensor, covered: Tensor) -> Tensor:

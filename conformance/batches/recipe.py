@@ -9,16 +9,18 @@ from torch import Tensor
 
 from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.batches.one_line_repr import OneLineRepr
-from tal_conformance.batches.predictions import PREDICTION_KINDS_BY_TASK, Copy, Scene, predictions
-from tal_conformance.batches.truths import KINDS_BY_TASK, Box, Canvas, Truth, resolve
+from tal_conformance.batches.prediction_kinds import PREDICTION_KINDS_BY_TASK
+from tal_conformance.batches.predictions import Copy, Scene, predictions
+from tal_conformance.batches.truth_kinds import KINDS_BY_TASK
+from tal_conformance.batches.truths import Canvas, Truth, resolve
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import Grid, anchors, fold
 from tal_conformance.core.names import unknown_name
-from tal_conformance.core.task import DETECT
+from tal_conformance.core.task import DETECT, TASKS
 from tal_reference import Head, Hyperparameters
 
-Resolved = list[list[tuple[int, Box]]]
-"""Class and pixel box of every ground truth of every image."""
+Resolved = list[list[tuple[int, tuple[float, ...]]]]
+"""Class and pixel box of every ground truth of every image; rotated boxes have an angle as a fifth number."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,13 +89,17 @@ class Recipe(OneLineRepr):
         height, width = (cells * self.strides[0] for cells in self.cells)
         canvas = Canvas(width, height, self.strides)
         resolved = [resolve(truths, canvas, self.classes, KINDS_BY_TASK[self.task]) for truths in self.images]
-        scene = _scene(head, (height, width), resolved, self.grids, generators)
+        turned = "angle" in TASKS[self.task].box_columns
+        scene = _scene(head, (height, width), resolved, self.grids, generators, turned)
         kinds = PREDICTION_KINDS_BY_TASK[self.task]
-        logits = predictions(scene, self.predictions, self.levels, self.copies, self.hyperparameters, kinds)
-        rows = _annotations(resolved, (height, width))
+        distances, logits, *others = predictions(
+            scene, self.predictions, self.levels, self.copies, self.hyperparameters, kinds
+        )
+        rows = _annotations(resolved, (height, width), turned)
         if self.shuffled:
             rows = _shuffled(rows, scene.uniform(len(rows))[0])
-        batch = Batch(fold(*logits, self.grids), rows, head, self.hyperparameters, repr(self), task=self.task)
+        maps = fold(distances, logits, self.grids, *others)
+        batch = Batch(maps, rows, head, self.hyperparameters, repr(self), task=self.task)
         return replace(batch, hazards=hazards_of(batch))
 
 
@@ -112,34 +118,43 @@ def _scene(
     resolved: Resolved,
     grids: tuple[Grid, ...],
     generators: tuple[torch.Generator, ...],
+    turned: bool,
 ) -> Scene:
     most = max(1, *map(len, resolved))
-    nothing = (0, (0.0, 0.0, 0.0, 0.0))
+    nothing: tuple[int, tuple[float, ...]] = (0, (0.0,) * (4 + turned))
     padded = [truths + [nothing] * (most - len(truths)) for truths in resolved]
+    boxes = torch.tensor([[box for _, box in truths] for truths in padded], dtype=torch.float32)
     centres, strides = anchors(grids, head.strides)
     return Scene(
         head,
         size,
         centres,
         strides,
-        boxes=torch.tensor(
-            [[box for _, box in truths] for truths in padded], dtype=torch.float32
-        ),  # (B, M, 4)
+        boxes=boxes[..., :4],  # (B, M, 4)
         labels=torch.tensor([[label for label, _ in truths] for truths in padded]),  # (B, M)
         present=torch.arange(most) < torch.tensor([[len(truths)] for truths in resolved]),  # (B, M)
         generators=generators,
+        turns=boxes[..., 4] if turned else None,  # (B, M)
     )
 
 
-def _annotations(resolved: Resolved, size: tuple[int, int]) -> Tensor:
-    """Return the normalised annotation rows (N, 6) of all images, sorted by image (ANN-1)."""
+def _annotations(resolved: Resolved, size: tuple[int, int], turned: bool) -> Tensor:
+    """Return the normalised annotation rows (N, 6) or (N, 7) of all images, sorted by image (ANN-1, OBB-ANN-1)."""
     height, width = size
     rows = [
-        (image, label, (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+        (
+            image,
+            label,
+            (x1 + x2) / 2 / width,
+            (y1 + y2) / 2 / height,
+            (x2 - x1) / width,
+            (y2 - y1) / height,
+            *turn,
+        )
         for image, truths in enumerate(resolved)
-        for label, (x1, y1, x2, y2) in truths
+        for label, (x1, y1, x2, y2, *turn) in truths
     ]
-    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 6 + turned)
 
 
 def _shuffled(rows: Tensor, lots: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from typing import ClassVar, overload
 
 from tal_conformance.batches.one_line_repr import OneLineRepr
 from tal_conformance.core.names import unknown_name
-from tal_conformance.core.task import DETECT
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels."""
@@ -33,6 +32,7 @@ class Truth(OneLineRepr):
         label: class index; `identical` and `other_class` take the class from the previous ground truth instead.
         at: digits 0..15 for the place in x and y.
         size: digits 0..15 for width and height.
+        turn: digit 0..15 for the angle; upright boxes ignore it.
     """
 
     unnamed: ClassVar[int] = 1
@@ -41,6 +41,7 @@ class Truth(OneLineRepr):
     label: int = 0
     at: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
+    turn: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,6 +53,7 @@ class ManyTruths(OneLineRepr, Sequence[Truth]):
         seed: decides kinds, classes, places and sizes.
         classes: number of classes to choose from.
         kinds: kinds to choose from; empty: `COMMON_KINDS`.
+        turned: True if ground truths have random angles.
     """
 
     unnamed: ClassVar[int] = 2
@@ -60,6 +62,7 @@ class ManyTruths(OneLineRepr, Sequence[Truth]):
     seed: int = 0
     classes: int = 1
     kinds: tuple[str, ...] = ()
+    turned: bool = False
 
     def __len__(self) -> int:
         return self.number
@@ -76,7 +79,13 @@ class ManyTruths(OneLineRepr, Sequence[Truth]):
         """The ground truths, chosen by the seed."""
         random, kinds = Random(self.seed), self.kinds or COMMON_KINDS
         return tuple(
-            Truth(random.choice(kinds), random.randrange(self.classes), _digits(random), _digits(random))
+            Truth(
+                random.choice(kinds),
+                random.randrange(self.classes),
+                _digits(random),
+                _digits(random),
+                random.randrange(16) if self.turned else 0,
+            )
             for _ in range(self.number)
         )
 
@@ -108,14 +117,15 @@ Kind = Callable[[Canvas, Truth, Box], Box]
 """Function that makes a box from the canvas, the ground truth's digits, and the image's previous box."""
 KINDS: dict[str, Kind] = {}
 """Every kind of ground truth by name, described by the docstring of its function."""
-KINDS_BY_TASK = {DETECT.name: KINDS}
-"""The kinds of ground truths of every task."""
 
 
 def resolve(
-    truths: Sequence[Truth], canvas: Canvas, classes: int, kinds: Mapping[str, Kind] = KINDS
-) -> list[tuple[int, Box]]:
-    """Return the class and the pixel box of each of one image's ground truths.
+    truths: Sequence[Truth],
+    canvas: Canvas,
+    classes: int,
+    kinds: Mapping[str, Callable[..., tuple[float, ...]]] = KINDS,
+) -> list[tuple[int, tuple[float, ...]]]:
+    """Return the class and the pixel box of each of one image's ground truths; rotated boxes have a fifth number.
 
     Args:
         truths: ground truths of the image.
@@ -126,7 +136,7 @@ def resolve(
     Raises:
         ValueError: a kind or a label does not exist.
     """
-    resolved: list[tuple[int, Box]] = []
+    resolved: list[tuple[int, tuple[float, ...]]] = []
     for truth in truths:
         if truth.kind not in kinds:
             raise ValueError(

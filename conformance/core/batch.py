@@ -100,6 +100,11 @@ class Batch:
         return TASKS[self.task]
 
     @property
+    def turned(self) -> bool:
+        """True if annotation rows have an angle, in their seventh column."""
+        return "angle" in self.family.box_columns
+
+    @property
     def images(self) -> int:
         """Number B of images in the batch."""
         return self.feature_maps[0].shape[0]
@@ -160,8 +165,12 @@ class Batch:
         boxes = pixel_boxes(self.annotations.cpu(), self.size).tolist()
         rows = [(int(image), int(label)) for image, label in self.annotations[:, :2].tolist()]
         truths: list[list[str]] = [[] for _ in range(self.images)]
-        for (image, label), (x1, y1, x2, y2) in zip(rows, boxes, strict=True):
-            truths[image].append(f"class {label} at ({x1:.6g}, {y1:.6g})-({x2:.6g}, {y2:.6g})")
+        turns = (
+            [f" turned by {angle:.6g}" for angle in self.annotations[:, 6].tolist()] if self.turned else []
+        )
+        for number, ((image, label), (x1, y1, x2, y2)) in enumerate(zip(rows, boxes, strict=True)):
+            text = f"class {label} at ({x1:.6g}, {y1:.6g})-({x2:.6g}, {y2:.6g})"
+            truths[image].append(text + (turns[number] if turns else ""))
         parts = [f"image {image}: {_join(texts)}" for image, texts in enumerate(truths[:LISTED])]
         parts += [f"{len(truths) - LISTED} more images, {sum(map(len, truths[LISTED:]))} GT"] * (
             len(truths) > LISTED
@@ -243,7 +252,7 @@ def _check_hyperparameters(numbers: Hyperparameters) -> None:
             raise ValueError(
                 f"hyperparameter {name} is {number!r}, expected an integer from {smallest} to {case_file.LARGEST}"
             )
-    for name in ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain"):
+    for name in ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain", "angle_gain"):
         number = getattr(numbers, name)
         if type(number) not in (int, float) or not 0 <= number <= LARGEST_FLOAT32:
             raise ValueError(

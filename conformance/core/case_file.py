@@ -65,13 +65,20 @@ def write(path: Path, content: Content) -> None:
     case = {
         "schema": SCHEMA,
         "head": head_as_dict(content.head),
-        "hyperparameters": dataclasses.asdict(content.hyperparameters),
+        "hyperparameters": _stored(content.hyperparameters),
         "origin": content.origin,
         "hazards": sorted(content.hazards),
         **({"autocast": True} if content.autocast else {}),
         **({"task": content.task} if content.task != DETECT.name else {}),
     }
     save_atomically(path, tensors, {METADATA: as_json(case | {CHECKSUM: digest(case, tensors)})})
+
+
+def _stored(numbers: Hyperparameters) -> dict[str, Any]:
+    """Return the hyperparameters that a file stores: those of schema 1, and later ones that are not the default."""
+    later = {"angle_gain": Hyperparameters.angle_gain}
+    values = dataclasses.asdict(numbers)
+    return {name: number for name, number in values.items() if name not in later or number != later[name]}
 
 
 def save_atomically(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:

@@ -42,15 +42,22 @@ def anchors(grids: tuple[Grid, ...], strides: tuple[int, ...]) -> tuple[Tensor, 
 
 
 def flatten(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]:
-    """Return the distance logits (B, A, 4, R) and class logits (B, A, C) of all levels (PRE-1)."""
-    rows = torch.cat([level.flatten(2) for level in feature_maps], dim=2).transpose(1, 2)  # (B, A, 4R + C)
+    """Return the distance logits (B, A, 4, R) and class logits (B, A, C) of all levels (PRE-1).
+
+    Channels after these belong to further head fields, and are left out.
+    """
+    maps = [level[:, : head.channels] for level in feature_maps]
+    rows = torch.cat([level.flatten(2) for level in maps], dim=2).transpose(1, 2)  # (B, A, 4R + C)
     distances, classes = rows.split((4 * head.reg_max, head.classes), dim=2)
     return distances.unflatten(2, (4, head.reg_max)), classes
 
 
-def fold(distances: Tensor, classes: Tensor, grids: Sequence[Grid]) -> tuple[Tensor, ...]:
-    """Return the feature maps (B, 4R + C, H, W) of distance and class logits, the inverse of `flatten` (PRE-1)."""
-    rows = torch.cat((distances.flatten(2), classes), dim=2).transpose(1, 2)  # (B, 4R + C, A)
+def fold(distances: Tensor, classes: Tensor, grids: Sequence[Grid], *others: Tensor) -> tuple[Tensor, ...]:
+    """Return the feature maps (B, 4R + C, H, W) of distance and class logits, the inverse of `flatten` (PRE-1).
+
+    The channels of further head fields, `others`, (B, A, width) each, follow.
+    """
+    rows = torch.cat((distances.flatten(2), classes, *others), dim=2).transpose(1, 2)  # (B, 4R + C, A)
     levels = rows.split([height * width for height, width in grids], dim=2)
     maps = (level.unflatten(2, grid) for level, grid in zip(levels, grids, strict=True))
     return tuple(level.clone(memory_format=torch.contiguous_format) for level in maps)

@@ -4,19 +4,68 @@ No other module decodes predictions or converts annotations. `judgement.expectat
 for one judged batch.
 """
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs
-from tal_reference import NEWEST, Dialect, GroundTruths, Predictions, ground_truths
+from tal_conformance.core.task import DETECT, OBB
+from tal_reference import (
+    NEWEST,
+    DetectionLoss,
+    Dialect,
+    GroundTruths,
+    Head,
+    Predictions,
+    detection_loss,
+    ground_truths,
+    rotated,
+    rotated_loss,
+)
 from tal_reference.loss import read_predictions
+
+
+def _rotated_truths(
+    annotations: Tensor, images: int, size: tuple[int, int], _: Dialect = NEWEST
+) -> list[GroundTruths]:
+    return rotated.rotated_truths(annotations, images, size)
+
+
+def _rotated_predictions(feature_maps: Sequence[Tensor], head: Head) -> Predictions:
+    return rotated.read_rotated(feature_maps, head)
+
+
+PREDICTIONS_BY_TASK = {DETECT.name: read_predictions, OBB.name: _rotated_predictions}
+"""The reference's function that reads the feature maps of every task."""
+TRUTHS_BY_TASK = {DETECT.name: ground_truths, OBB.name: _rotated_truths}
+"""The reference's function that converts the annotation rows of every task."""
+LOSSES_BY_TASK = {DETECT.name: detection_loss, OBB.name: rotated_loss}
+"""The reference's loss of every task."""
+
+
+def reference_loss(
+    batch: Batch, dialect: Dialect, feature_maps: Sequence[Tensor] | None = None, keep_trace: bool = False
+) -> DetectionLoss:
+    """Return the reference's loss of a batch in a dialect.
+
+    Args:
+        batch: any batch.
+        dialect: the dialect to follow.
+        feature_maps: feature maps to use instead of the batch's own, such as in another dtype.
+        keep_trace: store every stage of the assignment.
+    """
+    maps = batch.feature_maps if feature_maps is None else feature_maps
+    numbers = batch.annotations, batch.head, batch.hyperparameters, dialect
+    return LOSSES_BY_TASK[batch.task](maps, *numbers, keep_trace=keep_trace)
 
 
 def predictions_of(batch: Batch, dtype: torch.dtype | None = None) -> Predictions:
     """Return the decoded predictions of a batch (PRE-*, ANC-1, DEC-*), in `dtype` or else the batch's own dtype."""
     maps = batch.feature_maps if dtype is None else [level.to(dtype) for level in batch.feature_maps]
-    return read_predictions(maps, batch.head)
+    return PREDICTIONS_BY_TASK[batch.task](maps, batch.head)
 
 
 def truths_of(
@@ -27,7 +76,7 @@ def truths_of(
     The ground truths have the dtype `dtype` or, if it is None, the dtype of the annotations.
     """
     annotations = batch.annotations if dtype is None else batch.annotations.to(dtype)
-    return ground_truths(annotations, batch.images, batch.size, dialect)
+    return TRUTHS_BY_TASK[batch.task](annotations, batch.images, batch.size, dialect)
 
 
 def assigner_inputs(
@@ -50,7 +99,7 @@ def assigner_inputs(
     real = pad_sequence([image.real.float() for image in truths], batch_first=True)  # (B, M)
     return AssignerInputs(
         scores=predictions.logits.detach().sigmoid(),
-        boxes=(predictions.boxes * predictions.anchors.strides).to(boxes.dtype),
+        boxes=predictions.pixels.to(boxes.dtype),
         anchors=predictions.anchors.pixels,
         strides=predictions.anchors.strides,
         labels=labels[..., None],

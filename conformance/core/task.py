@@ -30,6 +30,7 @@ class StageName:
     CLS: Final = "cls"
     BOX: Final = "box"
     DFL: Final = "dfl"
+    ANGLE: Final = "angle"
     TOTAL: Final = "total"
     GRADIENTS: Final = "gradients"
     CALLING: Final = "calling"
@@ -58,7 +59,7 @@ class HeadField:
     """A group of channels that the head predicts at every anchor.
 
     Attributes:
-        name: name of the group: "distances" or "logits".
+        name: name of the group: "distances", "logits" or "angle".
         quantity: what messages call the values, such as "distance logits".
         width: function that returns the number of channels for a head.
     """
@@ -162,6 +163,11 @@ class Task:
         """Return the names of the stages of the given kinds, without a branch, in the order of judging."""
         return tuple(stage.name for stage in self.stages if stage.kind in kinds)
 
+    @property
+    def item_names(self) -> tuple[str, ...]:
+        """Names of the loss items, in the order of the items."""
+        return tuple(term.name for term in self.terms)
+
     @cached_property
     def item_of(self) -> dict[str, int]:
         """Map the stage of each loss term to the term's index in the loss items, in the order of judging."""
@@ -187,6 +193,10 @@ def _distances(head: Head) -> int:
 
 def _classes(head: Head) -> int:
     return head.classes
+
+
+def _one(_: Head) -> int:
+    return 1
 
 
 DETECT: Final = Task(
@@ -219,5 +229,42 @@ DETECT: Final = Task(
 )
 """Detection with axis-aligned boxes: `v8DetectionLoss`."""
 
-TASKS: Final = {task.name: task for task in (DETECT,)}
+OBB: Final = Task(
+    name="obb",
+    box_columns=(*DETECT.box_columns, "angle"),
+    fields=(*DETECT.fields, HeadField("angle", "angle", _one)),
+    terms=(
+        Term("box", "box_gain", ("OBB-BOX-1",), ("distances", "angle")),
+        Term("cls", "cls_gain", ("LOSS-CLS-1",), ("logits",)),
+        Term("dfl", "dfl_gain", ("OBB-DFL-1",), ("distances",)),
+        Term("angle", "angle_gain", ("OBB-ANG-1",), ("angle",)),
+    ),
+    stages=(
+        Stage(StageName.DECODE, "OBB-DEC-2", "inputs"),
+        Stage(StageName.CANDIDATES, "OBB-CAND-1", "assignment"),
+        Stage(StageName.OVERLAP, "OBB-MET-1", "assignment"),
+        *DETECT.stages[3:8],
+        Stage(StageName.CLS, "OBB-CLS-1", "term"),
+        Stage(StageName.BOX, "OBB-BOX-1", "term"),
+        Stage(StageName.DFL, "OBB-DFL-1", "term"),
+        Stage(StageName.ANGLE, "OBB-ANG-1", "term"),
+        *DETECT.stages[11:],
+    ),
+)
+"""Rotated boxes: `v8OBBLoss`. Metric, top-k, conflict, targets, normalisation and the class loss are detection's."""
+
+
+def task_of(columns: int) -> Task:
+    """Return the task whose annotation rows have this number of columns; adapters of several tasks choose by it.
+
+    Raises:
+        ValueError: no task has rows of so many columns.
+    """
+    for task in TASKS.values():
+        if task.annotation_columns == columns:
+            return task
+    raise ValueError(f"annotation rows have {columns} columns, which no task has")
+
+
+TASKS: Final = {task.name: task for task in (DETECT, OBB)}
 """Every task by its name."""

@@ -64,7 +64,7 @@ def check_assignment(
     finest = torch.promote_types(inputs.truth_boxes.dtype, inputs.scores.dtype)
     check = _Check(device, findings)
     boxes = check(
-        "Assignment.boxes", assignment.boxes, (images, anchors, 4), (inputs.truth_boxes.dtype, finest)
+        "Assignment.boxes", assignment.boxes, tuple(inputs.boxes.shape), (inputs.truth_boxes.dtype, finest)
     )
     scores = check("Assignment.scores", assignment.scores, (images, anchors, classes), real)
     foreground = check("Assignment.foreground", assignment.foreground, (images, anchors), (torch.bool,))

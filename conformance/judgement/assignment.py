@@ -69,7 +69,8 @@ def _assert_all_finite(judgement: Judgement, assignment: Assignment, undefined: 
         (StageName.NORMALISATION, Quantity("target score w", "TAL-NORM-1", cell), assignment.scores)
     )
     if stages is not None:
-        visible.append((StageName.OVERLAP, Quantity("overlap u", "TAL-MET-1", pair), stages.overlap))
+        clause = judgement.task.clauses[StageName.OVERLAP]
+        visible.append((StageName.OVERLAP, Quantity("overlap u", clause, pair), stages.overlap))
         visible.append((StageName.METRIC, Quantity("metric t", "TAL-MET-1", pair), stages.metric))
     before = {name for name, stage in judgement.stages.items() if stage.mismatch}
     for stage, quantity, values in visible:

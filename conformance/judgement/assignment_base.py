@@ -20,7 +20,6 @@ from tal_conformance.judgement.comparators import (
 )
 from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import NEWEST, Dialect
-from tal_reference.assignment import INSIDE, distance_inside, widened
 
 PAIR = ("GT", "anchor")
 
@@ -68,31 +67,23 @@ class ImageJudge:
         boxes = self.inputs.truth_boxes[self.image, : self.truths].double()[wrong.any(1)]  # (.., 4)
         if len(boxes) and (boxes.sum(1) <= 0).all():
             return "ANN-3"
+        own = self.judgement.task.clauses[StageName.CANDIDATES]
         beyond = wrong & ~self.on_edge  # (M, A)
         if not beyond.any():
-            return "TAL-CAND-1"
+            return own
         boxes = self.inputs.truth_boxes[self.image, : self.truths].double()  # (M, 4)
         strides = self.inputs.head.strides
-        small = (
-            boxes[:, 2:] - boxes[:, :2] < strides[min(1, len(strides) - 1)]
-        )  # (M, 2) some dialect widens it
-        centres = self.inputs.anchors.double()[:, None]  # (A, 1, 2)
-        beside = (centres <= boxes[:, :2]) | (
-            centres >= boxes[:, 2:]
-        )  # (A, M, 2) only a widened box contains it
-        widened = (small & beside).any(2).T  # (M, A)
-        return "TAL-CAND-2" if widened[beyond].all() else "TAL-CAND-1"
+        least = strides[min(1, len(strides) - 1)]  # some dialect widens shorter sides
+        widened = self.oracle.geometry.beside(boxes, self.inputs.anchors.double(), least)  # (M, A)
+        return "TAL-CAND-2" if widened[beyond].all() else own
 
     @cached_property
     def on_edge(self) -> Tensor:
         """(M, A) bool: True if rounding decides whether the anchor centre lies inside the ground truth's box."""
         boxes = self.inputs.truth_boxes[self.image, : self.truths].double()  # (M, 4)
-        inside = distance_inside(boxes, self.inputs.anchors.double(), self.oracle.floor)  # (M, A)
         eps = torch.finfo(precision(self.inputs.truth_boxes.dtype)).eps
-        error = INSIDE + ROUNDINGS * eps * boxes.abs().amax(1, keepdim=True)  # (M, 1)
-        if self.truth_error is not None:
-            error = error + 2 * self.truth_error.amax(1, keepdim=True)
-        return inside.abs() <= error
+        centres, floor = self.inputs.anchors.double(), self.oracle.floor
+        return self.oracle.geometry.on_edge(boxes, centres, floor, eps, self.truth_error)
 
     def about_candidates(self, problem: str, wrong: Tensor) -> str:
         """Return the text `problem`; if the wrong pairs `wrong` (M, A) have a common cause, the text names it."""
@@ -110,7 +101,7 @@ class ImageJudge:
         labels = self.inputs.labels[self.image, : self.truths, 0].long()
         boxes, truth_error = self.inputs.truth_boxes[self.image, : self.truths], self.truth_error
         if self.dialect.widened_target:  # centre and edges are rounded
-            wide = widened(boxes, self.dialect.floor(self.inputs.head.strides))  # (M, 4)
+            wide = self.oracle.geometry.widened(boxes, self.dialect.floor(self.inputs.head.strides))  # (M, 4)
             rounding = ROUNDINGS * torch.finfo(precision(boxes.dtype)).eps * wide.double().abs()
             rounding = rounding.where(wide != boxes, 0)
             truth_error, boxes = rounding if truth_error is None else truth_error + rounding, wide

@@ -15,13 +15,18 @@ from tal_conformance.core.verdicts import Undecided
 from tal_conformance.judgement.admissible import Ownership, Selection, assignments, is_reachable
 from tal_conformance.judgement.bounds import ROUNDINGS
 from tal_conformance.judgement.expectation import Expectation
-from tal_conformance.judgement.loss_reference import class_factors_of
+from tal_conformance.judgement.loss_reference import (
+    LOSS_ITEMS_BY_TASK,
+    at_anchors,
+    class_factors_of,
+    fields_of,
+)
 from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import ClassLoss, GroundTruths, ScoreSum, Targets, WeightBroadcast
-from tal_reference.anchors import Anchors, flatten
-from tal_reference.assignment import alignment_metric, overlaps_of, targets_of
-from tal_reference.composed import loss_items, total_factor
-from tal_reference.loss import Positives, Predictions
+from tal_reference.anchors import Anchors
+from tal_reference.assignment import alignment_metric, targets_of
+from tal_reference.composed import total_factor
+from tal_reference.loss import Positives
 
 MAX_CANDIDATES_TRIED = 128
 """Number of admissible assignments of an image that are tried; most images have one."""
@@ -51,7 +56,7 @@ def gradient_evidence(loss: LossOutcome, expected: Expectation) -> GradientEvide
     (LOSS-SUM-1).
     """
     batch, dialect = expected.batch, expected.dialect
-    distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
+    distances, logits, *_ = fields_of(loss.gradients, batch)  # (B, A, 4R), (B, A, C)
     learns = (distances != 0).any(-1)  # (B, A)
     factor = total_factor(batch.images, dialect)
     gain = batch.hyperparameters.cls_gain * factor * class_factors_of(batch, logits)  # (C,), or a scalar
@@ -180,8 +185,10 @@ class AssignmentFit:
         if self.expected.dialect.is_varied:
             return self.oracle.metric.where(self.possible, 0), self.oracle.overlap.where(self.possible, 0)
         predictions = self.expected.rounded_predictions
-        boxes = predictions.boxes[self.image] * predictions.anchors.strides  # (A, 4)
-        overlap = overlaps_of(self.truths.boxes, boxes.to(self.truths.boxes), self.possible)
+        boxes = predictions.pixels[self.image]  # (A, 4)
+        overlap = self.expected.geometry.overlaps_of(
+            self.truths.boxes, boxes.to(self.truths.boxes), self.possible
+        )
         score = predictions.logits[self.image].sigmoid().T[self.truths.labels]
         return alignment_metric(score, overlap, self.expected.batch.hyperparameters), overlap
 
@@ -202,13 +209,15 @@ class AssignmentFit:
         distances = exact.distances[self.image, anchor][None].detach().requires_grad_()  # (1, P, 4R)
         anchors = Anchors(exact.anchors.centres[anchor], exact.anchors.strides[anchor])
         no_logits = distances.new_zeros(1, len(each), 1)
-        alone = Predictions(distances, no_logits, anchors, exact.size)
+        alone = at_anchors(exact, self.image, anchor, distances, no_logits, anchors)
         nowhere = torch.zeros_like(each)  # (P,) the first image and class
         boxes, weights = self.truths.boxes[truth].double(), distances.new_ones(len(each))
         targets = Positives(nowhere, each, nowhere, boxes, weights)
         numbers = self.expected.batch.head, self.expected.batch.hyperparameters
         own = replace(self.expected.dialect, weights_meet=WeightBroadcast.PER_POSITIVE)
-        items = loss_items(alone, targets, *numbers, own)  # over N, which is P
+        items = LOSS_ITEMS_BY_TASK[self.expected.batch.task](
+            alone, targets, *numbers, own
+        )  # over N, which is P
         (gradient,) = torch.autograd.grad(items.sum() * len(each), distances)  # (1, P, 4R)
         row = torch.full_like(self.possible, -1, dtype=torch.int64).index_put_(pairs, each)  # (M, A)
         return gradient[0], row

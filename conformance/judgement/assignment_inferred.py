@@ -26,11 +26,11 @@ from tal_conformance.judgement.comparators import Quantity, assert_none
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.hidden_weights import narrowed_by_gradients
 from tal_conformance.judgement.loss import SCORE_SUM_CLAUSE, judge_loss, judge_total
+from tal_conformance.judgement.loss_reference import fields_of
 from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_conformance.judgement.mixed_precision import Interval, is_coarse
 from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import Targets
-from tal_reference.anchors import flatten
 
 TOO_MANY = (
     f"the assignment is not visible, an image admits at least {MAX_CANDIDATES_TRIED} assignments, and none of those "
@@ -136,7 +136,7 @@ def judge_background_gradients(
     judgement: Judgement, batch: Batch, loss: LossOutcome, oracles: list[ImageOracle | None]
 ) -> None:
     """Judge that anchors which cannot be positives have no gradient on their distance logits (LOSS-GRAD-1)."""
-    distances, _ = flatten(loss.gradients, batch.head)  # (B, A, 4R)
+    distances = fields_of(loss.gradients, batch)[0]  # (B, A, 4R)
     for image, oracle in enumerate(oracles):
         never = torch.ones_like(distances[image, :, 0], dtype=torch.bool)  # (A,)
         if oracle is not None:

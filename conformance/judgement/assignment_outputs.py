@@ -139,7 +139,7 @@ class OutputsJudge(ImageJudge):
             return StageName.TOP_K, self.wrong(
                 lost, positives, "TAL-TOPK-1", "True: among the k best", problem
             )
-        widened = of_few.any() and self.clause_of(of_few) != "TAL-CAND-1"
+        widened = of_few.any() and self.clause_of(of_few) != self.judgement.task.clauses[StageName.CANDIDATES]
         shared = bool((lost <= contested & ~self.on_edge).all()) and not self.are_last_picks(lost)
         if shared and not widened:
             problem = "an anchor that several ground truths select has no owner"

@@ -24,11 +24,10 @@ from tal_conformance.judgement.bounds import ROUNDINGS, smallest
 from tal_conformance.judgement.comparators import Quantity, all_finite, assert_none
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.loss import judge_loss
-from tal_conformance.judgement.loss_reference import class_factors_of, logit_gradient_roundings
+from tal_conformance.judgement.loss_reference import class_factors_of, fields_of, logit_gradient_roundings
 from tal_conformance.judgement.loss_rounding import add_gradients, gradient_bound
 from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_reference import BatchTargets, Targets
-from tal_reference.anchors import flatten
 from tal_reference.assignment import NORMALISATION_EPS
 
 MAX_OWNERS_TRIED = 16
@@ -155,7 +154,7 @@ class ReadAssignment:
         batch = expected.batch
         if expected.dialect.is_varied:  # another class loss, another N or another weight
             return None
-        distances, logits = flatten(loss.gradients, batch.head)  # (B, A, 4R), (B, A, C)
+        distances, logits, *_ = fields_of(loss.gradients, batch)  # (B, A, 4R), (B, A, C)
         gain = (
             batch.hyperparameters.cls_gain * batch.images * class_factors_of(batch, logits)
         )  # (C,), or a scalar
@@ -240,7 +239,7 @@ class ReadAssignment:
         allowed = gradient_bound(expected.batch, "distance logits", exact, same_dtype, rounding, enclosed)
         for extra in (known.rounding.jumps_of_total[0], known.uncertainty(unsure).of_total[0]):
             allowed = add_gradients(allowed, extra)
-        observed = flatten(loss.gradients, expected.batch.head)[0][at].double()  # (P, 4R)
+        observed = fields_of(loss.gradients, expected.batch)[0][at].double()  # (P, 4R)
         wrong = torch.zeros_like(assignment.foreground)
         wrong[at] = ((observed - exact).abs() > allowed).any(1)
         for image, owners in self.owners.items():

@@ -53,7 +53,7 @@ class StagesJudge(ImageJudge):
         """Compare the candidates (M, A) with those that must and may be candidates (TAL-CAND-1, TAL-CAND-2)."""
         expected = self.oracle.candidate
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
-        clause = self.clause_of(wrong) if wrong.any() else "TAL-CAND-1"
+        clause = self.clause_of(wrong) if wrong.any() else self.judgement.task.clauses[StageName.CANDIDATES]
         expected = torch.where(wrong, expected, candidates)
         name = self.about_candidates("candidate", wrong) if wrong.any() else "candidate"
         return assert_equal(self.quantity(name, clause, *PAIR), candidates, expected)
@@ -68,7 +68,7 @@ class StagesJudge(ImageJudge):
         pairs = candidates.nonzero(as_tuple=True)  # (P,), (P,)
         expected, error = self.oracle.overlap[pairs], self.oracle.overlap_error[pairs]
         same_dtype = self.oracle.same_dtype["overlap"][pairs]
-        quantity = self.quantity("overlap u", "TAL-MET-1", *PAIR)
+        quantity = self.quantity("overlap u", self.judgement.task.clauses[StageName.OVERLAP], *PAIR)
         return assert_within_at(quantity, overlap, pairs, Bounded(expected, error, same_dtype))
 
     def check_metric(self, metric: Tensor, overlap: Tensor, candidates: Tensor) -> Agreement:

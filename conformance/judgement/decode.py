@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tal_conformance.core.outcome import AssignerInputs, Outcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
-from tal_conformance.judgement.bounds import bound, precision, truth_unit
+from tal_conformance.judgement.bounds import bound, precision
 from tal_conformance.judgement.comparators import (
     Bounded,
     Quantity,
@@ -54,8 +54,9 @@ def _agreements(observed: AssignerInputs, expected: Expectation) -> Iterator[Agr
     quantity = Quantity("stride", "ANC-1", ("anchor",))
     assert_finite(quantity, observed.strides)
     yield assert_equal(quantity, observed.strides.double(), exact.anchors.strides)
-    boxes = exact.boxes * exact.anchors.strides  # (B, A, 4)
-    quantity = Quantity("predicted box", "DEC-2", ("image", "anchor", "side"))
+    boxes = exact.pixels  # (B, A, 4)
+    clause = expected.batch.family.clauses[StageName.DECODE]
+    quantity = Quantity("predicted box", clause, ("image", "anchor", "side"))
     yield assert_within(quantity, observed.boxes, Bounded(boxes, box_error, own.boxes))
     scores = exact.logits.sigmoid()  # (B, A, C)
     quantity = Quantity("class score", "TAL-MET-1", ("image", "anchor", "class"))
@@ -85,7 +86,7 @@ def judge_truths(observed: AssignerInputs, expected: Expectation) -> Agreement:
     assert_equal(Quantity("label", "ANN-2", PLACE), labels, own_labels, where=present)
     shown = observed.truth_boxes.where(present[..., None], 0)  # (B, M, 4)
     dtype = precision(shown.dtype)
-    unit = truth_unit(boxes, torch.finfo(dtype).eps)  # (B, M, 4)
+    unit = expected.geometry.truth_unit(boxes, torch.finfo(dtype).eps)  # (B, M, 4)
     error = bound(own.truth_boxes, boxes, unit, dtype, "ground truth box")
     quantity = Quantity("ground truth box", "ANN-1", (*PLACE, "side"))
     agreement = assert_within(quantity, shown, Bounded(boxes, error, own.truth_boxes))

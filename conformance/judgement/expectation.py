@@ -11,28 +11,28 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs
-from tal_conformance.core.reference_inputs import assigner_inputs, predictions_of, truths_of
+from tal_conformance.core.reference_inputs import assigner_inputs, predictions_of, reference_loss, truths_of
 from tal_conformance.judgement.bounds import (
     UNITS,
     bound,
-    boxes_unit,
-    converts_exactly,
     precision,
     smallest,
-    truth_unit,
 )
 from tal_conformance.judgement.comparators import all_finite
-from tal_conformance.judgement.loss_reference import ReferenceLoss, compute_loss
-from tal_conformance.judgement.loss_rounding import ROUNDING_UNITS_BY_TASK, LossRounding
-from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty, uncertainty_units
+from tal_conformance.judgement.geometry import GEOMETRIES_BY_TASK, Geometry, InputErrors
+from tal_conformance.judgement.loss_reference import ASSIGN_BY_TASK, ReferenceLoss, compute_loss
+from tal_conformance.judgement.loss_rounding import LossRounding
+from tal_conformance.judgement.loss_uncertainty import (
+    ROUNDING_UNITS_BY_TASK,
+    AssignmentUncertainty,
+    uncertainty_units,
+)
 from tal_conformance.judgement.mixed_precision import Interval, class_scores, is_coarse, pixel_boxes
-from tal_conformance.judgement.oracle import ImageOracle, InputErrors, oracle
+from tal_conformance.judgement.oracle import ImageOracle, oracle
 from tal_conformance.judgement.rejection import RejectionRule, rejection_for
 from tal_conformance.judgement.undefined import undefined_anchors
-from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets, detection_loss
+from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets
 from tal_reference.annotations import to_corners
-from tal_reference.assignment import widened
-from tal_reference.composed import assign_images
 from tal_reference.variations import Rows
 
 
@@ -76,6 +76,11 @@ class Expectation:
     def rejection(self) -> RejectionRule | None:
         """The rule by which an implementation must raise on the batch; None if it must return a result."""
         return rejection_for(self.batch, self.dialect)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The geometry of the task's boxes."""
+        return GEOMETRIES_BY_TASK[self.batch.task]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -132,12 +137,11 @@ class Expectation:
     def decoding_errors(self) -> tuple[Tensor, Tensor]:
         """Largest admissible errors of decoded boxes (B, A, 4) in pixels and of class scores (B, A, C)."""
         exact, scores = self.predictions, self.predictions.logits.sigmoid()  # (B, A, C)
-        strides = exact.anchors.strides  # (A, 1)
         if is_coarse(self.dtype):
             of_boxes, of_scores = self.enclosures
-            return of_boxes.distance_from(exact.boxes * strides), of_scores.distance_from(scores)
-        unit = boxes_unit(exact, self.batch.head.reg_max, self.eps) * strides  # (B, A, 4)
-        boxes = bound(self.inputs.boxes, exact.boxes * strides, unit, self.dtype, "predicted box")
+            return of_boxes.distance_from(exact.pixels), of_scores.distance_from(scores)
+        unit = self.geometry.boxes_unit(exact, self.batch.head.reg_max, self.eps)  # (B, A, 4)
+        boxes = bound(self.inputs.boxes, exact.pixels, unit, self.dtype, "predicted box")
         return boxes, bound(self.inputs.scores, scores, 3 * self.eps * scores, self.dtype, "class score")
 
     @cached_property
@@ -167,7 +171,7 @@ class Expectation:
                 for image, error in enumerate(truth_errors)
             ]
         exact = self.predictions
-        unit = (boxes_unit(exact, self.batch.head.reg_max, self.eps) * exact.anchors.strides).amax(-1)
+        unit = self.geometry.boxes_unit(exact, self.batch.head.reg_max, self.eps).amax(-1)  # (B, A)
         boxes = 2 * UNITS["predicted box"] * unit  # (B, A)
         scores = 2 * UNITS["class score"] * 3 * self.eps * exact.logits.sigmoid() + smallest(self.dtype)
         return [InputErrors(boxes[image], scores[image], error) for image, error in enumerate(truth_errors)]
@@ -184,7 +188,9 @@ class Expectation:
         errors = []
         for image, truths in enumerate(self.truths):
             rows = sharp if self.dialect.image_index_ignored else sharp[image_of_row == image]  # (M,)
-            error = 2 * UNITS["ground truth box"] * truth_unit(truths.boxes, eps)  # (M, 4)
+            if len(rows) != len(truths):  # rows were dropped (OBB-ANN-2)
+                rows = torch.zeros_like(truths.labels, dtype=torch.bool)
+            error = 2 * UNITS["ground truth box"] * self.geometry.truth_unit(truths.boxes, eps)  # (M, 4)
             errors.append(error.where(~rows[:, None], 0))
         return errors
 
@@ -196,7 +202,7 @@ class Expectation:
             height, width = width, height
         match self.dialect.rows:
             case Rows.NORMALISED:
-                return converts_exactly(rows, (height, width))
+                return self.geometry.converts_exactly(rows, (height, width))
             case Rows.PIXELS:
                 return (to_corners(rows, (1, 1)).double() == to_corners(rows.double(), (1, 1))).all(1)
             case Rows.CORNERS:
@@ -207,7 +213,7 @@ class Expectation:
     def assignment(self) -> list[Targets]:
         """The reference's own assignment of each image, in the batch's dtype."""
         numbers = self.batch.head, self.batch.hyperparameters, self.dialect
-        return assign_images(self.rounded_predictions, self.rounded_truths, *numbers)
+        return ASSIGN_BY_TASK[self.batch.task](self.rounded_predictions, self.rounded_truths, *numbers)
 
     @property
     def assignment_is_defined(self) -> bool:
@@ -231,10 +237,9 @@ class Expectation:
             return ~undefined  # a power of a negative overlap is negative, or NaN
         if batch.head.reg_max > 1 or not len(batch.annotations):
             return undefined
-        numbers = batch.annotations, batch.head, batch.hyperparameters, self.dialect
         for maps in (batch.feature_maps, [level.double() for level in batch.feature_maps]):
             with torch.no_grad():
-                targets = detection_loss(maps, *numbers).targets
+                targets = reference_loss(batch, self.dialect, maps).targets
             undefined |= undefined.new_tensor([not all_finite(image.weights) for image in targets])
         return undefined
 
@@ -247,7 +252,8 @@ class Expectation:
             errors: possible differences of `inputs` from those that the implementation read; None if they are equal.
         """
         settled = self.settled
-        return oracle(settled.effective(inputs), index, len(self.truths[index]), settled.dialect, errors)
+        truths, dialect = len(self.truths[index]), settled.dialect
+        return oracle(settled.effective(inputs), index, truths, dialect, errors, self.geometry)
 
     @cached_property
     def target_truths(self) -> list[GroundTruths]:
@@ -255,7 +261,10 @@ class Expectation:
         if not self.dialect.widened_target:
             return self.rounded_truths
         floor = self.dialect.floor(self.batch.head.strides)
-        return [GroundTruths(image.labels, widened(image.boxes, floor)) for image in self.rounded_truths]
+        return [
+            GroundTruths(image.labels, self.geometry.widened(image.boxes, floor))
+            for image in self.rounded_truths
+        ]
 
     def effective(self, inputs: AssignerInputs) -> AssignerInputs:
         """Return an assigner's inputs with the hyperparameters that the dialect really uses."""

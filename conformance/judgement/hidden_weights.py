@@ -16,9 +16,8 @@ from torch import Tensor
 from tal_conformance.core.outcome import LossOutcome
 from tal_conformance.judgement.bounds import ROUNDINGS, smallest
 from tal_conformance.judgement.expectation import Expectation
-from tal_conformance.judgement.loss_reference import class_factors_of, logit_gradient_roundings
+from tal_conformance.judgement.loss_reference import class_factors_of, fields_of, logit_gradient_roundings
 from tal_conformance.judgement.mixed_precision import Interval, is_coarse, logit_gradient_error
-from tal_reference.anchors import flatten
 
 
 class KnownWeights(NamedTuple):
@@ -59,7 +58,7 @@ def narrowed_by_gradients(
     )  # (C,), or a scalar
     if not (bool((gain > 0).all()) and bool(score_sum.low > 0)):
         return KnownWeights(admissible, score_sum)
-    gradient = flatten(loss.gradients, batch.head)[1].double() / gain  # (B, A, C) (s - z) / N
+    gradient = fields_of(loss.gradients, batch)[1].double() / gain  # (B, A, C) (s - z) / N
     score = expected.predictions.logits.sigmoid()  # (B, A, C)
     own = (
         torch.zeros_like(gradient, dtype=torch.bool).scatter(2, labels[..., None], True)

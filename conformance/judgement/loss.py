@@ -3,6 +3,7 @@
 B images, A anchors, C classes, R bins, P positives of the whole batch.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -21,17 +22,16 @@ from tal_conformance.judgement.comparators import (
 )
 from tal_conformance.judgement.expectation import Expectation, LossExpectation
 from tal_conformance.judgement.gradient_term import gradient_remark
-from tal_conformance.judgement.loss_reference import loss_precision
+from tal_conformance.judgement.loss_reference import fields_of, loss_precision
 from tal_conformance.judgement.loss_rounding import (
-    NO_JUMP,
     LossRounding,
     add_gradients,
     divisor,
     gradient_bound,
+    no_jumps,
 )
 from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_reference import BatchTargets, Dialect
-from tal_reference.anchors import flatten
 from tal_reference.composed import total_factor
 
 SCORE_SUM_CLAUSE = "LOSS-SUM-1"
@@ -57,7 +57,8 @@ def judge_loss(
     targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
     known = expected.loss(targets, each_term=bool(loss.term_gradients))
     if unsure is None:
-        slack = LossRounding(torch.zeros_like(known.rounding.items), NO_JUMP, NO_JUMP)
+        nothing = no_jumps(expected.batch)
+        slack = LossRounding(torch.zeros_like(known.rounding.items), nothing, nothing)
     else:
         slack = known.uncertainty(unsure)
     judgement.undefined = judgement.undefined or not known.is_defined
@@ -222,7 +223,7 @@ def judge_gradients(
 ) -> None:
     """Judge the gradients of the total, and of each term if known, on the head fields (LOSS-GRAD-1).
 
-    At background anchors the gradient on the distance logits must be exactly zero.
+    At background anchors the gradient on distance logits and angles must be exactly zero.
 
     Args:
         judgement: the judgement of the batch, to which the results are added.
@@ -242,18 +243,16 @@ def judge_gradients(
         rows = [*zip(names, loss.term_gradients, *of_terms, strict=True), *rows]
     clause, dimensions = judgement.task.clauses[StageName.GRADIENTS], ("image", "anchor", "channel")
     for term, maps, *computed in rows:
-        distances, logits = flatten(maps, batch.head)  # (B, A, 4R), (B, A, C)
-        logits = like_division_by_zero(logits, computed[1][1], expected.expected.dialect)
-        distances = like_division_by_zero(distances, computed[1][0], expected.expected.dialect)
-        right, approximate, *rest = (pair[0] for pair in computed)
-        of_positives = [right[at], approximate[at], *rest]  # (P, 4R), or a number
-        for field, check, observed, values in (
-            (batch.family.field("distances"), partial(assert_within_at, at=at), distances, of_positives),
-            (batch.family.field("logits"), assert_within, logits, [pair[1] for pair in computed]),
+        for place, (field, gradient) in enumerate(
+            zip(batch.family.fields, fields_of(maps, batch), strict=True)
         ):
             if fields is not None and field.name not in fields:
                 continue
-            wanted, naive, rounding, jump, moves = values
+            wanted, naive, rounding, jump, moves = (values[place] for values in computed)
+            observed = like_division_by_zero(gradient, naive, expected.expected.dialect)  # (B, A, width)
+            check: Callable[..., Agreement] = assert_within
+            if field.name != "logits":  # elsewhere exactly zero
+                wanted, naive, check = wanted[at], naive[at], partial(assert_within_at, at=at)  # (P, width)
             extra = add_gradients(jump, moves)
             allowed = gradient_bound(
                 batch, field.quantity, wanted, naive, rounding, unit.enclosed is not None

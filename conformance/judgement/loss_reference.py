@@ -3,27 +3,102 @@
 B images, A anchors, C classes, R bins, P positives of the whole batch.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.task import DETECT
+from tal_conformance.core.task import DETECT, OBB, Task
 from tal_conformance.judgement.bounds import precision
-from tal_reference import BatchTargets, Dialect, Predictions
-from tal_reference.composed import loss_items, total_factor
-from tal_reference.loss import class_factors
+from tal_reference import (
+    NEWEST,
+    BatchTargets,
+    Dialect,
+    GroundTruths,
+    Head,
+    Hyperparameters,
+    Predictions,
+    RotatedPredictions,
+    Targets,
+)
+from tal_reference.anchors import Anchors, flatten
+from tal_reference.composed import assign_images, loss_items, total_factor
+from tal_reference.loss import Positives, class_factors
+from tal_reference.loss import assign_images as official_assign_images
+from tal_reference.rotated import assign_rotated, rotated_items
 
-Gradients = tuple[Tensor, Tensor]
-"""Gradients on the distance logits, (B, A, 4R), of `LossRounding` (P, 4R), and on the class logits, (B, A, C)."""
+Gradients = tuple[Tensor, ...]
+"""Gradients on every head field of the task: on the distance logits, (B, A, 4R), of `LossRounding` (P, 4R), on the
+class logits, (B, A, C), and, for rotated boxes, on the angles, (B, A, 1), of `LossRounding` (P, 1)."""
 
 ZERO = torch.zeros((), dtype=torch.float64)
 """A scalar that stands for a tensor of zeros; on the CPU it can be combined with tensors of every device."""
+FIELD_ATTRIBUTES = {"distances": "distances", "logits": "logits", "angle": "angles"}
+"""Attribute of the reference's predictions that contains each head field."""
 
 
-LOSS_ITEMS_BY_TASK = {DETECT.name: loss_items}
+def _rotated_items(
+    predictions: Predictions,
+    targets: Positives | BatchTargets,
+    head: Head,
+    hyperparameters: Hyperparameters,
+    dialect: Dialect = NEWEST,
+) -> Tensor:
+    assert isinstance(predictions, RotatedPredictions)
+    factors = class_factors(head, predictions.logits)  # (C,)
+    return rotated_items(predictions, targets, hyperparameters, dialect, factors)
+
+
+def _assign_rotated_images(
+    predictions: Predictions,
+    truths: Sequence[GroundTruths],
+    head: Head,
+    hyperparameters: Hyperparameters,
+    dialect: Dialect,
+) -> list[Targets]:
+    return official_assign_images(
+        predictions, truths, head, hyperparameters, dialect, assigner=assign_rotated
+    )
+
+
+LOSS_ITEMS_BY_TASK: dict[str, Callable[..., Tensor]] = {DETECT.name: loss_items, OBB.name: _rotated_items}
 """The reference's loss items, one for each term, of every task."""
+ASSIGN_BY_TASK: dict[str, Callable[..., list[Targets]]] = {
+    DETECT.name: assign_images,
+    OBB.name: _assign_rotated_images,
+}
+"""The reference's assignment of decoded images, of every task."""
+
+
+def fields_of(maps: Sequence[Tensor], batch: Batch) -> Gradients:
+    """Return feature maps or their gradients by head field, (B, A, width) each, in the order of the channels."""
+    head, family = batch.head, batch.family
+    if len(family.fields) == len(DETECT.fields):
+        return flatten(maps, head)
+    channels = torch.cat([level.flatten(2) for level in maps], dim=2)  # (B, channels, A)
+    return tuple(part.mT for part in channels.split([field.width(head) for field in family.fields], dim=1))
+
+
+def at_anchors(
+    predictions: Predictions, image: int, anchor: Tensor, distances: Tensor, logits: Tensor, anchors: Anchors
+) -> Predictions:
+    """Return predictions of one image with one row for each of some anchors, which may repeat.
+
+    Args:
+        predictions: the predictions of the batch.
+        image: index of the image.
+        anchor: (P,) indices of the anchors.
+        distances: (1, P, 4R) distance logits of these anchors.
+        logits: (1, P, C) class logits.
+        anchors: the P anchors.
+    """
+    chosen = replace(predictions, distances=distances, logits=logits, anchors=anchors)
+    if isinstance(chosen, RotatedPredictions):
+        return replace(chosen, angles=chosen.angles[image, anchor][None])
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -32,9 +107,9 @@ class ReferenceLoss:
 
     Attributes:
         predictions: the decoded feature maps.
-        items: (3,) box, cls, dfl: times their gains, not times the batch size.
+        items: (terms,) box, cls, dfl: times their gains, not times the batch size.
         of_total: gradients of the total.
-        of_terms: separate gradients of box, cls and dfl; empty unless they were requested.
+        of_terms: separate gradients of every term; empty unless they were requested.
     """
 
     predictions: Predictions
@@ -59,33 +134,57 @@ def compute_loss(
         dtype: dtype to compute in.
         dialect: the dialect to follow.
         predictions: the decoded predictions of the batch, in `dtype`.
-        each_term: differentiate box, cls and dfl separately, in addition to the total.
+        each_term: differentiate every term separately, in addition to the total.
     """
-    leaves = distances, logits = (
-        predictions.distances.detach().requires_grad_(),
-        predictions.logits.detach().requires_grad_(),
-    )
+    names = [FIELD_ATTRIBUTES[field.name] for field in batch.family.fields]
+    leaves = [getattr(predictions, name).detach().requires_grad_() for name in names]
     finest = torch.promote_types(
         dtype, torch.float32
     )  # targets have the annotations' dtype, float32 or finer
     positives = targets.positives
     cast = replace(positives, boxes=positives.boxes.to(finest), weights=positives.weights.to(finest))
     with torch.autocast(batch.device.type, dtype=dtype, enabled=batch.autocast and dtype != torch.float64):
-        leaf = replace(predictions, distances=distances, logits=logits)
+        leaf = replace(predictions, **dict(zip(names, leaves, strict=True)))
         items = LOSS_ITEMS_BY_TASK[batch.task](leaf, cast, batch.head, batch.hyperparameters, dialect)
     factor = total_factor(batch.images, dialect)
     if not each_term:
-        of_distances, of_logits = torch.autograd.grad(items.sum() * factor, leaves)
-        return ReferenceLoss(predictions, items.detach(), (of_distances, of_logits))
-    box, cls, dfl = (items * factor).unbind()
-    of_box, of_dfl = (torch.autograd.grad(term, distances, retain_graph=True)[0] for term in (box, dfl))
-    (of_cls,) = torch.autograd.grad(cls, logits)
-    # gradients of box and dfl on the distance logits are added, as they are when their total is differentiated
-    of_both = of_box + of_dfl
+        of_total = torch.autograd.grad(items.sum() * factor, leaves)
+        return ReferenceLoss(predictions, items.detach(), of_total)
+    of_total, of_terms = _of_each_term(batch.family, items * factor, leaves)
+    return ReferenceLoss(predictions, items.detach(), of_total, of_terms)
+
+
+def _of_each_term(
+    family: Task, values: Tensor, leaves: Sequence[Tensor]
+) -> tuple[Gradients, tuple[Gradients, ...]]:
+    """Return the gradients of the total and of each term on the leaves, one leaf for each head field.
+
+    The gradients of all terms on a field are added, as they are when their total is differentiated.
+    """
+    own: dict[tuple[int, int], Tensor] = {}
+    for at, (term, value) in enumerate(zip(family.terms, values.unbind(), strict=True)):
+        for place, field in enumerate(family.fields):
+            if field.name in term.reads:
+                own[at, place] = torch.autograd.grad(value, leaves[place], retain_graph=True)[0]
+    of_total = tuple(
+        sum_of([own[at, place] for at in range(len(family.terms)) if (at, place) in own])
+        for place in range(len(leaves))
+    )
     # LOSS-GRAD-1: zero; but the terms are differentiated as parts of one tensor, where zero times NaN is NaN
-    no_logits, no_distances = torch.zeros_like(logits), of_both * 0
-    of_terms = (of_box, no_logits), (no_distances, of_cls), (of_dfl, no_logits)
-    return ReferenceLoss(predictions, items.detach(), (of_both, of_cls), of_terms)
+    absent = [
+        torch.zeros_like(leaf) if field.name == "logits" else total * 0
+        for field, leaf, total in zip(family.fields, leaves, of_total, strict=True)
+    ]
+    of_terms = tuple(
+        tuple(own.get((at, place), absent[place]) for place in range(len(leaves)))
+        for at in range(len(family.terms))
+    )
+    return of_total, of_terms
+
+
+def sum_of(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum of at least one tensor."""
+    return reduce(torch.add, parts)
 
 
 def class_factors_of(batch: Batch, like: Tensor) -> Tensor:

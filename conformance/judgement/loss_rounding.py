@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.task import DETECT
 from tal_conformance.judgement.bounds import (
     bce_sum_unit,
     bound,
@@ -49,8 +48,9 @@ class LossRounding:
     Gradients on the distance logits are given for the P positives alone, (P, 4R): elsewhere they are exactly zero.
 
     Attributes:
-        items: (3,) effect on box, cls and dfl.
-        of_terms: effect on the gradients of box, cls and dfl: on distance logits (P, 4R), on class logits (B, A, C).
+        items: (terms,) effect on box, cls and dfl, and angle.
+        of_terms: effect on the gradients of every term: on distance logits (P, 4R), on class logits (B, A, C), and on
+            angles (P, 1).
         jumps: additional differences where the gradients are not continuous; not multiples of a rounding.
         enclosed: (3,) largest differences of box, cls and dfl by the roundings to 16 bits under autocast, in addition
             to `items`; not multiples of a rounding. None without autocast, or with finer feature maps.
@@ -59,8 +59,8 @@ class LossRounding:
     """
 
     items: Tensor
-    of_terms: tuple[Gradients, Gradients, Gradients]
-    jumps: tuple[Gradients, Gradients, Gradients]
+    of_terms: tuple[Gradients, ...]
+    jumps: tuple[Gradients, ...]
     enclosed: Tensor | None = None
     ranges: Tensor | None = None
 
@@ -75,13 +75,15 @@ class LossRounding:
         return _sum(self.jumps)
 
 
-NO_JUMP: tuple[Gradients, Gradients, Gradients] = ((ZERO, ZERO), (ZERO, ZERO), (ZERO, ZERO))
+def no_jumps(batch: Batch) -> tuple[Gradients, ...]:
+    """Return gradients of zero of every term on every head field."""
+    family = batch.family
+    return tuple((ZERO,) * len(family.fields) for _ in family.terms)
 
 
 def _sum(terms: tuple[Gradients, ...]) -> Gradients:
-    """Return the sums of the terms' gradients on the distance logits and on the class logits."""
-    distances, logits = zip(*terms, strict=True)
-    return reduce(add_gradients, distances), reduce(add_gradients, logits)
+    """Return the sums of the terms' gradients on every head field."""
+    return tuple(reduce(add_gradients, field) for field in zip(*terms, strict=True))
 
 
 def add_gradients(a: Tensor, b: Tensor) -> Tensor:
@@ -320,10 +322,6 @@ def term_ranges(weights: Tensor, logits: Tensor, learnt: Tensor, reg_max: int, f
     return torch.stack((total, crossed, total * (math.log(reg_max) if reg_max > 1 else 1.0)))
 
 
-ROUNDING_UNITS_BY_TASK = {DETECT.name: rounding_units}
-"""The function that derives the rounding units of a loss, for every task."""
-
-
 def on_all_anchors(of_positives: Gradients, foreground: Tensor) -> Gradients:
     """Return gradients with the part on distance logits (P, 4R) scattered to all anchors (B, A, 4R), zero elsewhere."""
     distances, logits = of_positives
@@ -370,8 +368,7 @@ class GradientRounding:
         Returns:
             Rounding errors, and jumps where an edge may lie on either side of another one, (P, 4, R) each.
         """
-        edge, measure = self.edge[:, None], self.dialect.box_overlap
-        gradient, jump = gradient_range(self.target, self.predicted, edge, measure)  # (P, 4) twice
+        gradient, jump = self.box_range()  # (P, 4) twice
         largest = (gradient.abs() + jump).amax(1, keepdim=True)  # (P, 1)
         if self.reg_max == 1:
             return (4 * self.eps * largest).expand_as(jump)[..., None], jump[..., None]  # (P, 4, 1) twice
@@ -379,6 +376,11 @@ class GradientRounding:
         lever_error = self.share * (rounded + distance_error[..., None])
         rounding = gradient.abs()[..., None] * lever_error + 4 * self.eps * largest[..., None] * self.lever
         return rounding, jump[..., None] * self.lever
+
+    def box_range(self) -> tuple[Tensor, Tensor]:
+        """Return the box loss's gradient on the four distances, and its largest change by edge errors; (P, 4) each."""
+        edge, measure = self.edge[:, None], self.dialect.box_overlap
+        return gradient_range(self.target, self.predicted, edge, measure)
 
     def underflow(self) -> Tensor:
         """Return the error of the box loss's gradient by underflow in its dtype, (P, 4, R).

@@ -9,17 +9,22 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.task import DETECT, OBB, StageName
 from tal_conformance.judgement.loss_reference import ZERO, ReferenceLoss, class_factors_of, compute_loss
 from tal_conformance.judgement.loss_rounding import (
-    NO_JUMP,
-    ROUNDING_UNITS_BY_TASK,
     LossRounding,
     class_count,
     divisor,
+    no_jumps,
+    rounding_units,
 )
 from tal_conformance.judgement.mixed_precision import Interval, is_coarse
+from tal_conformance.judgement.rotated_rounding import rotated_rounding_units
 from tal_reference import BatchTargets, Dialect
 from tal_reference.composed import total_factor
+
+ROUNDING_UNITS_BY_TASK = {DETECT.name: rounding_units, OBB.name: rotated_rounding_units}
+"""The function that derives the rounding units of a loss, for every task."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,9 @@ def uncertainty_units(
         / score_sum
         / count
     )
-    items = torch.stack((loss.items[0] * scale, cls, loss.items[2] * scale)) + exact.items.abs() * share
+    terms = batch.family.terms
+    moves = [cls if term.name == StageName.CLS else loss.items[at] * scale for at, term in enumerate(terms)]
+    items = torch.stack(moves) + exact.items.abs() * share
     wider = (
         ROUNDING_UNITS_BY_TASK[batch.task](batch, targets, exact, dialect, unsure.edges)
         if unsure.edges.any()
@@ -93,13 +100,30 @@ def uncertainty_units(
     )
     factor = total_factor(batch.images, dialect) / count
     slope = batch.hyperparameters.cls_gain * factor / score_sum * movements * factors  # (B, A, C)
-    own = exact.of_terms or (exact.of_total,) * 3  # the total's is more than a term's: on the safe side
-    box, dfl = (
-        loss.of_terms[term][0][at].abs() * scale
-        + own[term][0][at].abs() * share
-        + wider.of_terms[term][0] - narrow.of_terms[term][0]
-        + wider.jumps[term][0] - narrow.jumps[term][0]
-        for term in (0, 2)
-    )  # (P, 4R) twice  # fmt: skip
-    cls = slope + own[1][1].abs() * share  # (B, A, C)
-    return LossRounding(items + wider.items - narrow.items, ((box, ZERO), (ZERO, cls), (dfl, ZERO)), NO_JUMP)
+    own = exact.of_terms or (exact.of_total,) * len(
+        terms
+    )  # the total's is more than a term's: on the safe side
+
+    def of_positives(term: int, field: int) -> Tensor:
+        return (
+            loss.of_terms[term][field][at].abs() * scale
+            + own[term][field][at].abs() * share
+            + wider.of_terms[term][field] - narrow.of_terms[term][field]
+            + wider.jumps[term][field] - narrow.jumps[term][field]
+        )  # fmt: skip
+
+    gradients = []
+    for number, term in enumerate(terms):
+        of_fields = []
+        for place, field in enumerate(batch.family.fields):
+            if field.name not in term.reads:
+                of_fields.append(ZERO)
+            elif field.name == "logits":
+                of_fields.append(slope + own[number][place].abs() * share)  # (B, A, C)
+            else:
+                of_fields.append(of_positives(number, place))  # (P, 4R), (P, 1)
+        gradients.append(tuple(of_fields))
+    items = items + wider.items - narrow.items
+    if wider.enclosed is not None and narrow.enclosed is not None:
+        items = items + wider.enclosed - narrow.enclosed
+    return LossRounding(items, tuple(gradients), no_jumps(batch))

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import LossOutcome, Outcome
-from tal_conformance.core.task import StageName
+from tal_conformance.core.task import DETECT, StageName
 from tal_conformance.core.verdicts import Agreement, Divergence, Judgement, Mismatch
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.execute import execute
@@ -44,9 +44,8 @@ from tal_conformance.judgement.bounds import precision
 from tal_conformance.judgement.comparators import Quantity, all_finite, assert_equal
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
-from tal_conformance.judgement.oracle import candidates_within
 from tal_conformance.judgement.undefined import undefined_anchors
-from tal_reference import GroundTruths, OverlapsCompared
+from tal_reference import NEWEST, GroundTruths, OverlapsCompared
 from tal_reference.anchors import flatten
 from tal_reference.loss import has_no_distance_loss
 
@@ -57,9 +56,15 @@ FAR = 1e4
 def judge_any(outcome: Outcome, expected: Expectation) -> Judgement:
     """Judge an outcome on any batch, one with non-finite predictions by NONFINITE-1 to -3.
 
+    Of tasks other than detection, only outcomes on finite predictions are judged; others are inconclusive.
+
     Raises:
         Divergence: a stage differs; the exception has the judgement.
     """
+    if expected.batch.task != DETECT.name and not is_finite(expected.batch):
+        judgement = Judgement(expected.batch.family)
+        judgement.inconclusive = judgement.undefined = True
+        return judgement
     return (judge if is_finite(expected.batch) else judge_non_finite)(outcome, expected)
 
 
@@ -296,7 +301,9 @@ def _may_be_candidate(expected: Expectation, outcome: Outcome) -> Tensor:
     for image, (large, errors) in enumerate(zip(expected.truths, expected.input_errors, strict=True)):
         small = GroundTruths(large.labels, inputs.truth_boxes[image, : len(large)])
         centres = inputs.anchors.double()  # (A, 2)
-        sure, possible = candidates_within(small, large, centres, floor, eps, errors)  # (M, A) twice
+        sure, possible = expected.geometry.candidates_within(
+            small, large, centres, floor, eps, errors, NEWEST
+        )  # (M, A) twice
         doubtful[image] = (possible & ~sure & affected[image]).any()
     return doubtful
 

@@ -12,51 +12,23 @@ from torch import Tensor
 from tal_conformance.core.outcome import AssignerInputs
 from tal_conformance.core.verdicts import Uniqueness
 from tal_conformance.judgement.admissible import Range, Selection, TopK2Rule, top_k_choices
-from tal_conformance.judgement.bounds import (
-    ROUNDINGS,
-    bound,
-    metric_unit,
-    overlap_unit,
-    precision,
-    smallest,
-)
+from tal_conformance.judgement.bounds import bound, metric_unit, precision, smallest
 from tal_conformance.judgement.choices import may_win, pick_choices
+from tal_conformance.judgement.geometry import UPRIGHT, Geometry, InputErrors
 from tal_conformance.judgement.mixed_precision import power_error
 from tal_reference import NEWEST, Dialect, GroundTruths, Hyperparameters, OverlapsCompared
 from tal_reference.assignment import (
-    INSIDE,
     alignment_metric,
-    candidates_of,
-    distance_inside,
     normalised,
     overlap_mask,
     scatter_pairs,
     settle_contested,
     top_k,
-    widened,
 )
 from tal_reference.composed import reach_of
 from tal_reference.variations import Contested
-from tal_reference.varied_assignment import counting, farthest_side, picks, rank
+from tal_reference.varied_assignment import counting, picks, rank
 from tal_reference.varied_assignment import normalised as varied_normalised
-from tal_reference.varied_boxes import MEASURES
-
-
-@dataclass(frozen=True)
-class InputErrors:
-    """Possible differences between the inputs that an implementation read and the reference's inputs.
-
-    Attributes:
-        boxes: (A,) largest difference of a predicted box's edges, in pixels.
-        scores: (A, C) largest difference of a class score.
-        truths: (M, 4) largest difference of an edge of a ground truth, in pixels.
-        around: the inputs to which the differences refer; None: those that were passed to the implementation.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    truths: Tensor
-    around: AssignerInputs | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +50,7 @@ class ImageOracle:
         dialect: the dialect, which may replace some hyperparameters.
         rivals_overlap: (M, A) ranges of the overlap of all pairs, candidates or not, if the dialect compares these to
             resolve contested anchors; None otherwise.
+        geometry: the geometry of the task's boxes.
     """
 
     candidate: Tensor
@@ -97,6 +70,7 @@ class ImageOracle:
     floor: tuple[int, int]
     dialect: Dialect = NEWEST
     rivals_overlap: Range | None = None
+    geometry: Geometry = UPRIGHT
 
     @property
     def uniqueness(self) -> Uniqueness:
@@ -172,66 +146,6 @@ class ImageOracle:
         if not self.dialect.is_varied:
             return normalised(metric, overlap, positives)
         return varied_normalised(metric, overlap, positives, self.normalising(positives), self.dialect)
-
-
-def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTruths, eps: float) -> Tensor:
-    """Return the rounding error (M, 1) in pixels of box edges after widening about the box's centre (TAL-CAND-2).
-
-    If centre, sides and widened edges are equal in the implementation's dtype and in float64, every way to compute them
-    is exact, and the error is zero.
-    """
-    rounded, wanted = (
-        torch.cat(_centres_and_edges(boxes, floor), 1) for boxes in (truths.boxes, exact.boxes)
-    )  # (M, 8)
-    sharp = (rounded.double() == wanted).all(1)  # (M,)
-    error = ROUNDINGS * eps * exact.boxes.abs().amax(1)  # (M,)
-    return error.where(~sharp, 0)[:, None]  # (M, 1)
-
-
-def _centres_and_edges(boxes: Tensor, floor: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Return the doubled centres, the sides, and the edges after widening, of boxes (M, 4)."""
-    left_top, right_bottom = boxes.chunk(2, dim=1)  # (M, 2), (M, 2)
-    return left_top + right_bottom, right_bottom - left_top, widened(boxes, floor)
-
-
-def candidates_within(
-    small: GroundTruths,
-    large: GroundTruths,
-    centres: Tensor,
-    floor: tuple[int, int],
-    eps: float,
-    errors: InputErrors | None,
-    dialect: Dialect = NEWEST,
-    reach: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the pairs (M, A) that are certainly candidates, and those that may be (TAL-CAND-1, TAL-CAND-2).
-
-    Args:
-        small: boxes (M, 4) of the ground truths as the implementation read them.
-        large: the same boxes in float64.
-        centres: (A, 2) anchor centres in pixels, float64.
-        floor: sides below the first number are widened to the second, both in pixels.
-        eps: machine epsilon of the implementation's dtype.
-        errors: possible differences of the inputs; None if they are the implementation's own.
-        dialect: decides whether an anchor on an edge is a candidate, and which ground truths are real.
-        reach: (A, 1) an anchor farther than this from a side of the box, in pixels, is not a candidate; None: no limit.
-    """
-    edge = edge_rounding(small, floor, large, eps)  # (M, 1)
-    if errors is not None:
-        edge = edge + 2 * errors.truths.amax(1, keepdim=True)
-    inside = distance_inside(large.boxes, centres, floor)  # (M, A)
-    real = counting(large, dialect)[:, None]
-    if dialect.edge_counts:
-        certain, possible = (inside >= edge) & real, (inside >= -edge) & real
-    else:
-        certain, possible = (inside > INSIDE + edge) & real, (inside > INSIDE - edge) & real
-    if reach is None:
-        return certain, possible
-    farthest = farthest_side(large.boxes, centres)  # (M, A)
-    rounded = edge + ROUNDINGS * eps * (
-        centres.amax(1) + farthest
-    )  # (M, A): difference, division and product
-    return certain & (farthest <= reach.T - rounded), possible & (farthest <= reach.T + rounded)
 
 
 @dataclass(frozen=True)
@@ -315,6 +229,7 @@ def pair_values(
     errors: InputErrors | None,
     score_dtype: torch.dtype,
     dialect: Dialect = NEWEST,
+    geometry: Geometry = UPRIGHT,
 ) -> PairValues:
     """Return overlap u and metric t of pairs (TAL-MET-1), computed from the inputs of the implementation's assigner.
 
@@ -327,20 +242,18 @@ def pair_values(
         errors: possible differences of the inputs; None if they are the implementation's own.
         score_dtype: dtype of the class scores that the implementation read.
         dialect: the dialect to follow.
+        geometry: the geometry of the task's boxes.
     """
     truth, anchor = pairs
     numbers, labels = inputs.hyperparameters, truths.labels[truth]  # (P,)
     naive = truths.boxes[truth], inputs.boxes[image, anchor]  # (P, 4) twice
     exact = naive[0].double(), naive[1].double()
-    naive_overlap, overlap = (MEASURES[dialect.overlap](*boxes) for boxes in (naive, exact))  # (P,) twice
+    naive_overlap, overlap = (geometry.overlap(*boxes, dialect) for boxes in (naive, exact))  # (P,) twice
     if not dialect.signed_overlap:
         naive_overlap, overlap = naive_overlap.clamp(min=0), overlap.clamp(min=0)
     moved: Tensor | float = 0.0 if errors is None else errors.boxes[anchor] + errors.truths.amax(1)[truth]
-    eps, attained = torch.finfo(dtype).eps, errors is not None and errors.around is not None
-    unit = overlap_unit(dialect.overlap, *exact, 0.0 if attained else moved, eps)
-    overlap_error = bound(naive_overlap, overlap, unit, dtype, "overlap u")
-    if attained:  # the ends of an enclosure are attained: nothing of it averages out
-        overlap_error = overlap_error + overlap_unit(dialect.overlap, *exact, moved, 0.0)
+    attained = errors is not None and errors.around is not None
+    overlap_error = geometry.overlap_error(naive_overlap, overlap, exact, moved, attained, dtype, dialect)
 
     naive_score = inputs.scores[image, anchor, labels]  # (P,)
     score, score_error = naive_score.double(), 0.0 if errors is None else errors.scores[anchor, labels]
@@ -358,7 +271,12 @@ def pair_values(
 
 
 def oracle(
-    inputs: AssignerInputs, image: int, truths: int, dialect: Dialect, errors: InputErrors | None = None
+    inputs: AssignerInputs,
+    image: int,
+    truths: int,
+    dialect: Dialect,
+    errors: InputErrors | None = None,
+    geometry: Geometry = UPRIGHT,
 ) -> ImageOracle:
     """Return the values and choices that the specification admits for one image, given the assigner's inputs.
 
@@ -368,6 +286,7 @@ def oracle(
         truths: the image's number of ground truths, without padding.
         dialect: the dialect to follow.
         errors: possible differences of the inputs; None if they are the implementation's own.
+        geometry: the geometry of the task's boxes.
     """
     numbers, score_dtype = inputs.hyperparameters, inputs.scores.dtype
     if errors is not None and errors.around is not None:
@@ -377,7 +296,7 @@ def oracle(
     small = GroundTruths(inputs.labels[image, :truths, 0].long(), inputs.truth_boxes[image, :truths])
     large = GroundTruths(small.labels, small.boxes.double())
     reach = reach_of(inputs.strides.double(), inputs.head.reg_max) if dialect.reach_limits else None
-    candidate, may_candidate = candidates_within(
+    candidate, may_candidate = geometry.candidates_within(
         small,
         large,
         inputs.anchors.double(),
@@ -392,7 +311,7 @@ def oracle(
     pairs = (torch.ones_like(compared) if anywhere else compared).nonzero(
         as_tuple=True
     )  # (P,), (P,): few of all
-    values = pair_values(inputs, image, small, pairs, dtype, errors, score_dtype, dialect)
+    values = pair_values(inputs, image, small, pairs, dtype, errors, score_dtype, dialect, geometry)
     matrices = values.scatter_pairs(
         pairs, overlap_mask(candidate, dialect), dialect.signed_overlap
     )  # (8, M, A)
@@ -415,7 +334,7 @@ def oracle(
     overlap, metric = (
         scatter_pairs(value, pairs, compared) for value in (values.naive_overlap, values.naive_metric)
     )
-    naive_candidate = candidates_of(small, inputs.anchors, floor)  # (M, A)
+    naive_candidate = geometry.candidates_of(small, inputs.anchors, floor)  # (M, A)
     if dialect.is_varied:
         naive_candidate = candidate | (may_candidate & naive_candidate)
         everywhere, overlap, metric = overlap, overlap * compared, metric * compared
@@ -437,5 +356,5 @@ def oracle(
         candidate, may_candidate, u, u_error, t, t_error, overlap_range, metric_range, selection,
         may_win(selection, ranges, metric_range, dialect), same_dtype, numbers.topk, topk2_rule,
         dialect.overlaps_compared is OverlapsCompared.EVERYWHERE,
-        floor, dialect, rivals_overlap,
+        floor, dialect, rivals_overlap, geometry,
     )  # fmt: skip

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.reference_inputs import assigner_inputs, truths_of
+from tal_conformance.core.reference_inputs import assigner_inputs, reference_loss, truths_of
 from tal_conformance.core.task import StageName
 from tal_conformance.judgement.undefined import undefined_anchors
-from tal_reference import Dialect, WeightBroadcast, detection_loss
+from tal_reference import Dialect, WeightBroadcast
 
 
 class RejectionRule(NamedTuple):
@@ -75,7 +75,7 @@ def loss_is_finite(batch: Batch, dialect: Dialect) -> bool:
     """
     if rejection_for(batch, dialect) is not None:
         return True
-    loss = detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
+    loss = reference_loss(batch, dialect)
     if not bool(loss.items.isfinite().all()):
         return False
     if batch.head.reg_max > 1 or not len(batch.annotations):

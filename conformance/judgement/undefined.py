@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs
+from tal_conformance.core.task import DETECT
 from tal_conformance.judgement.bounds import ROUNDINGS, precision
-from tal_conformance.judgement.oracle import candidates_within
+from tal_conformance.judgement.geometry import UPRIGHT
 from tal_reference import Dialect, GroundTruths, OverlapsCompared
 from tal_reference.boxes import EPS, intersection, width_and_height
 from tal_reference.variations import Contested
@@ -28,7 +29,8 @@ def undefined_anchors(inputs: AssignerInputs, dialect: Dialect) -> Tensor:
         dialect: decides which pairs are compared.
     """
     undefined = torch.zeros(inputs.boxes.shape[:2], dtype=torch.bool, device=inputs.boxes.device)
-    if inputs.head.reg_max > 1:
+    rotated = inputs.boxes.shape[-1] != len(DETECT.box_columns)  # probIoU is finite (OBB-IOU-1)
+    if inputs.head.reg_max > 1 or rotated:
         return undefined
     everywhere = dialect.overlaps_compared is OverlapsCompared.EVERYWHERE
     anywhere = everywhere or dialect.contested is Contested.ANY_OVERLAP
@@ -49,7 +51,9 @@ def _may_be_candidates(inputs: AssignerInputs, image: int, anchors: Tensor, dial
     small = GroundTruths(inputs.labels[image, :, 0].long(), inputs.truth_boxes[image])
     large = GroundTruths(small.labels, small.boxes.double())
     eps, floor = torch.finfo(precision(small.boxes.dtype)).eps, dialect.floor(inputs.head.strides)
-    return candidates_within(small, large, inputs.anchors[anchors].double(), floor, eps, None, dialect)[1]
+    return UPRIGHT.candidates_within(
+        small, large, inputs.anchors[anchors].double(), floor, eps, None, dialect
+    )[1]
 
 
 def undefined_overlaps(truths: Tensor, boxes: Tensor, dialect: Dialect) -> Tensor:

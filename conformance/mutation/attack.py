@@ -67,6 +67,7 @@ def attack(
     check: str,
     phases: Sequence[Phase] = (Phase.generate,),
     profile: str = GATING,
+    task: str = DETECT.name,
 ) -> Hit | None:
     """Run one check on an implementation until it fails, on at most the profile's number of batches.
 
@@ -78,6 +79,7 @@ def attack(
         phases: Hypothesis' phases. With `generate` alone, the first failing batch is returned; if `shrink` is
             included, the shrunk batch.
         profile: name of the profile.
+        task: name of the loss family whose batches the check generates.
 
     Returns:
         The failure and the number of batches; None if the implementation conforms on every batch.
@@ -88,7 +90,8 @@ def attack(
     number = PROFILES[profile].examples
     every = profile == GATING and chosen.parameter is None
     examples = number if every else chosen.examples(number)
-    return _until_failure(implementation, check, chosen.generated(repeats=True), arguments, examples, phases)
+    test = chosen.generated(repeats=True, task=task)
+    return _until_failure(implementation, check, test, arguments, examples, phases)
 
 
 def attack_in_precision(

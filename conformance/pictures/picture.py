@@ -14,7 +14,7 @@ from tal_conformance.pictures.trace import ImageTrace, trace_as_dict
 from tal_reference import Dialect
 
 LAYERS_BY_TASK = {DETECT.name: trace_as_dict}
-"""The function that returns the data of an image's picture, for every task."""
+"""The function that returns the data of an image's picture, for every task whose boxes are drawn."""
 
 
 def picture(
@@ -43,8 +43,12 @@ def picture(
 
 
 def failure_picture(failure: Failure) -> dict[str, Any] | None:
-    """Return the data of a failure's picture; None if the failure cannot be drawn, or predictions are not finite."""
-    if not failure.pictured or not is_finite(failure.batch):
+    """Return the data of a failure's picture; None if the failure cannot be drawn, or predictions are not finite.
+
+    Rotated boxes are not drawn.
+    """
+    has_picture = failure.batch.task in LAYERS_BY_TASK
+    if not (has_picture and failure.pictured and is_finite(failure.batch)):
         return None
     dialect = failure.subject.implementation.dialect
     return picture(failure.batch, dialect, failure.assignment, failure.judgement)

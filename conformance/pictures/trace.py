@@ -13,13 +13,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Assignment
-from tal_conformance.core.reference_inputs import truths_of
+from tal_conformance.core.reference_inputs import reference_loss, truths_of
 from tal_reference import (
     AssignmentTrace,
     DetectionLoss,
     Dialect,
     GroundTruths,
-    detection_loss,
 )
 from tal_reference.assignment import distance_inside, widened
 from tal_reference.dialect import SingleBin, WeightBroadcast
@@ -68,8 +67,7 @@ class ImageTrace:
         Raises:
             ValueError: the batch has no assignment (TAL-TOPK-2).
         """
-        numbers = batch.head, batch.hyperparameters, dialect
-        loss = detection_loss(batch.feature_maps, batch.annotations, *numbers, keep_trace=True)
+        loss = reference_loss(batch, dialect, keep_trace=True)
         return cls(batch, image, dialect, truths_of(batch)[image], loss)
 
     @property
@@ -83,14 +81,13 @@ class ImageTrace:
         return len(self.loss.predictions.anchors.strides)
 
     def boxes(self) -> Tensor:
-        """Return the predicted boxes (A, 4), xyxy in pixels."""
-        predictions = self.loss.predictions
-        return predictions.boxes[self.image] * predictions.anchors.strides
+        """Return the predicted boxes (A, 4), xyxy in pixels; rotated boxes: (A, 5)."""
+        return self.loss.predictions.pixels[self.image]
 
     def facts(self, anchors: Iterable[int]) -> dict[str, Any]:
         """Return data of the image, ground truths and some anchors, for `picture` in the run log's schema."""
         hyperparameters = self.batch.hyperparameters
-        items = dict(zip(("box", "cls", "dfl"), map(_number, self.loss.items.double()), strict=True))
+        items = dict(zip(self.batch.family.item_names, map(_number, self.loss.items.double()), strict=True))
         return {
             "k": hyperparameters.topk,
             "kept": hyperparameters.effective_topk2,

@@ -14,6 +14,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.recipe_source import recipe_from
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.progress import Advance, progress
+from tal_conformance.core.task import DETECT
 from tal_conformance.dialects.identification import explain
 from tal_conformance.dialects.identified import Identification
 from tal_conformance.dialects.observations import Observations
@@ -80,6 +81,8 @@ def explanation(
 def _explained(
     run: SessionState, log: Log, implementation: Implementation, seconds: float, advance: Advance
 ) -> Line:
+    if run.task != DETECT.name:
+        return {"problem": f"task {run.task}: dialects and choices are compared in detection alone"}
     began = time.process_time()
     lines = list(batch_lines(run.folder, implementation.name))
     failing, passing = sample_of(lines)

@@ -13,7 +13,9 @@ import torch
 
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.benchmarks.table import table
+from tal_conformance.checks.registry import CHECKS, chosen_task
 from tal_conformance.core.determinism import fixed_arithmetic
+from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.guards.code_state import CodeState, baseline, own_code
 from tal_conformance.implementations.guards.torch_state import changes, torch_state
 from tal_conformance.judgement.failure import Subject
@@ -27,6 +29,7 @@ from tal_conformance.suite.options import (
     devices,
     load_profile,
     seed_hypothesis,
+    task_to_test,
 )
 from tal_conformance.suite.progress import TestProgress
 from tal_conformance.suite.reproduce import render_command
@@ -48,6 +51,7 @@ from tal_conformance.suite.session import (
     note_absent,
     note_ledger,
     note_loose_bounds,
+    note_other_checks,
     stopped,
     too_unsupported,
     uncovered_clauses,
@@ -101,11 +105,13 @@ def pytest_configure(config: pytest.Config) -> None:
     names = config.getoption("--implementation") or ["ultralytics"]
     chosen = against(config) or declared(config)
     found = find_implementations(names, chosen, config.getoption("--isolate"), config.getoption("--task"))
+    task = task_to_test(config, found)
+    chosen_task.choose(task)
     baseline.take()
     config.add_cleanup(baseline.forget)
     ledger = load_ledger(config)
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
-    run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=ledger)
+    run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=ledger, task=task)
     run.shrinking.seconds = config.getoption("--shrinking-seconds")
     load_cases(run, config)
     config.stash[RUN] = run
@@ -155,9 +161,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     places = ", ".join(f"{device} {state}" for device, state in run.devices.items())
     profile = config.getoption("--conformance-profile")
     ignored = ignored_ledger(config)
+    task = [] if run.task == DETECT.name else [f"conformance: task {run.task}"]
     return [
         *([shown(f"conformance: {ignored}")] if ignored else []),
         shown(f"conformance: {tested}"),
+        *task,
         shown(f"conformance: {places}; profile {profile}, seed {run.seed}"),
     ]
 
@@ -187,7 +195,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that the options exclude, so that pytest does not list them as skipped.
 
-    With `--case`, only case files are judged. Large batches are judged only with `--large`.
+    With `--case`, only case files are judged. Large batches are judged only with `--large`. Of another task than
+    detection, only generated checks whose strategy the task has are run.
     """
     run = config.stash.get(RUN, None)
     if run is None:
@@ -199,9 +208,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         dropped = [item for item in own if item in dropped or item.path.stem != "test_cases"]
     elif not config.getoption("--large"):
         dropped += [item for item in own if item.path.stem == "test_large"]
+        others = [item for item in own if item not in dropped and not _applies(item, run.task)]
+        dropped += others
+        if (
+            getattr(config, "workerinput", {}).get("workerid", "gw0") == "gw0"
+        ):  # every worker collects all tests
+            note_other_checks(run, others)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
+
+
+def _applies(item: pytest.Item, task: str) -> bool:
+    """Return True if a test of the suite applies to a task."""
+    if task == DETECT.name:
+        return True
+    name = str(getattr(item, "originalname", item.name)).removeprefix("test_")
+    return name in CHECKS and CHECKS[name].strategy_of(task) is not None
 
 
 @pytest.fixture(scope="session")

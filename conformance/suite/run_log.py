@@ -9,7 +9,7 @@ from tal_conformance.checks.checker import JudgedBatch
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.environment import environment
 from tal_conformance.core.outcome import Outcome
-from tal_conformance.core.task import DETECT
+from tal_conformance.core.task import DETECT, Task
 from tal_conformance.core.verdicts import Uniqueness
 from tal_conformance.implementations.outcome_file import StoredOutcome, outcome_path, store
 from tal_conformance.judgement.failure import Failure, stage_fields, value_fields
@@ -48,15 +48,9 @@ class RunLogWriter:
         """The run's folder."""
         return self._log.folder
 
-    def begin(self, facts: dict[str, Any]) -> None:
-        """Append the first line of the log, with facts about the run."""
-        stages = [{"name": name, "clause": clause} for name, clause in DETECT.clauses.items()]
-        self._append(
-            "run",
-            stages=stages,
-            terms=[term.name for term in DETECT.terms],
-            **({"environment": environment()} | facts),
-        )
+    def begin(self, facts: dict[str, Any], task: Task = DETECT) -> None:
+        """Append the first line of the log, with stages and terms of the task and facts about the run."""
+        self._append("run", **task.as_log_line(), **({"environment": environment()} | facts))
 
     def end(self, exit_status: int) -> None:
         """Append the last line of the log, with pytest's exit status."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from tal_conformance.batches.hazards import MEANINGS
+from tal_conformance.batches.hazards import MEANINGS_BY_TASK
 from tal_conformance.checks.power import worth_of
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.environment import command_line, environment
 from tal_conformance.core.supervision import supervised
+from tal_conformance.core.task import DETECT, TASKS
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
@@ -68,6 +69,7 @@ class SessionState:
         shrinking: failures that were shrunk, and the budget of processor time for shrinking.
         mistakes: formal mistakes that are reported: implementation, device and mistake.
         absent: results that implementations do not have, and that are logged: implementation and name.
+        task: name of the loss family to test.
         report: path of the report, or the exception that prevented it; None before the end of the session.
     """
 
@@ -84,6 +86,7 @@ class SessionState:
     shrinking: ShrinkBudget = field(default_factory=ShrinkBudget)
     mistakes: set[tuple[str, str, str]] = field(default_factory=set)
     absent: set[tuple[str, str]] = field(default_factory=set)
+    task: str = DETECT.name
     report: Path | Exception | None = None
     progress: TestProgress = field(init=False)
 
@@ -232,11 +235,11 @@ def begin(run: SessionState, config: pytest.Config) -> None:
     run.recorder.begin(
         {
             "profile": config.getoption("--conformance-profile"),
-            "worth": worth_of(config.getoption("--conformance-profile"), is_whole(config)),
+            "worth": _worth(run, config),
             "seed": run.seed,
             "command": command_line(),
             "devices": run.devices,
-            "hazards": dict(MEANINGS),
+            "hazards": dict(MEANINGS_BY_TASK[run.task]),
             "environment": environment() | ({"isolation": isolation} if isolation else {}),
             "implementations": [
                 {
@@ -247,15 +250,53 @@ def begin(run: SessionState, config: pytest.Config) -> None:
                 }
                 for implementation in run.implementations
             ],
-        }
+        },
+        TASKS[run.task],
     )
     for device, state in run.devices.items():
         if state != "tested":
             run.recorder.line(
                 "not_tested", implementation=None, device=device, reason=state.removeprefix("not tested: ")
             )
+    note_other_tasks(run)
     for reason in run.unreadable.values():
         run.recorder.line("not_tested", implementation=None, device=None, reason=f"--case: {reason}")
+
+
+def _worth(run: SessionState, config: pytest.Config) -> dict[str, Any] | None:
+    """Return the number of planted faults that the profile finds; None for another task than detection.
+
+    The power of the profiles is measured for detection alone.
+    """
+    if run.task != DETECT.name:
+        return None
+    return worth_of(config.getoption("--conformance-profile"), is_whole(config))
+
+
+def note_other_tasks(run: SessionState) -> None:
+    """Log the tasks that an implementation offers, and that this run does not test; none if `--task` chose the task."""
+    for implementation in run.implementations:
+        for task in implementation.tasks:
+            if task != run.task:
+                reason = f"{implementation.name}: task {task}: --task {task} tests it"
+                run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
+
+
+def note_other_checks(run: SessionState, items: Sequence[pytest.Item]) -> None:
+    """Log the checks that have no counterpart for the run's task yet: one line for each test module.
+
+    Args:
+        run: state of the session.
+        items: the tests that were deselected because they do not apply to the task.
+    """
+    modules: dict[str, set[str]] = {}
+    for item in items:
+        module = getattr(item, "module", None)
+        title = (getattr(module, "__doc__", None) or item.path.stem).splitlines()[0].rstrip(".")
+        modules.setdefault(title, set()).add(str(getattr(item, "originalname", item.name)))
+    for title, names in modules.items():
+        reason = f"task {run.task}: {title} ({', '.join(sorted(names))})"
+        run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
 
 
 def stopped(session: pytest.Session, run: SessionState, report: Any) -> Any:
@@ -281,7 +322,9 @@ def gates(config: pytest.Config) -> bool:
 
 def is_whole(config: pytest.Config) -> bool:
     """Return True if this run has all tests and batches of its profile."""
-    complete = not config.getoption("--examples") and not config.getoption("--case")
+    complete = not any(config.getoption(option) for option in ("--examples", "--case"))
+    if config.stash[RUN].task != DETECT.name:  # coverage and power are measured for detection alone
+        return False
     narrowed = ("keyword", "markexpr", "deselect", "lf", "stepwise")
     parts = [argument for argument in config.args if "::" in argument or argument.endswith(".py")]
     return complete and not parts and not any(config.getoption(option, None) for option in narrowed)

@@ -6,7 +6,7 @@ from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker
 
 
-@check("ANN", batches=STRATEGIES["annotations"])
+@check("ANN", "OBB-ANN", batches=STRATEGIES["annotations"])
 def test_annotations(checker: Checker, recipe: Recipe) -> None:
     """Judge images with any number of annotation rows, also none, and boxes at or beyond the border."""
     checker(recipe)

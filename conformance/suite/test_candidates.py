@@ -6,7 +6,7 @@ from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker
 
 
-@check("TAL-CAND", batches=STRATEGIES["borders"])
+@check("TAL-CAND", "OBB-CAND", batches=STRATEGIES["borders"])
 def test_borders(checker: Checker, recipe: Recipe) -> None:
     """TAL-CAND-1: an anchor on the border of a box is not a candidate."""
     checker(recipe)

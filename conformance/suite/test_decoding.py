@@ -6,7 +6,7 @@ from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker
 
 
-@check("DEC", "PRE", "ANC", batches=STRATEGIES["decoding"])
+@check("DEC", "PRE", "ANC", "OBB-DEC", batches=STRATEGIES["decoding"])
 def test_decoding(checker: Checker, recipe: Recipe) -> None:
     """Judge anchors and decoded boxes for any grid size, number of levels and number of bins."""
     checker(recipe)

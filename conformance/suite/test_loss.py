@@ -14,7 +14,7 @@ from tal_conformance.suite.checker import Checker
 each_term = partial(judge_against_reference, each_term=True)
 
 
-@check("LOSS", batches=STRATEGIES["loss"])
+@check("LOSS", "OBB", batches=STRATEGIES["loss"])
 def test_loss(checker: Checker, recipe: Recipe) -> None:
     """Judge value and gradient of the loss and of each of its terms on ordinary batches."""
     checker(recipe, by=each_term)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tal_reference import Hyperparameters, Targets, detection_loss
 from tal_reference.end_to_end import EndToEndLoss, branch_weights, end_to_end_loss
-from tal_reference.rotated import RotatedHyperparameters, rotated_loss
+from tal_reference.rotated import rotated_loss
 
 ROUNDINGS = 64 * 2**-53
 BATCHES = 102
@@ -242,9 +242,7 @@ def test_the_official_loss():
             }
             total, items = criterion(predictions, batch_of(batch.rows))
             expected = torch.autograd.grad(total.sum(), batch.maps + other)
-            family = (
-                {"branch_loss": rotated_loss, "hyperparameters": RotatedHyperparameters()} if rotated else {}
-            )
+            family = {"branch_loss": rotated_loss, "hyperparameters": Hyperparameters()} if rotated else {}
             loss = loss_of(batch, other, updates, epochs, **family)
             found = torch.autograd.grad(loss.total, batch.maps + other)
             values = max(

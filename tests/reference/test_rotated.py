@@ -25,7 +25,6 @@ from tal_reference.assignment import assign
 from tal_reference.boxes import ciou
 from tal_reference.loss import DetectionLoss, class_factors, stacked
 from tal_reference.rotated import (
-    RotatedHyperparameters,
     angle_loss,
     assign_rotated,
     box_loss,
@@ -604,7 +603,7 @@ SETTINGS = [(16, 10, 10), (1, 10, 10), (1, 7, 1)]
 
 
 def reference_of(batch: Drawn, topk: int, topk2: int | None) -> DetectionLoss:
-    numbers = RotatedHyperparameters(topk=topk, topk2=topk2)
+    numbers = Hyperparameters(topk=topk, topk2=topk2)
     return rotated_loss(batch.maps, batch.rows, batch.head, numbers)
 
 
@@ -663,7 +662,7 @@ def test_targets_of_another_assigner_give_the_same_items():
     given = stacked(loss.targets, batch.head.classes)
     assert isinstance(given, BatchTargets)
     predictions = read_rotated(batch.maps, batch.head)
-    numbers = RotatedHyperparameters(box_gain=1.0, cls_gain=1.0, dfl_gain=1.0, angle_gain=4.0)
+    numbers = Hyperparameters(box_gain=1.0, cls_gain=1.0, dfl_gain=1.0, angle_gain=4.0)
     factors = class_factors(batch.head, predictions.logits)
     items = rotated_items(predictions, given, numbers, class_weights=factors)
     torch.testing.assert_close(items * doubles(7.5, 0.5, 1.5, 0.25), loss.items, rtol=ROUNDINGS, atol=0)

@@ -29,7 +29,7 @@ from tal_conformance.judgement.comparators import (
     assert_none,
     assert_within,
 )
-from tal_conformance.judgement.oracle import InputErrors
+from tal_conformance.judgement.geometry import InputErrors
 from tal_reference.assignment import normalised
 
 CELL = ("GT", "anchor")

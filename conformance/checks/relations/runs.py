@@ -17,8 +17,9 @@ from tal_conformance.core.verdicts import Uniqueness, least_unique
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, truth_unit
 from tal_conformance.judgement.comparators import all_finite
 from tal_conformance.judgement.expectation import Expectation, LossExpectation
+from tal_conformance.judgement.geometry import InputErrors
 from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_anchors
-from tal_conformance.judgement.oracle import ImageOracle, InputErrors
+from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import BatchTargets, GroundTruths
 from tal_reference.loss import stacked
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
+from tal_conformance.core.reference_inputs import LOSSES_BY_TASK
+from tal_conformance.core.task import OBB, TASKS, task_of
 from tal_conformance.implementations.protocol import EVERY
 from tal_reference import (
     NEWEST,
@@ -13,9 +15,9 @@ from tal_reference import (
     Hyperparameters,
     Targets,
     assign,
-    detection_loss,
 )
 from tal_reference.composed import reach_of
+from tal_reference.rotated import assign_rotated
 
 
 class ReferenceAdapter:
@@ -26,6 +28,7 @@ class ReferenceAdapter:
     exposes_stages = True
     precisions = EVERY
     class_weights = True
+    tasks = tuple(TASKS)
 
     def __init__(self, dialect: Dialect = NEWEST) -> None:
         self.dialect = dialect
@@ -33,20 +36,16 @@ class ReferenceAdapter:
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Run the reference's assigner image by image."""
         numbers = inputs.head.strides, inputs.hyperparameters, self.dialect
+        rotated = inputs.boxes.shape[-1] == len(OBB.box_columns)
         reach = reach_of(inputs.strides, inputs.head.reg_max)
         targets = []
         for i, boxes in enumerate(inputs.truth_boxes):
             truths = GroundTruths(inputs.labels[i, :, 0].long(), boxes)
+            given = inputs.scores[i], inputs.boxes[i], inputs.anchors, truths, *numbers
             targets.append(
-                assign(
-                    inputs.scores[i],
-                    inputs.boxes[i],
-                    inputs.anchors,
-                    truths,
-                    *numbers,
-                    keep_trace=True,
-                    reach=reach,
-                )
+                assign_rotated(*given, keep_trace=True)
+                if rotated
+                else assign(*given, keep_trace=True, reach=reach)
             )
         return _assignment(targets, inputs.head.classes)
 
@@ -58,7 +57,8 @@ class ReferenceAdapter:
         hyperparameters: Hyperparameters,
     ) -> Loss:
         """Compute the reference's loss."""
-        loss = detection_loss(feature_maps, annotations, head, hyperparameters, self.dialect, keep_trace=True)
+        reference = LOSSES_BY_TASK[task_of(annotations.shape[1]).name]
+        loss = reference(feature_maps, annotations, head, hyperparameters, self.dialect, keep_trace=True)
         return Loss(loss.terms, loss.items, _assignment(loss.targets, head.classes))
 
 

@@ -9,6 +9,7 @@ Releases differ in the module of their loss (`CRITERIA`), and in its inputs and 
 import importlib
 import inspect
 import re
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tal_conformance.core.task import DETECT
+from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.core.task import DETECT, OBB, TASKS, task_of
 from tal_conformance.implementations.adapters.criterion_adapter import CriterionAdapter, model_with
 from tal_conformance.implementations.adapters.stage_recorder import has_built_in_exponents, loss_arguments
 from tal_conformance.implementations.errors import UnknownImplementation
@@ -36,12 +38,14 @@ class Criterion(NamedTuple):
         loss_module: module of the criterion.
         loss_class: name of the criterion's class.
         assigner_module: module of the assigner.
+        assigner_class: name of the assigner's class.
     """
 
     first: Version
     loss_module: str
     loss_class: str
     assigner_module: str
+    assigner_class: str = "TaskAlignedAssigner"
 
 
 CRITERIA: dict[str, tuple[Criterion, ...]] = {
@@ -52,8 +56,19 @@ CRITERIA: dict[str, tuple[Criterion, ...]] = {
         ),
         Criterion((8, 0, 0), "ultralytics.yolo.v8.detect.train", "Loss", "ultralytics.yolo.utils.tal"),
     ),
+    OBB.name: (
+        Criterion(
+            (8, 4, 84),
+            "ultralytics.utils.loss",
+            "v8OBBLoss",
+            "ultralytics.utils.tal",
+            "RotatedTaskAlignedAssigner",
+        ),
+    ),
 }
 """Modules of each task's criterion, the newest releases first."""
+FIELD_NAMES = {"distances": "boxes", "logits": "scores", "angle": "angle"}
+"""Name of every head field in the predictions that a loss reads since `SPLIT_PREDICTIONS`."""
 SPLIT_PREDICTIONS: Version = (8, 4, 0)
 """First release whose loss reads `boxes`, `scores` and `feats` by name."""
 CLASS_WEIGHTS: Version = (8, 4, 37)
@@ -63,11 +78,14 @@ FIRST_OF_NEWEST_DIALECT: Version = (8, 4, 128)
 
 
 class UltralyticsAdapter(CriterionAdapter):
-    """The detection loss and the assigner of a release of Ultralytics.
+    """The losses and the assigners of a release of Ultralytics, one pair for each task.
+
+    The task of a call follows from the number of columns of its annotation rows or boxes.
 
     Args:
         version: version of the release on the import path; by default the version of the installed release.
         exposes_stages: as in `CriterionAdapter`.
+        task: key of `CRITERIA`: the task of this adapter's own loss. An adapter of detection has the others too.
 
     Raises:
         UnknownImplementation: no version is given, and the installed release is missing, fails to import or is too old.
@@ -78,7 +96,9 @@ class UltralyticsAdapter(CriterionAdapter):
     precisions = EVERY
     dialect = NEWEST
 
-    def __init__(self, version: str | None = None, exposes_stages: bool = True) -> None:
+    def __init__(
+        self, version: str | None = None, exposes_stages: bool = True, task: str = DETECT.name
+    ) -> None:
         if version is None:
             version = installed_release()
             assigner_module, loss_module = load_release()
@@ -87,17 +107,60 @@ class UltralyticsAdapter(CriterionAdapter):
         super().__init__(version, assigner_module, exposes_stages)
         self._split_predictions = leading_numbers(version) >= SPLIT_PREDICTIONS
         self.class_weights = leading_numbers(version) >= CLASS_WEIGHTS
-        self._loss_module, self._loss_class = loss_module, criterion_of(version).loss_class
-        parameters = inspect.signature(assigner_module.TaskAlignedAssigner.__init__).parameters
-        self._assigner_has_topk2 = "topk2" in parameters
+        criterion = criterion_of(version, task)
+        self._loss_module, self._loss_class = loss_module, criterion.loss_class
+        self._assigner_class = getattr(assigner_module, criterion.assigner_class)
+        self._assigner_has_topk2 = "topk2" in inspect.signature(self._assigner_class.__init__).parameters
+        self._task = TASKS[task]
+        self._others = {
+            name: UltralyticsAdapter(version, exposes_stages, name)
+            for name in (CRITERIA if task == DETECT.name else ())
+            if name != task and leading_numbers(version) >= CRITERIA[name][-1].first
+        }
+        self.tasks = (task, *self._others)
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        """Call the assigner of the task whose boxes the inputs have."""
+        own = self._of_task(2 + inputs.boxes.shape[-1])
+        return super().assign(inputs) if own is self else own.assign(inputs)
+
+    def loss(
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        """Return the loss of the task whose annotation rows are given."""
+        own, arguments = (
+            self._of_task(annotations.shape[1]),
+            (feature_maps, annotations, head, hyperparameters),
+        )
+        return super().loss(*arguments) if own is self else own.loss(*arguments)
+
+    def make(
+        self, head: Head, hyperparameters: Hyperparameters
+    ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
+        """Return a function that calls the criterion of the task whose annotation rows it is given."""
+        made = super().make(head, hyperparameters)
+        others = {name: other.make(head, hyperparameters) for name, other in self._others.items()}
+
+        def call(feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:
+            return others.get(task_of(annotations.shape[1]).name, made)(feature_maps, annotations)
+
+        return call
+
+    def _of_task(self, columns: int) -> "UltralyticsAdapter":
+        return self._others.get(task_of(columns).name, self)
 
     def _predictions(self, feature_maps: tuple[Tensor, ...], head: Head) -> Any:
         """Return the output that the release's head passes to the loss in training."""
         if not self._split_predictions:
             return list(feature_maps)
-        flat = torch.cat([level.flatten(2) for level in feature_maps], 2)  # (B, 4R + C, A)
-        boxes, scores = flat.split((4 * head.reg_max, head.classes), 1)
-        return {"boxes": boxes, "scores": scores, "feats": list(feature_maps)}
+        flat = torch.cat([level.flatten(2) for level in feature_maps], 2)  # (B, channels, A)
+        parts = flat.split([field.width(head) for field in self._task.fields], 1)
+        names = (FIELD_NAMES[field.name] for field in self._task.fields)
+        return {**dict(zip(names, parts, strict=True)), "feats": list(feature_maps)}
 
     def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> Any:
         """Return the release's assigner with the given hyperparameters.
@@ -107,7 +170,7 @@ class UltralyticsAdapter(CriterionAdapter):
         """
         if not self._assigner_has_topk2:
             return super()._new_assigner(head, hyperparameters)
-        return self._assigner_module.TaskAlignedAssigner(
+        return self._assigner_class(
             topk=hyperparameters.topk,
             num_classes=head.classes,
             alpha=hyperparameters.alpha,
@@ -126,6 +189,7 @@ class UltralyticsAdapter(CriterionAdapter):
             box=hyperparameters.box_gain,
             cls=hyperparameters.cls_gain,
             dfl=hyperparameters.dfl_gain,
+            angle=hyperparameters.angle_gain,
             min_memory=False,  # read by the first releases
         )
         model = model_with(head, device, args=gains)
@@ -211,7 +275,11 @@ def criterion_of(version: str, task: str = DETECT.name) -> Criterion:
     for criterion in CRITERIA[task]:
         if numbers >= criterion.first:
             return criterion
-    raise ValueError(f"ultralytics {version} is older than 8.0.0, the first release with this loss")
+    raise ValueError(f"ultralytics {version} is older than {_first(task)}, the first release with this loss")
+
+
+def _first(task: str) -> str:
+    return ".".join(map(str, CRITERIA[task][-1].first))
 
 
 def leading_numbers(version: str) -> Version:

@@ -5,7 +5,7 @@ from torch import Tensor
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_conformance.core.reference_inputs import assigner_inputs
-from tal_conformance.core.task import StageName
+from tal_conformance.core.task import StageName, task_of
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.mutation.planted_faults.fault import Fault
 from tal_reference import Head, Hyperparameters
@@ -42,7 +42,8 @@ class FaultyReference(ReferenceAdapter):
         with self.fault.planted():
             loss = super().loss(feature_maps, annotations, head, hyperparameters)
             if self.exposes_stages and self.fault.stage == StageName.DECODE:
-                inputs = assigner_inputs(Batch(feature_maps, annotations, head, hyperparameters))
+                task = task_of(annotations.shape[1]).name
+                inputs = assigner_inputs(Batch(feature_maps, annotations, head, hyperparameters, task=task))
         assignment = None if loss.assignment is None else self._visible(loss.assignment)
         return Loss(loss.total, loss.items, assignment, inputs)
 

@@ -9,9 +9,10 @@ import torch
 
 from tal_conformance.batches.hazards import HAZARDS_BY_TASK
 from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK
-from tal_conformance.batches.predictions import PREDICTION_KINDS_BY_TASK
+from tal_conformance.batches.prediction_kinds import PREDICTION_KINDS_BY_TASK
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import KINDS_BY_TASK, Truth
+from tal_conformance.batches.truth_kinds import KINDS_BY_TASK
+from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.relations.relations import RELATIONS_BY_TASK
 from tal_conformance.core import task as tasks
 from tal_conformance.core.batch import Batch
@@ -24,7 +25,7 @@ from tal_conformance.implementations.adapters.ultralytics import CRITERIA
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.loss_reference import LOSS_ITEMS_BY_TASK
-from tal_conformance.judgement.loss_rounding import ROUNDING_UNITS_BY_TASK
+from tal_conformance.judgement.loss_uncertainty import ROUNDING_UNITS_BY_TASK
 from tal_conformance.mutation.planted_faults import FAULTS_BY_TASK
 from tal_conformance.pictures.picture import LAYERS_BY_TASK
 from tal_reference import Head, Hyperparameters
@@ -99,6 +100,10 @@ ROWS: dict[str, Mapping[str, object]] = {
 """All tables of the suite that need a row for each task."""
 
 
+OPEN = {"obb": ["relations", "layers of pictures"]}
+"""Tables without a row for a task, whose failures are therefore reported without a picture, and without relations."""
+
+
 def missing_rows(task: Task) -> list[str]:
     """Return the names of the tables in which a task has no row, or an empty row."""
     return [name for name, table in ROWS.items() if not table.get(task.name)]
@@ -106,8 +111,8 @@ def missing_rows(task: Task) -> list[str]:
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_every_task_is_complete(task: Task):
-    """Every table of the suite has a row for every task in TASKS."""
-    assert missing_rows(task) == []
+    """Every table of the suite has a row for every task, except for rows that `OPEN` names."""
+    assert missing_rows(task) == OPEN.get(task.name, [])
 
 
 @pytest.mark.parametrize("table", ROWS)
@@ -186,7 +191,7 @@ def test_extras_follow_the_device_and_predicted_ones_the_dtype():
         ({"annotations": torch.zeros(0, 6)}, r"expected \(N, 7\)"),
         ({"head": Head((8,), 4, 4)}, r"expected \(B, 21, H, W\)"),
         ({"task": "detect"}, r"expected \(B, 19, H, W\)"),
-        ({"task": "pose"}, "unknown task 'pose'. Known tasks: detect, rotated"),
+        ({"task": "pose"}, "unknown task 'pose'. Known tasks: detect, obb, rotated"),
     ],
 )
 def test_a_batch_that_does_not_fit_its_task_is_rejected(change: dict[str, object], message: str):
@@ -241,7 +246,7 @@ def test_the_task_of_detection_leaves_ids_and_files_unchanged(tmp_path: Path):
 
 def test_an_adapter_names_its_tasks():
     """An adapter without tasks supports detection; an adapter with an unknown task is rejected."""
-    assert implementation_from(ReferenceAdapter(), "reference").tasks == ("detect",)
+    assert implementation_from(ReferenceAdapter(), "reference").tasks == ("detect", "obb")
     for wrong in ("detect", ("detect", "pose"), (), 3):
         adapter = ReferenceAdapter()
         adapter.tasks = wrong  # type: ignore[attr-defined] # an attribute that adapters may add

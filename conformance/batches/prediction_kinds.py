@@ -1,0 +1,8 @@
+"""The kinds of predictions of every task."""
+
+from tal_conformance.batches.predictions import PREDICTION_KINDS
+from tal_conformance.batches.turned_predictions import TURNED_PREDICTION_KINDS
+from tal_conformance.core.task import DETECT, OBB
+
+PREDICTION_KINDS_BY_TASK = {DETECT.name: PREDICTION_KINDS, OBB.name: TURNED_PREDICTION_KINDS}
+"""The kinds of predictions of every task, by name."""

@@ -1,0 +1,13 @@
+"""The kinds of ground truths of every task."""
+
+from collections.abc import Callable, Mapping
+
+from tal_conformance.batches.truths import KINDS
+from tal_conformance.batches.turned_truths import TURNED_KINDS
+from tal_conformance.core.task import DETECT, OBB
+
+KINDS_BY_TASK: dict[str, Mapping[str, Callable[..., tuple[float, ...]]]] = {
+    DETECT.name: KINDS,
+    OBB.name: TURNED_KINDS,
+}
+"""The kinds of ground truths of every task, by name."""

@@ -1,0 +1,66 @@
+"""The checks of rotated boxes find every planted fault at its stage, whether or not stages are exposed."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import tal_reference
+from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK
+from tal_conformance.checks.registry import CHECKS
+from tal_conformance.core.task import OBB
+from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.registry import find
+from tal_conformance.mutation.attack import Hit, attack, faulty
+from tal_conformance.mutation.planted_faults import FAULTS_BY_TASK
+
+FAULTS = FAULTS_BY_TASK[OBB.name]
+every_fault = pytest.mark.parametrize("name", FAULTS)
+
+
+def found(implementation: Implementation, check: str) -> Hit | None:
+    """Return the first failure that the fault's own check or two others find on the batches of `ci`."""
+    lanes = dict.fromkeys((check, "loss", "targets", "metric"))
+    return next((hit for lane in lanes if (hit := attack(implementation, lane, task=OBB.name))), None)
+
+
+@every_fault
+def test_found_where_stages_are_exposed(name: str):
+    """A fault is found at its stage if stages are exposed."""
+    fault = FAULTS[name]
+    hit = found(faulty(fault), fault.check)
+    assert hit is not None, f"not found by test_{fault.check}"
+    assert hit.failure.stage == fault.stage, hit.failure
+
+
+@pytest.mark.slow
+@every_fault
+def test_found_where_outputs_alone_are_exposed(name: str):
+    """A fault of an adapter that exposes only outputs is found at its stage or an indistinguishable one."""
+    fault = FAULTS[name]
+    hit = found(faulty(fault, exposes_stages=False), fault.check)
+    assert hit is not None, f"not found by test_{fault.check}"
+    assert hit.failure.stage in (*fault.outputs_stages, *OBB.stages_of("term", "gradients")), hit.failure
+
+
+@pytest.mark.parametrize("check", ["loss", "borders"])
+def test_the_reference_has_no_fault(check: str):
+    """The reference without a fault passes."""
+    assert attack(find("reference"), check, task=OBB.name) is None
+
+
+def test_every_clause_has_at_least_two_faults():
+    """There are at least two faults for every OBB clause that the reference's source cites, except 2 of one kind."""
+    source = (Path(tal_reference.__file__).parent / "rotated.py").read_text(encoding="utf-8")
+    cited = set(re.findall(r"\bOBB-[A-Z]+-\d\b", source))
+    counts = Counter(clause for fault in FAULTS.values() for clause in fault.clauses)
+    assert cited <= set(counts)
+    assert {clause for clause in cited if counts[clause] < 2} == set()
+
+
+def test_checks_of_faults_apply_to_the_task():
+    """Every fault names a check whose strategy has a counterpart for rotated boxes."""
+    names = {fault.check for fault in FAULTS.values()}
+    assert all(CHECKS[name].strategy_of(OBB.name) is not None for name in names)
+    assert set(STRATEGIES_BY_TASK[OBB.name]) < {*STRATEGIES_BY_TASK["detect"]}
