@@ -143,7 +143,7 @@ def rotated_rounding_units(  # noqa: PLR0915 (one formula for each term and fiel
     of_weights = (own * factor)[:, None, None]  # (P, 1, 1)
     share = of_weights * (of_input[..., None] if reg_max == 1 else 1.0) * (numbers.dfl_gain / 4)  # (P, 4, 1)
     box_rounds, box_jumps, side_rounds, side_jumps = distance_gradient_units(
-        slope, distance_error, of_weights * numbers.box_gain, share, strides
+        slope, None, distance_error, of_weights * numbers.box_gain, share, strides
     )  # (P, 4R) each
     of_weight = own[:, None] * factor  # (P, 1)
     box_turns = of_weight * numbers.box_gain * of_angle.distance_from(exact_slope[:, 4])[:, None]  # (P, 1)
