@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tal_conformance.core.processes import PATIENCE, PAUSE, children, kill
@@ -33,8 +33,8 @@ UNFINISHED = 1
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that are forwarded to the copy. Signals of a terminal reach both processes anyway."""
-HEAD = struct.Struct("<iiHH")
-"""Layout of the start of the page: 1 at the end of the work, its exit status, and the lengths of both texts."""
+HEAD = struct.Struct("<iiHHH")
+"""Layout of the start of the page: 1 at the end of the work, its exit status, and the lengths of the three texts."""
 LONGEST = 1000
 """Largest number of bytes of each of these texts."""
 FROM_A_PROCESS = 0
@@ -50,35 +50,46 @@ class Marks:
         status: exit status of the work.
         call: name of the implementation whose code runs; "" if none does.
         folder: folder of the test run; "" if there is none.
+        reason: why the process ended itself before the end of the work; "" if it did not.
     """
 
     finished: bool = False
     status: int = 0
     call: str = ""
     folder: str = ""
+    reason: str = ""
 
 
 class Page:
     """A page of memory that a supervisor shares with the supervised process, its fork."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, HEAD.size + 2 * LONGEST)
+        self._memory = mmap.mmap(-1, HEAD.size + 3 * LONGEST)
         self._marks = Marks()
 
     def write(self, marks: Marks) -> None:
         """Replace the marks in the page. The lengths of the texts are written last."""
-        call, folder = (
-            text.encode("utf-8", "surrogatepass")[:LONGEST] for text in (marks.call, marks.folder)
-        )
-        self._memory[HEAD.size :] = call.ljust(LONGEST, b"\0") + folder.ljust(LONGEST, b"\0")
-        self._memory[: HEAD.size] = HEAD.pack(marks.finished, marks.status, len(call), len(folder))
+        texts = [
+            text.encode("utf-8", "surrogatepass")[:LONGEST]
+            for text in (marks.call, marks.folder, marks.reason)
+        ]
+        self._memory[HEAD.size :] = b"".join(text.ljust(LONGEST, b"\0") for text in texts)
+        self._memory[: HEAD.size] = HEAD.pack(marks.finished, marks.status, *map(len, texts))
 
     def read(self) -> Marks:
         """Return the marks that the page contains."""
-        finished, status, call, folder = HEAD.unpack(self._memory[: HEAD.size])
-        texts = self._memory[HEAD.size :]
-        names = texts[: min(call, LONGEST)], texts[LONGEST : LONGEST + min(folder, LONGEST)]
-        return Marks(bool(finished), status, names[0].decode(errors="replace"), _decoded(names[1]))
+        finished, status, *lengths = HEAD.unpack(self._memory[: HEAD.size])
+        call, folder, reason = (
+            self._memory[start : start + min(length, LONGEST)]
+            for start, length in zip(range(HEAD.size, HEAD.size + 3 * LONGEST, LONGEST), lengths, strict=True)
+        )
+        return Marks(
+            bool(finished),
+            status,
+            call.decode(errors="replace"),
+            _decoded(folder),
+            reason.decode(errors="replace"),
+        )
 
 
 def _decoded(path: bytes) -> str:
@@ -87,6 +98,10 @@ def _decoded(path: bytes) -> str:
         return path.decode("utf-8", "surrogatepass") if len(path) < LONGEST else ""
     except UnicodeDecodeError:
         return ""
+
+
+class Damaged(Exception):
+    """Error: a call damaged this process, so that the work cannot go on."""
 
 
 class Supervised:
@@ -125,6 +140,19 @@ class Supervised:
     def finish(self, status: int) -> None:
         """Tell the supervisor that the work has ended, and its exit status."""
         self._set(Marks(True, status, folder=self._marks.folder))
+
+    def abort(self, reason: str) -> None:
+        """End this process at once, because the call that runs damaged it.
+
+        Without a supervisor, an exception is raised instead: the process may belong to somebody else.
+
+        Raises:
+            Damaged: this process has no supervisor.
+        """
+        if self._page is None:
+            raise Damaged(reason)
+        self._set(replace(self._marks, reason=reason))
+        os._exit(UNFINISHED)
 
     def _set(self, marks: Marks) -> None:
         self._marks = marks
@@ -194,7 +222,7 @@ def watch(pid: int, page: Page, conclude: Callable[[Marks, str], None]) -> int:
     if not marks.finished:
         if -exit_code in received:  # the user or the system ended the run, not the implementation
             marks = Marks(folder=marks.folder)
-        conclude(marks, f"its process {_how(exit_code)} before the work had ended")
+        conclude(marks, marks.reason or f"its process {_how(exit_code)} before the work had ended")
         return exit_code or UNFINISHED
     if left:
         warn(f"killed {len(left)} processes that were left behind")

@@ -1,10 +1,11 @@
 """Run an implementation on a batch and return its outcome, the results that the suite judges later."""
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from time import perf_counter
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from tal_conformance.implementations.errors import (
 from tal_conformance.implementations.guards.code_state import baseline
 from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
 from tal_conformance.implementations.guards.plain_copies import PlainCopies
+from tal_conformance.implementations.guards.process_state import unchanged_process
 from tal_conformance.implementations.guards.side_effects import (
     check_inputs_unchanged,
     forbid_side_effects,
@@ -35,6 +37,8 @@ from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.validation import Findings, check_assignment, check_inputs, check_loss
 from tal_reference import Dialect
 from tal_reference.composed import total_factor
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -50,11 +54,16 @@ class Stopwatch:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Add the time that the `with` block takes, even if it raises."""
-        began = time.perf_counter()
+        began = perf_counter()
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - began
+            self.seconds += perf_counter() - began
+
+    def timed(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Call a function, add the time that it takes, even if it raises, and return its result."""
+        with self.running():
+            return function(*arguments, **options)
 
 
 calls = Stopwatch()
@@ -119,16 +128,27 @@ def _guarded(
         unchanged_torch_state(),
         nullcontext() if implementation.in_subprocess else forbid_side_effects(),
         torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast),
+        baseline.unchanged(),
     ):
-        reason = implementation.support.reason(batch)
+        reason = _call(implementation, implementation.support.reason, batch)
         if reason is not None:
             unsupported.append(reason)
         memory = returned_tensors(implementation.identity)
         memory.begin()
         outcome = _observe(implementation, batch, own, each_term, alone, PlainCopies(memory))
         memory.check()
-        baseline.check()
         return outcome
+
+
+def _call(implementation: Implementation, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Call a function of an implementation; in this process, undo what the call changes in the process.
+
+    Raises:
+        StateChanged: the call changed this process.
+    """
+    if implementation.in_subprocess:
+        return function(*arguments, **options)
+    return unchanged_process(function, *arguments, **options)
 
 
 def execute_calls(implementation: Implementation, way: str, calls: Sequence[Call]) -> list[Answer]:
@@ -149,10 +169,8 @@ def execute_calls(implementation: Implementation, way: str, calls: Sequence[Call
         if implementation.in_subprocess:
             answers: list[Answer] = implementation.adapter.answers(way, calls)
             return answers
-        with unchanged_torch_state(), forbid_side_effects():
-            answers = run_calls(lambda: fresh_adapter(implementation), way, calls)
-        baseline.check()
-        return answers
+        with unchanged_torch_state(), forbid_side_effects(), baseline.unchanged():
+            return unchanged_process(run_calls, lambda: fresh_adapter(implementation), way, calls)
 
 
 def _observe(
@@ -177,8 +195,7 @@ def _observe_assigner(
     originals = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
     given: dict[str, Any] = {name: value.clone() for name, value in originals.items()}
     private = replace(inputs, **given)
-    with calls.running():
-        returned = implementation.adapter.assign(private)
+    returned = _call(implementation, calls.timed, implementation.adapter.assign, private)
     returned = copies.assignment(returned)
     check_inputs_unchanged(given, originals)
     return check_assignment(returned, inputs, implementation.exposes_stages, findings)
@@ -194,8 +211,8 @@ def _observe_loss(
 ) -> Outcome:
     feature_maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)
     annotations = batch.annotations.clone()
-    with calls.running():
-        returned = implementation.adapter.loss(feature_maps, annotations, batch.head, batch.hyperparameters)
+    arguments = feature_maps, annotations, batch.head, batch.hyperparameters
+    returned = _call(implementation, calls.timed, implementation.adapter.loss, *arguments)
     returned = copies.loss(returned)
     after = {f"feature_maps[{level}]": values.detach() for level, values in enumerate(feature_maps)}
     originals = {f"feature_maps[{level}]": values.detach() for level, values in enumerate(batch.feature_maps)}
@@ -205,9 +222,14 @@ def _observe_loss(
     loss = check_loss(returned, feature_maps, batch.family, findings=findings)
     total = loss.total.sum()
     terms = loss.total.unbind() if each_term and loss.total.ndim else ()
-    term_gradients = tuple(_gradients(term, feature_maps, copies, findings, retain=True) for term in terms)
+    differentiate = partial(
+        _call, implementation, torch.autograd.grad, inputs=feature_maps, allow_unused=True
+    )
+    term_gradients = tuple(
+        _gradients(differentiate(term, retain_graph=True), feature_maps, copies, findings) for term in terms
+    )
     with calls.running():
-        gradients = _gradients(total, feature_maps, copies, findings)
+        gradients = _gradients(differentiate(total), feature_maps, copies, findings)
     items, shows_items = items_of(loss, batch, implementation.dialect)
     outcome = LossOutcome(items, total.detach().clone(), gradients, term_gradients, shows_items)
     inputs = own if loss.inputs is None else check_inputs(loss.inputs, own, findings)
@@ -242,15 +264,12 @@ def items_of(loss: Loss, batch: Batch, dialect: Dialect) -> tuple[Tensor, bool]:
 
 
 def _gradients(
-    total: Tensor,
+    gradients: tuple[Tensor | None, ...],
     feature_maps: tuple[Tensor, ...],
     copies: PlainCopies,
     findings: Findings,
-    retain: bool = False,
 ) -> tuple[Tensor, ...]:
-    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-        total, feature_maps, retain_graph=retain, allow_unused=True
-    )
+    """Return copies of the gradients on the feature maps, zeros for a gradient that is None, which is a mistake."""
     missing = [level for level, gradient in enumerate(gradients) if gradient is None]
     if missing:
         findings.mistakes.append(

@@ -6,8 +6,8 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,7 @@ from tal_conformance.implementations.guards.exceptions import (
     own_traceback,
     recorded_interrupts,
 )
-from tal_conformance.implementations.guards.imports import imports_change_nothing
+from tal_conformance.implementations.guards.imports import import_unchanged
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 
 
@@ -116,9 +116,20 @@ def find(name: Any, isolate: bool = False, guarded: bool = True) -> Implementati
             "or give your own as package.module:object or path/to/file.py:object; or a release as X.Y.Z or "
             "ultralytics==X.Y.Z, or a source tree of it as ultralytics@PATH"
         )
-    with imports_change_nothing(name) if guarded else nullcontext():
-        module = _module_from_file(Path(where)) if where.endswith(".py") else _module(where)
-        return implementation_from(_attribute(module, where, attribute), name)
+    return import_unchanged(name, partial(_imported, name)) if guarded else _imported(name)
+
+
+def _imported(name: str) -> Implementation:
+    """Import a user's object and return it as an implementation.
+
+    Args:
+        name: `package.module:object` or `path/to/file.py:object`.
+
+    Raises:
+        UnknownImplementation: it could not be imported.
+        ProtocolViolation: the object is not an adapter.
+    """
+    return implementation_from(object_of(name), name)
 
 
 def name_of(adapter: Any) -> str:

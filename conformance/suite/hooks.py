@@ -17,6 +17,7 @@ from tal_conformance.checks.registry import CHECKS, chosen_task
 from tal_conformance.core.determinism import fixed_arithmetic
 from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.guards.code_state import CodeState, baseline, own_code
+from tal_conformance.implementations.guards.open_files import open_files
 from tal_conformance.implementations.guards.torch_state import changes, torch_state
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.suite import terminal_output
@@ -104,17 +105,20 @@ def pytest_configure(config: pytest.Config) -> None:
     )  # batches are small: more threads only wait for each other and for other processes
     names = config.getoption("--implementation") or ["ultralytics"]
     chosen = against(config) or declared(config)
+    open_files.protect()
     found = find_implementations(names, chosen, config.getoption("--isolate"), config.getoption("--task"))
     task = task_to_test(config, found)
     chosen_task.choose(task)
     baseline.take()
     config.add_cleanup(baseline.forget)
+    config.add_cleanup(open_files.release)
     ledger = load_ledger(config)
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
     run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=ledger, task=task)
     run.shrinking.seconds = config.getoption("--shrinking-seconds")
     load_cases(run, config)
     config.stash[RUN] = run
+    open_files.protect()
     run.progress = TestProgress(run.recorder)
     config.pluginmanager.register(run.progress, "tal-conformance-progress")
     config.pluginmanager.register(terminal_output, "tal-conformance-terminal-output")

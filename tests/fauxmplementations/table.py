@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).parent
-FILES = ("misbehaving", "lying", "replacing", "ending", "overwhelming", "escaping", "awkward")
+FILES = (
+    *("misbehaving", "lying", "replacing", "process_state", "ending", "overwhelming", "escaping", "awkward"),
+)
 """Files whose classes are doubles; the docstring, or else the name of a class, describes its behaviour."""
 ERROR, DIVERGENT, CONFORMS = "error", "divergent", "conforms"
 REFUSED, ENDS, NEVER = "refused", "not finished", "—"
@@ -38,6 +40,48 @@ RESULTS = {
     **dict.fromkeys(
         ("LyingTensors", "AnswersOnce", "ReturnsItsInput", "LyingLoss"), Result(DIVERGENT, DIVERGENT)
     ),
+    **dict.fromkeys(
+        (
+            *("TurnsWarningsIntoErrors", "ChangesTheLocale", "EmptiesTheEnvironment"),
+            *("RaisesInLogging", "SeedsRandomNumbers", "RegistersForForks", "RaisesWhenDeleted"),
+        ),
+        Result(CONFORMS, CONFORMS),
+    ),
+    "BreaksImports": Result(CONFORMS, ERROR),
+    **dict.fromkeys(
+        (
+            "AddsACollectionCallback",
+            "BlocksSignals",
+            "ChangesTheFolder",
+            "ChangesTheMask",
+            "ClosesStandardError",
+            "ClosesStandardOutput",
+            "DisablesCollection",
+            "IgnoresInterrupts",
+            "LeavesAProfiler",
+            "LeavesAThreadTracer",
+            "LeavesATracer",
+            "RaisesFloatErrors",
+            "ReplacesAny",
+            "ReplacesHooks",
+            "ReplacesMath",
+            "ReplacesMax",
+            "ReplacesModules",
+            "ReplacesNumpy",
+            "ReplacesOperators",
+            "ReplacesOwnModules",
+            "ReplacesPythonsOutput",
+            "ReplacesSleep",
+            "ReplacesSum",
+            "SetsADeadlyTimer",
+            "SetsATimer",
+            "SilencesOutput",
+            "StopsTheClock",
+            "SwitchesThreadsRarely",
+        ),
+        Result(ERROR, CONFORMS),
+    ),
+    "ClosesPythonsOutput": Result(ENDS, CONFORMS),
     "AssignRaises": Result(ERROR, REFUSED),
     "ReturnsNan": Result(DIVERGENT, DIVERGENT),
     "ChangesFromAThread": Result(DIVERGENT, DIVERGENT),

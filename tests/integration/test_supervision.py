@@ -24,6 +24,17 @@ ENDINGS = {
     "ending.py:KillsItself": (-signal.SIGKILL, RAN + r"was ended by signal 9 \(SIGKILL\)"),
     "ending.py:EndsAtExit": (1, "assign returned None"),
     "ending.py:LeavesAThread": (1, "left a thread running: 'Thread-"),
+    "process_state.py:ClosesPythonsOutput": (
+        1,
+        "while code of this implementation ran, it changed the streams of sys",
+    ),
+    "process_state.py:ClosesAllFiles": (1, r"changed the state of the process: the open files \(descriptor"),
+    "process_state.py:SilencesOutput": (
+        1,
+        "changed the state of the process: standard output, standard error",
+    ),
+    "process_state.py:ReplacesAny": (1, r"changed the state of the process: the built-in functions \(any\)"),
+    "process_state.py:ReplacesNumpy": (1, "changed numpy.argsort, numpy.array"),
     "ending_at_import.py:anything": (1, RAN + "ended with exit status 0"),
 }
 pytestmark = [

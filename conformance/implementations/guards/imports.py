@@ -1,31 +1,35 @@
 """Reject code that changes this process when it is imported, and undo its changes."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.guards.code_state import computing_code, own_code, raise_if_changed
+from tal_conformance.implementations.guards.process_state import watched
 from tal_conformance.implementations.guards.side_effects import end_threads, threads_left
 from tal_conformance.implementations.guards.torch_state import StateChanged, changes, torch_state
 
+T = TypeVar("T")
 
-@contextmanager
-def imports_change_nothing(name: str) -> Iterator[None]:
-    """Raise if the `with` block, an import, changes torch's state or code of torch, official modules or this suite.
+
+def import_unchanged(name: str, load: Callable[[], T]) -> T:
+    """Import an implementation, and raise if the import changes this process, torch's state, or code used by others.
 
     The state of random number generators is restored without an error: many modules draw random numbers on import.
 
     Args:
         name: value of `--implementation`, for the message.
+        load: function that imports the implementation.
 
     Raises:
         UnknownImplementation: the import changed something, or left a thread running.
     """
     state, code, threads = torch_state(), (computing_code(), own_code()), threading.enumerate()
-    problems = []
+    problems: list[str] = []
     try:
-        yield
+        loaded, process = watched(load, importing=True)
+        problems += [f"changed the state of the process: {', '.join(process)}"] if process else []
     finally:
         left = threads_left(threads)
         end_threads(left)
@@ -42,3 +46,4 @@ def imports_change_nothing(name: str) -> Iterator[None]:
             f"importing {name} {'; '.join(problems)}. This would change what other implementations compute, and was "
             "undone. Remove that code from the module, or give each implementation its own process with --isolate"
         )
+    return loaded

@@ -103,6 +103,7 @@ def forbid_side_effects() -> Iterator[None]:
             wait_to_be_ended()
         writes.folder = None
         written, writes.paths[seen:] = writes.paths[seen:], []
+        hooks, writes.refused = writes.refused, 0
         running = threads_left(threads)
         end_threads(running)
         left = strays(before)
@@ -118,6 +119,8 @@ def forbid_side_effects() -> Iterator[None]:
         )
     if running:
         raise SideEffectError(f"left a thread running: {running[0].name!r:.120}")
+    if hooks:
+        raise SideEffectError("added an audit hook, which could not be removed (refused)")
     if written:
         raise SideEffectError(f"wrote into the working directory: {written[0]}")
     if bytes_printed() - printed > MOST_PRINTED:
@@ -175,18 +178,38 @@ def bytes_printed() -> int:
     return sum(files.values())
 
 
+class RefusedHook(RuntimeError):
+    """Error: an audit hook is refused. Python handles this error itself, and does not add the hook."""
+
+
 class Writes:
-    """Audit hook that records files opened for writing in a folder, except caches and hidden files."""
+    """Audit hook that records files opened for writing in a folder, except caches and hidden files.
+
+    During a call it also refuses further audit hooks: they cannot be removed, and can make every later step raise.
+
+    Attributes:
+        folder: working directory during a call; None outside of calls, when nothing is recorded.
+        paths: recorded files.
+        refused: number of refused audit hooks.
+    """
 
     def __init__(self) -> None:
         self.folder: Path | None = None
         self.paths: list[str] = []
+        self.refused = 0
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Record the file or folder of an audit event that opens a file for writing or makes a folder."""
-        if self.folder is None or event not in ("open", "os.mkdir"):
+        """Record the file or folder of an audit event that opens a file for writing or makes a folder.
+
+        Raises:
+            RefusedHook: the event is the addition of an audit hook.
+        """
+        if self.folder is None or event not in ("open", "os.mkdir", "sys.addaudithook"):
             return
+        if event == "sys.addaudithook":
+            self.refused += 1
+            raise RefusedHook
         path = arguments[0]
         writing = event == "os.mkdir" or (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         if not writing or not isinstance(path, (str, bytes, os.PathLike)):
