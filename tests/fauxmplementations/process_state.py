@@ -465,14 +465,6 @@ class AddsACollectionCallback(Double):
         return right
 
 
-class RegistersForForks(Double):
-    """Registers a function that ends each forked process."""
-
-    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
-        os.register_at_fork(after_in_child=lambda: os._exit(3))
-        return right
-
-
 class AddsAnAuditHook(Double):
     """Adds an audit hook that raises whenever a file is opened."""
 

@@ -43,7 +43,7 @@ RESULTS = {
     **dict.fromkeys(
         (
             *("TurnsWarningsIntoErrors", "ChangesTheLocale", "EmptiesTheEnvironment"),
-            *("RaisesInLogging", "SeedsRandomNumbers", "RegistersForForks", "RaisesWhenDeleted"),
+            *("RaisesInLogging", "SeedsRandomNumbers", "RaisesWhenDeleted"),
         ),
         Result(CONFORMS, CONFORMS),
     ),

@@ -22,6 +22,7 @@ from bdb import Bdb
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from sys import getprofile, getrecursionlimit, gettrace, setprofile, setrecursionlimit, settrace
 from typing import Any, ParamSpec, TypeVar
 
@@ -154,14 +155,24 @@ def _list(of: Callable[[], list[Any]]) -> tuple[Callable[[], Any], Callable[[Any
 
 
 def _in_front(of: Callable[[], list[Any]]) -> tuple[Callable[[], Any], Callable[[Any], object]]:
-    """Return two functions as `_list` does, the second of which keeps additions, behind the former elements."""
+    """Return two functions as `_list` does, the second of which keeps additions of libraries, behind the others.
+
+    Libraries add finders when they are first imported, and need them later. Other finders are removed.
+    """
     read, _ = _list(of)
 
     def restore(values: tuple[Any, ...]) -> None:
         known = set(map(id, values))
-        of()[:] = [*values, *(value for value in of() if id(value) not in known)]
+        of()[:] = [*values, *(value for value in of() if id(value) not in known and is_installed(value))]
 
     return read, restore
+
+
+def is_installed(value: Any) -> bool:
+    """Return True for a text, and for an object of a class, or a class or function, of an installed package."""
+    owner = value if hasattr(value, "__qualname__") else type(value)
+    file = getattr(sys.modules.get(str(owner.__module__)), "__file__", None) or ""
+    return isinstance(value, str) or "site-packages" in Path(file).parts
 
 
 def _set_filters(filters: tuple[Any, ...]) -> None:

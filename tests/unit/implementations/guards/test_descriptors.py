@@ -39,7 +39,7 @@ def test_descriptors_are_left_for_the_suite(few: int):
 def test_what_uses_up_all_is_an_error_and_closed(few: int):
     before = open_descriptors()
     with (
-        pytest.raises(SideEffectError, match=r"left \d+ files open \(closed\), so that none could be opened"),
+        pytest.raises(SideEffectError, match=r"left \d+ files open, so that no other file could be opened"),
         forbid_side_effects(),
     ):
         open_all()
