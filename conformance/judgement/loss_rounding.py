@@ -458,7 +458,9 @@ def gradient_bound(
     on the distance logits hold all roundings to 16 bits, so that the naive computation's error is a part of them.
     """
     dtype = precision(batch.dtype)
-    if name == "distance logits" and enclosed:
+    if (
+        name == "distance logits" and enclosed and batch.autocast
+    ):  # rotated boxes enclose terms without autocast too
         same_dtype = exact
     elif name == "distance logits":
         unit = unit + 4 * torch.finfo(dtype).eps * exact.abs()
