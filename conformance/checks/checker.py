@@ -19,7 +19,7 @@ Judging = Callable[[Subject, Batch], Judgement]
 
 @dataclass(frozen=True)
 class JudgedBatch:
-    """The result of judging one batch, as it is written to the run log.
+    """The result of judging one batch, as the run log stores it.
 
     Attributes:
         subject: the implementation and the device.
@@ -72,7 +72,7 @@ class NoSink:
         """Discard one judged batch."""
 
     def line(self, kind: str, **fields: Any) -> None:
-        """Discard a line."""
+        """Discard a line of the run log."""
 
 
 class BatchChecker(Protocol):
@@ -113,4 +113,4 @@ class BatchChecker(Protocol):
         """
 
     def not_tested(self, reason: str) -> Never:
-        """Skip the test, and note in the run log that the implementation was not tested."""
+        """Skip the test, and write the reason why the implementation was not tested to the run log."""

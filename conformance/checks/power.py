@@ -37,7 +37,7 @@ def source_digest() -> str:
 
 
 def code_lines(source: str) -> str:
-    """Return the lines of a module that are not part of a docstring or a comment of their own."""
+    """Return the lines of a module that are neither part of a docstring nor whole-line comments."""
     lines = DOCSTRING.sub("", source).splitlines()
     return "\n".join(line.rstrip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
 

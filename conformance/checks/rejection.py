@@ -52,13 +52,15 @@ def check_rejects(subject: Subject, batch: Batch, rule: RejectionRule, alone: bo
 
     Raises:
         Failure: the implementation returned a result (DIVERGENT), or its exception is not a refusal (ERROR).
-        NotSupported: it raised, and its adapter declares not to support the batch.
+        NotSupported: the implementation raised, and its adapter declares not to support the batch.
     """
     who = "its assigner " if alone and "loss" in subject.implementation.capabilities else ""
     try:
         execute(subject.implementation, batch, alone=alone)
     except ImplementationFailed as error:
-        if error.details is not None:  # the implementation raised; a violation of the protocol has no details
+        if (
+            error.details is not None
+        ):  # the implementation raised: an error about a violation of the protocol has no details
             if not _refuses(subject, batch, error, alone):
                 summary = (
                     f"{who}{error.what}: expected an error that rejects the batch, because {rule.reason}"
@@ -88,13 +90,13 @@ def _raises_without_reason(subject: Subject, batch: Batch, kind: str, alone: boo
         if rejection_for(accepted, subject.implementation.dialect) is None:
             break
     else:
-        return False  # the head itself is the reason
+        return False  # the implementation may raise because of the head
     try:
         execute(subject.implementation, accepted, alone=alone)
     except ImplementationFailed as error:
         return kind in error.types
     except NotSupported:
-        return False  # nothing is known about hyperparameters that it supports
+        return False  # the hyperparameters that the implementation supports are unknown
     return False
 
 

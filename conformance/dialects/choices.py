@@ -205,7 +205,7 @@ def smallest(before: Dialect, changed: Dialect, name: str) -> Recipe:
 
 
 def differ(first: Dialect, second: Dialect, source: Recipe | Batch) -> bool:
-    """Return True if two dialects train differently on a batch: only one rejects it, or targets or losses differ."""
+    """Return True if two dialects differ on a batch: only one dialect rejects it, or targets or losses differ."""
     batch = source.build() if isinstance(source, Recipe) else source
     rejected = [rejection_for(batch, dialect) is not None for dialect in (first, second)]
     if any(rejected):

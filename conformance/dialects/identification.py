@@ -75,7 +75,7 @@ def identify(
         implementation: the implementation under test.
         dialects: official dialects to start from; if several do not differ in a judged choice, only the first of
             them is tried.
-        advance: called once for each distinct dialect, and with lines about the search.
+        advance: receives the progress: called once for each distinct dialect, and with lines of text about the search.
         seconds: budget of processor time of the search.
 
     Raises:
@@ -119,7 +119,7 @@ def explain(
         failing: recipes of batches on which the implementation did not conform.
         passing: recipes of batches on which it conformed.
         seconds: budget of processor time for search and proof together.
-        advance: called with a line about the search.
+        advance: receives the progress as lines of text.
         strategies: strategies of the failing tests, from which new batches are drawn; by default all strategies.
     """
     implementation = observations.implementation
@@ -147,8 +147,8 @@ def explain(
 def affordable(search: Search) -> int:
     """Return the number of failing batches of a run, and of passing ones, that the budget suffices to judge.
 
-    A judgement of a loss that hides its assignment takes up to a second; a few judgements by the declared dialect tell
-    how long.
+    A judgement of a loss that hides its assignment takes up to a second; this time is measured on a few judgements by
+    the declared dialect.
     """
     began, budget = time.process_time(), search.deadline - time.process_time()
     probes = search.spread(FEW)
@@ -162,14 +162,14 @@ def affordable(search: Search) -> int:
 
 
 def thinned(recipes: Sequence[Recipe], most: int) -> Sequence[Recipe]:
-    """Return at most `most` recipes: all, or every n-th."""
+    """Return at most `most` recipes: all of them, or every n-th if there are more."""
     return recipes[:: max(1, -(-len(recipes) // most))]
 
 
 def explains_half(search: Search, found: Dialect, failing: Sequence[Recipe]) -> bool:
     """Return True if a dialect explains at least half of the failing batches, and this is evidence for it.
 
-    A dialect that explains fewer happens to agree on batches that the fault hardly affects, and would mislead.
+    A dialect that explains fewer batches happens to agree on batches that the fault hardly affects, and would mislead.
     """
     try:
         explained = (
@@ -206,8 +206,8 @@ def refuting_recipes(
 ) -> list[Recipe]:
     """Return newly drawn recipes that refute a dialect.
 
-    They are drawn where the dialect differs from the declared one, and from strategies of failing tests: a run may have
-    too few batches to tell a release, or a fault that no choice describes, from a single choice.
+    The recipes are drawn where the dialect differs from the declared dialect, and from strategies of failing tests. A
+    run may have too few batches to distinguish a release, or a fault that no choice describes, from a single choice.
     """
     declared = search.observations.implementation.dialect
     names = judged_differences(found, declared)
@@ -404,7 +404,7 @@ def format_fit(fit: DialectFit) -> str:
 
 
 def distinguishable(dialects: Iterable[Dialect]) -> list[Dialect]:
-    """Return the dialects without any that differs from an earlier one only in name or in unjudged choices."""
+    """Return the dialects, leaving out those that differ from an earlier one only in name or unjudged choices."""
     first: dict[object, Dialect] = {}
     for dialect in dialects:
         first.setdefault(key_of(dialect), dialect)
@@ -412,7 +412,7 @@ def distinguishable(dialects: Iterable[Dialect]) -> list[Dialect]:
 
 
 def fit_dialect(observations: Observations, dialect: Dialect, recipes: Sequence[Recipe]) -> DialectFit:
-    """Judge an implementation by a dialect, small batches first, until it does not conform on one."""
+    """Judge an implementation by a dialect, small batches first, until it does not conform on a batch."""
     for number, recipe in enumerate(recipes, 1):
         if not observations.conforms(recipe, dialect):
             return DialectFit(dialect, recipe, number)

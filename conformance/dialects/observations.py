@@ -101,8 +101,9 @@ class Observations:
     def is_evidence(self, recipe: Recipe, dialect: Dialect) -> bool:
         """Return True if conformity to a dialect on a recipe's batch is evidence that the dialect is computed.
 
-        It is not if the batch is inconclusive, or if the dialect leaves no visible positive although the declared one
-        has some: an implementation that finds no positive, for whatever reason, would conform too.
+        Conformity is not evidence if the batch is inconclusive, or if the dialect has no visible positive on the batch
+        although the declared dialect has some: an implementation that finds no positive, for whatever reason, would
+        conform too.
         """
         if not self.conforms(recipe, dialect) or (recipe, key_of(dialect)) in self._inconclusive:
             return False
@@ -116,7 +117,7 @@ class Observations:
         )
 
     def _has_positives(self, recipe: Recipe, dialect: Dialect, hidden: bool) -> bool:
-        """Return True if the dialect assigns an anchor; if `hidden`, an anchor with a weight, which a loss shows."""
+        """Return True if the dialect assigns an anchor; if `hidden`, an anchor with a nonzero weight."""
         expected = self._expectation(recipe, dialect)
         if expected.rejection is not None:
             return False
@@ -182,7 +183,7 @@ class Observations:
         return frozenset(name for name, stage in judgement.stages.items() if stage.mismatch)
 
     def _is_decided_as_declared(self, recipe: Recipe, dialect: Dialect) -> bool:
-        """Return True if the batch is not inconclusive in the declared dialect, which is another one than `dialect`."""
+        """Return True if the batch is not inconclusive in the declared dialect, and `dialect` is another dialect."""
         declared = self.implementation.dialect
         observation = self.observed(recipe, declared)
         if key_of(dialect) == key_of(declared) or observation.outcome is None:

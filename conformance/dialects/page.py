@@ -94,7 +94,8 @@ def _picture_and_sides(
     The sides are the assignment by the first implementation's dialect ("before") and the assignment that the second
     implementation returned ("now"). If the second implementation failed on the batch in a way that cannot be drawn,
     the only side is the assignment by the second dialect. If it did not fail, the only side is the assignment by the
-    first dialect. A dialect that rejects the batch is replaced by the other dialect; None if both reject it.
+    first dialect. A dialect that rejects the batch is replaced by the other dialect. The picture is None if
+    both dialects reject the batch.
     """
     first, second = comparison.first, comparison.second
     drawing = None if failure is None else failure_picture(failure)

@@ -83,7 +83,7 @@ def _distances(
     yield relative(loss.total, total.detach())
     gradients = torch.autograd.grad(total, maps)
     sides = 4 * batch.head.reg_max
-    for channels in (slice(sides), slice(sides, None)):  # of distances, and of classes
+    for channels in (slice(sides), slice(sides, None)):  # channels of distances, and of classes
         yield relative(_joined(loss.gradients, channels), _joined(gradients, channels))
 
 
@@ -106,9 +106,9 @@ def _distances_of_assignment(
 
 
 def relative(one: Tensor, other: Tensor) -> float:
-    """Return the sum of differences of two tensors divided by the sum of magnitudes, 0 to 1; 0 if both are equal.
+    """Return the sum of differences of two tensors divided by the sum of magnitudes, 0 to 1; 0 if they are equal.
 
-    NaN equals NaN, and differs from every number by as much as a number can.
+    NaN equals NaN, and its difference from any number is the largest possible one.
     """
     first, second = one.detach().double(), other.detach().double()
     if not bool(first.isfinite().all() and second.isfinite().all()):

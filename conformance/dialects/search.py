@@ -64,7 +64,7 @@ _NUMBERS: dict[str, tuple[float, ...]] = {
 
 
 def values_of(name: str) -> list[Any]:
-    """Return the values that the search tries for the choice `name`."""
+    """Return the values that the search tries for the choice `name`, a field of `Dialect`."""
     default = _FIELDS[name]
     if isinstance(default, bool):
         return [False, True]
@@ -145,8 +145,8 @@ class Search:
     def seems_explained(self, recipe: Recipe, dialect: Dialect) -> bool:
         """Return True if a loss that hides its assignment need not be judged on a batch during the search.
 
-        Its results equal the reference's in the dialect up to rounding, and differ from those in the declared one. The
-        proof after the search judges all batches.
+        This is so if its results equal the reference's in the dialect up to rounding, and differ from the reference's
+        in the declared dialect. The proof after the search judges all batches.
         """
         if self.shows_assignment or self.observations.is_judged(recipe, dialect):
             return False
@@ -158,8 +158,8 @@ class Search:
     def unexplained(self, dialect: Dialect, recipes: Iterable[Recipe]) -> list[Recipe]:
         """Return the first `MANY` recipes on whose batches the implementation does not conform to a dialect.
 
-        More are not needed for one change of the dialect, and each judgement of a loss that hides its assignment takes
-        long.
+        Further recipes are not needed to decide one change of the dialect, and each judgement of a loss that hides its
+        assignment takes long.
         """
         return list(islice((recipe for recipe in recipes if not self.conforming(recipe, dialect)), MANY))
 
@@ -168,7 +168,7 @@ class Search:
 
         Args:
             bases: official dialects; the search starts from the most similar ones.
-            probes: number of batches on which they are ranked.
+            probes: number of batches on which the official dialects are ranked by similarity.
         """
         self.best = bases[0]
         try:
@@ -290,15 +290,16 @@ class Search:
     def moves_from(self, dialect: Dialect) -> list[Move]:
         """Return every change of one choice of a dialect that the implementation can make.
 
-        Without a loss, it does not read annotation rows. A dialect that reads them differently leads to other inputs,
-        perhaps without any candidate, on which every assigner agrees.
+        An implementation without a loss does not read annotation rows. A dialect that reads them differently leads to
+        other inputs, perhaps without any candidate, on which every assigner agrees.
         """
         return [move for move in moves_from(dialect) if self.reads_rows or not move.keys() & set(READING)]
 
     def likely(self, dialect: Dialect, moves: Sequence[Move], unexplained: Sequence[Recipe]) -> list[Move]:
         """Return the `moves` (changes of choices) that concern the assignment if it diverges, else the loss.
 
-        All moves are returned if a loss does not expose its assignment: a wrong assignment then diverges in its terms.
+        All moves are returned if a loss does not expose its assignment: a wrong assignment then shows in the loss
+        terms.
         """
         if not self.shows_assignment:
             return list(moves)
@@ -348,7 +349,7 @@ class Search:
             misfits: list[tuple[float, int]] = []
             for index, changed in enumerate(candidates):
                 misfits.append((self.misfit(changed, few), index))
-                if not misfits[-1][0]:  # nothing explains more
+                if not misfits[-1][0]:  # no other move can explain more
                     break
             promising = [candidates[index] for misfit, index in sorted(misfits) if misfit < before]
             if promising or len(few) == len(unexplained):
@@ -421,12 +422,12 @@ class Search:
 
 
 def base_of(dialect: Dialect) -> Dialect:
-    """Return the official dialect with the fewest differing choices; if several have as few, a release's dialect."""
+    """Return the official dialect with the fewest differing choices; among equals, prefer a release's dialect."""
     return min(DIALECTS.values(), key=lambda base: (len(judged_differences(dialect, base)), base is ARTICLE))
 
 
 def named(dialect: Dialect) -> tuple[int, bool]:
-    """Return a dialect's sort key: the number of unofficial choices, and True if its base is the article's."""
+    """Return a dialect's sort key: the number of unofficial choices, and True if its base is the article's dialect."""
     base = base_of(dialect)
     return len(judged_differences(dialect, base)), base is ARTICLE
 

@@ -107,7 +107,7 @@ def check_source(source: CheckedSource) -> None:
 
 
 def recipes_for(implementation: Implementation) -> Iterator[Recipe]:
-    """Yield recipes on which to judge a release: recipes that distinguish eras, then some of each strategy.
+    """Yield recipes on which to judge a release: recipes that distinguish eras, then some recipes of each strategy.
 
     Recipes with unsorted annotation rows are left out if the dialect requires sorted rows (ANN-1).
     """
@@ -121,7 +121,7 @@ def recipes_for(implementation: Implementation) -> Iterator[Recipe]:
 
 
 def problem_with_previous_era(subject: Subject, era: Era) -> str:
-    """Return a problem if a release follows the previous era's dialect on its own era's recipe, else "".
+    """Return a sentence if a release follows the previous era's dialect on its own era's recipe, else "".
 
     An era that only adds a requirement on the order of annotation rows cannot be distinguished.
     """

@@ -166,7 +166,7 @@ class Checker(BatchChecker):
     def _note_formal(self, failure: Failure) -> None:
         """Keep the smallest failure with each formal mistake, to be reported after the test.
 
-        A mistake that shows only while another failure is shrunk is left out: it may be that failure on another batch.
+        A mistake that occurs only while another failure is shrunk is left out: both may have the same cause.
         """
         outcome = failure.outcome
         mistakes = failure.formal or (() if outcome is None else outcome.formal)
@@ -182,7 +182,7 @@ class Checker(BatchChecker):
                 )
 
     def _settled(self, batch: Batch, failure: Failure, began: CallTiming) -> Judgement | None:
-        """Return the judgement of a batch whose failure is a known issue or only a formal mistake, and pass it on.
+        """Log and return the judgement of a batch whose failure is a known issue or only a formal mistake.
 
         Return None if the failure must be raised.
         """
@@ -192,7 +192,7 @@ class Checker(BatchChecker):
         return self._judged_behind(batch, failure, began) if failure.formal else None
 
     def _judged_behind(self, batch: Batch, failure: Failure, began: CallTiming) -> Judgement:
-        """Pass on the verdict on the values behind a formal mistake, or the failure if there are no values."""
+        """Log the verdict on values with a formal mistake, such as a wrong dtype; without values, the failure."""
         judgement = failure.judgement
         if judgement is not None:
             self.absent.update(judgement.absent)

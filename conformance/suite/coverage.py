@@ -73,7 +73,7 @@ occurs three times as often, so that in a run below the minimum something is wro
 
 
 def clause_counts(hazards: Mapping[str, int], batches: int, near_ties: int) -> dict[str, int]:
-    """Return for each clause the number of batches with its most frequent hazard; all of them reached the clause.
+    """Return for each clause the number of batches with the most frequent of the clause's hazards.
 
     Args:
         hazards: number of batches with each hazard.

@@ -186,7 +186,7 @@ def fields_of(identification: Identification) -> Line:
 def sentence_of(identification: Identification) -> str:
     """Return a sentence about what the implementation computes.
 
-    It says so if the implementation conforms on each batch by itself, although the run failed.
+    If the implementation conforms on each batch by itself, although the run failed, the sentence says so.
     """
     if identification.as_declared and identification.complete and not identification.missing:
         return (

@@ -113,9 +113,9 @@ class CaseJudge:
     def explains(self, line: Line, batch: Batch) -> bool:
         """Return True if the dialect that was found explains a failure on a batch.
 
-        It does if the implementation conforms to the found dialect on the batch, but not to the declared one. It also
-        explains the failure of a metamorphic relation, if the relation holds with the bounds of the found dialect, or
-        if the reference in the found dialect violates the relation too.
+        The dialect explains a failure if the implementation conforms to it on the batch, but not to the declared
+        dialect. It also explains the failure of a metamorphic relation, if the relation holds with the bounds of the
+        found dialect, or if the reference in the found dialect violates the relation too.
         """
         if not self.conforms(line, batch, self.found):
             return False

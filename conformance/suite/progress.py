@@ -27,7 +27,7 @@ class TestProgress:
     Attributes:
         recorder: writes the run log.
         finished: name of the tested implementation, by pytest's node id of every finished test; None for a
-            test that does not concern a single one.
+            test that does not concern a single implementation.
     """
 
     __test__ = False

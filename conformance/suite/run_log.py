@@ -173,8 +173,8 @@ class RunLogWriter:
 def assignment_source(outcome: Outcome | None) -> dict[str, str]:
     """Return the source of the assignment that a failure of a loss shows, as fields of its log line.
 
-    It is "loss" if the loss shows the assignment that it used, "separate" if `assign` was called besides, and "hidden"
-    if there is none. Without a loss there is no field.
+    The source is "loss" if the loss exposes the assignment that it used, "separate" if `assign` was called in addition,
+    and "hidden" if no assignment is exposed. For an implementation without a loss the dict is empty.
     """
     if outcome is None or outcome.loss is None:
         return {}

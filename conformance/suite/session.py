@@ -164,7 +164,7 @@ def _without_task(implementation: Implementation, task: str) -> str:
 
 
 def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[str]]:
-    """Load the named implementations. Return them in the given order, and a line for each one that cannot be loaded.
+    """Load the named implementations. Return them in the given order, and a line for each that cannot be loaded.
 
     A user's own code is imported last, after the official modules, so that changes of these are noticed.
     """
@@ -396,8 +396,9 @@ def too_unsupported(run: SessionState) -> list[str]:
 def unsupported_ceiling(batches: int) -> float:
     """Return the largest share of batches that an adapter may exclude, for a run of `batches` batches.
 
-    It is `MAX_UNSUPPORTED_SHARE` plus four standard deviations of the share in a random sample of so many batches.
-    One run in 30,000 exceeds it by chance. The result is below 1, so that an adapter that excludes all batches fails.
+    The limit is `MAX_UNSUPPORTED_SHARE` plus four standard deviations of the share in a random sample of that size.
+    One run in 30,000 exceeds this limit by chance. The result is below 1, so that an adapter that excludes all batches
+    fails.
     """
     spread = 4 * math.sqrt(MAX_UNSUPPORTED_SHARE * (1 - MAX_UNSUPPORTED_SHARE) / batches)
     return min(MAX_UNSUPPORTED_SHARE + spread, 1 - 0.5 / batches)

@@ -153,7 +153,7 @@ def is_refuted(prop: Property, drawn: Sequence[Sample]) -> bool:
 def tested_sentence(prop: Property, drawn: Sequence[Sample]) -> str | None:
     """Return a sentence about how a property separates newly generated batches.
 
-    Return None if no batches were generated, or if the property is one of the call.
+    Return None if no batches were generated, or if the property is a property of the call.
     """
     if not drawn or not prop.of_content:
         return None
@@ -208,7 +208,7 @@ def properties_of(
 
     Args:
         hazards: names of the hazards of the batch.
-        recipe: its recipe; None if it was not generated.
+        recipe: recipe of the batch; None if the batch was not generated.
         limits: thresholds of each size of a batch, as returned by `thresholds`.
     """
     for hazard in hazards:
@@ -271,7 +271,8 @@ def drawn_results(
 ) -> list[tuple[Recipe, bool]]:
     """Return newly generated recipes, each with True if the implementation fails on its batch.
 
-    They are every n-th of the smaller half of recipes from all strategies on which the implementation can be tested.
+    The recipes are every n-th of the smaller half of all recipes of the strategies on which the implementation can be
+    tested.
 
     Args:
         observations: outcomes of the implementation.

@@ -75,9 +75,9 @@ class TestShrinking:
         fresh: True if a failure of this test has a signature that no earlier test has shrunk.
         clear: True if the error of the first failure was well above its bound (`is_clear`). Then a batch whose error is
             close to the bound does not count as a smaller example.
-        since: processor time in seconds at the last batch.
+        since: reading of the clock of processor time at the last batch, in seconds.
         used: seconds that this test has spent on shrinking.
-        stopped: True once a batch was refused.
+        stopped: True once `refuses` returned True for a batch.
     """
 
     __test__ = False

@@ -49,7 +49,7 @@ def conclude(marks: Marks, how: str) -> None:
 
     Args:
         marks: the last report of the process to the supervisor.
-        how: a sentence about the end of the process.
+        how: the way in which the process ended, as a sentence.
     """
     reason = f"{how}; --isolate runs implementations in processes of their own"
     if marks.call:

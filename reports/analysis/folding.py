@@ -105,7 +105,7 @@ def _follows(cause: Cause, head: Cause, stages: Sequence[str]) -> bool:
 
 
 def _state(line: Line, stage: str | None) -> str | None:
-    """Return the state of a stage on the batch of a failure; None if the log does not have it."""
+    """Return the state of a stage on the batch of a failure; None if the log does not contain the state."""
     return next((part["state"] for part in line.get("stages") or () if part["stage"] == stage), None)
 
 
@@ -115,7 +115,7 @@ def _with(head: Cause, cause: Cause) -> Cause:
 
 
 def _counted(cause: Cause, batches: Batches) -> Cause:
-    """Return a cause with the number of batches that failed like its lines (`place_of`)."""
+    """Return a cause with the number of batches that failed at the same place as its failures (`place_of`)."""
     if not cause.choice and not cause.follows:
         return cause
     first = {place_of(line): line for line in cause.lines}
@@ -131,7 +131,7 @@ def _place(cause: Cause, stages: Sequence[str]) -> tuple[int, ...]:
 
 
 def cause_fields(cause: Cause) -> dict[str, Any]:
-    """Return the fields of a cause in the summary: its example, tests, and the causes that follow from it."""
+    """Return the fields of a cause in the summary: its example, its tests, and the causes that follow from it."""
     line = cause.example
     return {key: line.get(key) or None for key in ("stage", "clause", "case", "verdict")} | {
         "summary": line["summary"],

@@ -1,1 +1,1 @@
-"""Checks of ways of calling: a batch has the same results in every way in which a trainer calls (CALL-*)."""
+"""Checks of ways of calling: a batch has the same results whichever way a trainer calls the loss (CALL-*)."""

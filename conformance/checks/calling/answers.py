@@ -115,9 +115,9 @@ def judged_within_bounds(observed: Outcome, plain: Plain, dialect: Dialect) -> J
 
 
 def without_subnormal_differences(observed: Outcome, plain: Outcome) -> Outcome:
-    """Return `observed`, with gradients of `plain` where both differ by less than the smallest normal number.
+    """Return `observed`, with gradients of `plain` where the gradients differ by less than the smallest normal number.
 
-    A power of two as a factor of the total commutes with every rounding of the backward pass, except for subnormal
+    A power of two as a factor of the total loss commutes with every rounding of the backward pass, except for subnormal
     numbers, where the larger number keeps bits that the smaller one loses.
     """
     if observed.loss is None or plain.loss is None:

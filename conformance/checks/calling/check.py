@@ -123,7 +123,7 @@ def _failure(subject: Subject, batch: Batch, way: str, how: str, found: Differen
 
 
 def _predicate(found: Difference) -> str:
-    """Return the difference as a predicate, for a sentence whose subject is the implementation."""
+    """Return the text of a difference as a predicate, for a sentence whose subject is the implementation."""
     return found.text if found.verdict is Verdict.ERROR else f"gives another answer: {found.text}"
 
 

@@ -110,7 +110,7 @@ def _of_indexing(arguments: Sequence[Argument], on_cpu: list[Argument]) -> list[
 
 
 def _is_written(func: Any, argument: Argument) -> bool:
-    """Return True if the operation writes into the argument."""
+    """Return True if the operation modifies the argument in place."""
     for number, formal in enumerate(func._schema.arguments, 1):
         if argument.name in (f"argument {number}", formal.name):
             return formal.alias_info is not None and formal.alias_info.is_write

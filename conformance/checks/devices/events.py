@@ -12,9 +12,9 @@ class Violation:
     """An operation that fails on a CUDA device, or that silently runs on the CPU instead.
 
     Attributes:
-        operation: name in source code, such as `torch.where`.
-        line: line of the call.
-        problem: description, as the end of a sentence.
+        operation: name of the operation in source code, such as `torch.where`.
+        line: line of source code that calls the operation.
+        problem: description of the error, as the end of a sentence.
         origins: the calls that made the CPU tensors of the operation, if known.
     """
 
@@ -32,7 +32,7 @@ class WrongDevice(RuntimeError):
     """Error of an operation that would raise on a CUDA device.
 
     Attributes:
-        violation: the problem.
+        violation: the operation, its line and the problem.
     """
 
     def __init__(self, violation: Violation) -> None:

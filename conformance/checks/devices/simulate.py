@@ -81,7 +81,7 @@ def _judgement(outcome: Outcome, expected: Expectation) -> Judgement:
 
 
 def watched(implementation: Implementation, simulation: Simulation, watch: Watch) -> Implementation:
-    """Return a copy of an implementation whose calls are recorded in `watch`; a result on the CPU is a violation."""
+    """Return a copy of an implementation that records its calls in `watch`, and results on the CPU as violations."""
 
     def run(method: Callable[..., Any], *arguments: Any) -> Any:
         with simulation.watching(watch):

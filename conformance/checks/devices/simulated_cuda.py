@@ -219,7 +219,7 @@ class Simulation:
             return func(*args, **kwargs)
 
     def made(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-        """Run a function that makes a tensor: on the simulated device if the call names it, else on the CPU."""
+        """Run a function that makes a tensor: on the simulated device if the call names `cuda`, else on the CPU."""
         target = device_of(kwargs.get("device"))
         keywords = {name: value for name, value in kwargs.items() if name != "device"}
         if func is torch.tensor and isinstance(args[0], Tensor):
@@ -373,8 +373,8 @@ class Simulation:
     ) -> None:
         """Record the call from which the values of the new CPU tensors in `result` come.
 
-        It is the call that made the CPU tensors in `arguments`, if the simulation has recorded it. Otherwise, and if
-        the operation moves values from the simulated device, it is the present call.
+        If the simulation has recorded the call that made the CPU tensors in `arguments`, this call is recorded again.
+        Otherwise, and if the operation moves values from the simulated device, the present call is recorded.
         """
         leaves = moves and arguments[-1].on_device
         known = [self.origin_of(argument.tensor) for argument in arguments if not argument.on_device]
@@ -437,5 +437,5 @@ class _Functions(TorchFunctionMode):
 
 @cache
 def _aliases(func: Any) -> bool:
-    """Return True if a result of an operation is one of its arguments, or a view of one."""
+    """Return True if a result of an operation is one of its arguments, or a view of an argument."""
     return any(returned.alias_info is not None for returned in func._schema.returns)

@@ -46,11 +46,11 @@ class ChunkResult:
     Attributes:
         numbers: (B,) numbers of the images in their scope.
         right: (B,) bool: True if all values that the implementation exposes for the image are right.
-        tie: (B,) bool: True if equal values leave a choice.
-        near_tie: (B,) bool: True if values that differ by less than their rounding leave a choice.
+        tie: (B,) bool: True if equal values allow several assignments.
+        near_tie: (B,) bool: True if values that differ by less than their rounding allow several assignments.
         sums: True if the loss and its items are right for the chunk as a whole.
         undecided: (B,) bool: True if the image was not checked, because the implementation does not expose its
-            assignment and several are admissible.
+            assignment and the specification admits several assignments.
     """
 
     numbers: Tensor
@@ -107,7 +107,7 @@ def check_chunk(
 
 
 def uniqueness(prescribed: Expected) -> tuple[Tensor, Tensor]:
-    """Return two masks (B,) of images with an open choice: by equal values, and by values closer than rounding."""
+    """Return two masks (B,) of images with several correct assignments: due to equal values, and due to rounding."""
     tie = ambiguous(prescribed, Range.exact(prescribed.metric), Range.exact(prescribed.overlap))
     either = ambiguous(prescribed, prescribed.metric_range, prescribed.overlap_range)
     return tie.cpu(), (either & ~tie).cpu()
@@ -116,7 +116,8 @@ def uniqueness(prescribed: Expected) -> tuple[Tensor, Tensor]:
 def uncertainty(expectation: Expectation) -> Uncertainty:
     """Return how far the assigner's inputs may differ from the reference's, if the implementation does not expose them.
 
-    Both inputs are rounded, possibly in different ways, so that the difference is at most twice the rounding bound.
+    The implementation and the reference round the inputs, possibly in different ways, so that the difference is at most
+    twice the rounding bound.
     """
     exact, reg_max = expectation.predictions, expectation.batch.head.reg_max
     boxes = (boxes_unit(exact, reg_max, EPS) * exact.anchors.strides).amax(-1)  # (B, A)

@@ -1,9 +1,9 @@
-"""Oracle for many small images at once: vectorised, in float64, with an enumeration of all choices.
+"""Oracle for many small images at once: vectorised, in float64, with an enumeration of all top-k selections.
 
 The ordinary judge goes image by image, and searches for an admissible selection that explains an ambiguous outcome.
 Images of a scope have at most two ground truths and few anchors, so that all selections are enumerated; geometry comes
-from `tal_conformance.core.geometry`. An outcome that this oracle accepts is right; others go to the ordinary judge.
-B images, M ground truths (1 or 2, padded), A anchors, C classes, S sets of k anchors.
+from `tal_conformance.core.geometry`. An outcome that this oracle accepts is right; the ordinary judge judges all other
+outcomes. B images, M ground truths (1 or 2, padded), A anchors, C classes, S sets of k anchors.
 """
 
 from dataclasses import dataclass, replace
@@ -175,7 +175,7 @@ class Choices:
     """Every top-k selection, and its admissibility (TAL-TOPK-1).
 
     Attributes:
-        admissible: (B, M, S) bool: True if the k anchors of the set can be the k largest.
+        admissible: (B, M, S) bool: True if the metrics of the k anchors of the set can be the k largest.
         selected: (B, M, S, A) bool: the candidates among the anchors of the set.
     """
 
@@ -368,8 +368,8 @@ def assignment_holds(prescribed: Expected, assignment: Assignment) -> Tensor:
 def only_assignment(prescribed: Expected, classes: int) -> Assignment:
     """Return the assignment, computed in float32, of images that admit only one; choices with t = 0 do not count.
 
-    Used for a loss that does not expose its assignment. If all overlaps of a contested anchor are zero, the first
-    ground truth wins, because any winner gets the weight zero.
+    The result is used to judge a loss that does not expose its assignment. If all overlaps of a contested anchor are
+    zero, the first ground truth wins, because any winner gets the weight zero.
     """
     selected = Choices.of(
         prescribed.metric_range, prescribed.candidate, prescribed.numbers.topk

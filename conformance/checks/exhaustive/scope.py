@@ -48,7 +48,7 @@ class Scope:
         strides: pixels per cell, for each level.
         cells: rows and columns of the first level.
         lattice: pixels between possible corners.
-        truths: maximum number of ground truths of an image, at most 2; all ordered selections of so many or fewer
+        truths: maximum number of ground truths of an image, at most 2; all ordered selections of at most that number of
             ground truths are included.
         guesses: possible predictions of each anchor, independent of the other anchors.
         topk: number k of anchors that each ground truth selects.
@@ -129,7 +129,8 @@ class Scope:
     def images(self, indices: Tensor) -> "Images":
         """Return the images with the given numbers.
 
-        Consecutive numbers differ in their ground truths first, so that a batch mixes images with no, one and two.
+        Consecutive numbers differ in their ground truths first, so that a batch mixes images with zero, one and two
+        ground truths.
 
         Args:
             indices: numbers (B,) from 0 to `len(self) - 1`.
@@ -182,7 +183,7 @@ class Images:
         indices: (B,) numbers of the images.
         boxes: (B, M) index of each ground truth's box.
         labels: (B, M) class of each ground truth.
-        present: (B, M) bool: True for an existing ground truth; box and label of others are undefined.
+        present: (B, M) bool: True for an existing ground truth; box and label of padding are undefined.
         guesses: (B, A) index of each anchor's guess.
     """
 

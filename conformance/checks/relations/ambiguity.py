@@ -76,7 +76,9 @@ class DecidingValues:
         """Return the relative error (M, A) of the metric t due to the error of u, for overlaps u (M, A) (TAL-MET-1)."""
         share = (self.overlap_error / overlap.abs()).nan_to_num(nan=0.0, posinf=0.0)
         eps = torch.finfo(torch.float32).eps
-        roundings = 2 + 4 * self.numbers.alpha + self.numbers.beta  # of s, of the powers and of the product
+        roundings = (
+            2 + 4 * self.numbers.alpha + self.numbers.beta
+        )  # roundings of s, of the powers and of the product
         rounding = 2 * ROUNDINGS * eps * roundings
         return (1 + share) ** self.numbers.beta - 1 + rounding
 
@@ -92,7 +94,7 @@ class DecidingValues:
 
     @property
     def inconclusive(self) -> bool:
-        """True if the open choices can lead to different weights.
+        """True if the choices that the specification leaves open can lead to different weights.
 
         Choices at an anchor without a positive overlap cannot lead to different weights. Nor can choices at an anchor
         that the only ground truth with a positive overlap selects in any case: every other ground truth that selects
@@ -106,7 +108,7 @@ class DecidingValues:
         return bool((choices | effective_topk2).any())
 
     def kept_otherwise(self, moved: Tensor) -> Tensor:
-        """Return (M, A) bool: pairs that the selection by topk2 may keep or drop (T3, T4).
+        """Return (M, A) bool: pairs of ground truth and anchor that the selection by topk2 may keep or drop (T3, T4).
 
         Args:
             moved: (M, A) bool: pairs at which an earlier choice was resolved differently.
@@ -134,7 +136,7 @@ class DecidingValues:
         return (moved / low + ROUNDINGS * rounding).sum(0)
 
     def own_overlap(self, weights: Tensor, scores: Tensor, positives: Tensor) -> Tensor:
-        """Return the implementation's own overlap u (M, A) of its positives, inferred from their weights; else zero.
+        """Return the implementation's own overlap u (M, A) of its positives, inferred from their weights; 0 elsewhere.
 
         By TAL-NORM-1 the largest weight of a ground truth is its largest overlap u*, and w / u* = t / t*; by TAL-MET-1
         this is (s / s*)^alpha (u / u*)^beta.
@@ -177,5 +179,5 @@ class DecidingValues:
 
 
 def uncertain(told: ImageOracle) -> Tensor:
-    """Return (M, A) bool: pairs that may or may not be candidates, because the centre is too near the box's border."""
+    """Return (M, A) bool: pairs whose candidacy rounding decides, because the anchor is close to the box's border."""
     return told.may_candidate & ~told.candidate

@@ -54,7 +54,7 @@ class Comparison:
         self.judgement.stages[stage].add(Agreement())
 
     def finite(self, stage: str, quantity: str, now: Tensor, names: Sequence[str]) -> bool:
-        """Record a failure of the stage unless every value is finite. Return True if all are."""
+        """Record a failure of the stage unless every value is finite. Return True if every value is finite."""
         return self._note(stage, assert_finite, Quantity(quantity, self.clause, names), now)
 
     def assert_within(
@@ -67,7 +67,7 @@ class Comparison:
         names: Sequence[str] = (),
         image: int | None = None,
     ) -> bool:
-        """Record a failure unless all values equal their earlier values, within `error`. Return True if they do."""
+        """Record a failure unless all values equal their earlier values, within `error`; return True if they do."""
         named = Quantity(quantity, self.clause, names, image)
         return self._note(stage, assert_within, named, now, Bounded(before.double(), error.double(), before))
 
@@ -86,7 +86,7 @@ class Comparison:
         words: tuple[str, str],
         image: int | None,
     ) -> bool:
-        """Record a failure of the stage if a pair of ground truth and anchor is `broken`. Return True if none is.
+        """Record a failure of the stage if any element of `broken` (M, A) is True; return True if all are False.
 
         `words` holds the expected value and the problem, for the message.
         """
@@ -202,7 +202,7 @@ class ImageComparison:
         return errors.amax(-1, keepdim=True).expand(-1, 4)
 
     def background(self) -> bool:
-        """Compare an image without ground truths: no run has positives or target scores."""
+        """Compare an image without ground truths: neither run may have positives or nonzero target scores."""
         before, now = self.old, self.new
         fine = self.to.equal(
             StageName.TARGETS, "foreground", now.foreground, before.foreground, ("anchor",), self.image
@@ -384,7 +384,7 @@ class ImageComparison:
 
     @cached_property
     def overlap_errors(self) -> Tensor:
-        """Return errors (M, A) of any measure of overlap: that of CIoU, which contains the terms of all others."""
+        """Return a bound (M, A) on the error of any measure of overlap: that of CIoU, which has all their terms."""
         truths, boxes = self.old.read["truths"].double()[:, None], self.old.read["boxes"].double()
         moved = self.moved_inputs.boxes + self.moved_inputs.truths.amax(1, keepdim=True)  # (M, A)
         return 2 * ROUNDINGS * ciou_unit(truths, boxes, moved, self.before.eps)

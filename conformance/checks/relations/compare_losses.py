@@ -15,7 +15,7 @@ from tal_conformance.core.task import StageName
 
 
 class LossComparison:
-    """Comparison of the losses of the source batches and the transformed batches of a plan.
+    """Comparison of the losses of the source batches and the transformed batches of one transformation.
 
     Args:
         comparison: receives the result.
@@ -87,7 +87,7 @@ class LossComparison:
         return all(results)
 
     def score_sum(self) -> None:
-        """Compare N, the sum of target scores, of the transformed batch with N of its source (LOSS-SUM-1).
+        """Compare N, the sum of target scores, of the transformed batch with N of its source batch (LOSS-SUM-1).
 
         Nothing is compared if target scores are exposed, if several sources have ground truths, or if there are
         several transformed batches.
@@ -138,7 +138,7 @@ class LossComparison:
     def extra_gradient(self, channel: int, now: Run) -> None:
         """Check the gradient on the logits `channel` of a class without ground truths (LOSS-CLS-1).
 
-        It must be the gradient of a cross-entropy with target 0.
+        The expected gradient is that of a binary cross-entropy with target 0.
         """
         _, logits = flatten(now.batch.feature_maps, now.batch.head)
         expected = now.batch.hyperparameters.cls_gain * logits[..., channel].double().sigmoid()  # (B, A)
@@ -148,7 +148,7 @@ class LossComparison:
 
 
 def extra_terms(changed: FollowUp) -> Tensor:
-    """Return the part of every term and of the total that is due to the class without ground truths: its cross-entropy.
+    """Return the share of the added class without ground truths in every term and in the total: its cross-entropy.
 
     Shape (terms + 1,): (4,) for detection.
     """

@@ -17,11 +17,11 @@ from tal_conformance.implementations.errors import ImplementationFailed
 
 
 def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Comparison) -> None:
-    """Run the sources and the transformed batches of a plan, compare them, and add the result to the judgement of `to`.
+    """Run the source and transformed batches of a plan, compare the results, and record the comparison in `to`.
 
-    If an open choice is resolved differently, the losses may differ and are not compared; the judgement then sets
-    `chose_differently`. If the assignment is not visible and a choice may be resolved differently, equal losses prove
-    that the runs agree, and different losses prove nothing.
+    If a choice that the specification leaves open is resolved differently, the losses may differ and are not compared;
+    the judgement then sets `chose_differently`. If the assignment is not visible and a choice may be resolved
+    differently, equal losses prove that the runs agree, and different losses prove nothing.
 
     Args:
         plan: the source batches and the transformed batches.
@@ -52,7 +52,7 @@ def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Compariso
         if settled:
             LossComparison(to, plan, sources, changed, weights).run()
         elif sources[0].outcome.assignment is None:
-            # A choice may have moved: equal losses prove that it did not, different losses prove nothing.
+            # A choice may have been resolved differently. Only equal losses prove that it was not.
             task = sources[0].batch.family
             loss_stages = task.stages_of("term", "total", "gradients")
             trial = Comparison(Judgement(task), to.clause, to.how)

@@ -56,7 +56,7 @@ class Relation:
 
     Attributes:
         clause: id of the clause.
-        meaning: the relation in one line.
+        meaning: description of the relation in one line.
         change: transformation of the batch, for a relation between runs.
         check: function that checks a run, for a relation within one outcome.
     """
@@ -88,7 +88,7 @@ class Relation:
             plans = list(self.change(batch)) if self.change else []
             self._refuse_undefined(plans, subject.implementation.dialect)
             given = session(plans[0].sources[0] if plans else batch)
-            if not given.is_finite:  # an error of its own, which is not the relation's
+            if not given.is_finite:  # another test reports non-finite results
                 judge_against_reference(subject, given.batch)
             judgement = self.judged(plans, session, given)
             if judgement.verdict.fails:

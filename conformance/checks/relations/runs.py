@@ -1,7 +1,7 @@
 """One run of an implementation: its outcome on a batch, and the rounding errors of all values.
 
-No other module of the relations uses the reference, and only to derive rounding errors: every value is compared with
-the implementation's own values, never with the reference's.
+This is the only module of the relations that uses the reference, and only to derive rounding errors: every value is
+compared with the implementation's own values, never with the reference's.
 """
 
 from dataclasses import replace
@@ -34,7 +34,7 @@ class Run:
 
     def __init__(self, outcome: Outcome, expected: Expectation) -> None:
         if outcome.loss is not None and not outcome.from_loss:
-            outcome = replace(outcome, assignment=None)  # another assigner's than the loss's own
+            outcome = replace(outcome, assignment=None)  # the assignment is not that of the loss
         self.outcome, self.expected = outcome, expected
         self.batch, self.dtype, self.eps = expected.batch, expected.dtype, expected.eps
 
@@ -75,7 +75,7 @@ class Run:
 
     @property
     def uniqueness(self) -> Uniqueness:
-        """Return whether the batch's assignment is unique and, if it is not, the reason."""
+        """Uniqueness of the batch's assignment: unique, or the reason why it is not."""
         return least_unique(*(known.uniqueness for known in self.oracles.values()))
 
     def oracle(self, image: int, moved: InputErrors | None = None) -> ImageOracle:
@@ -92,7 +92,7 @@ class Run:
 
     @cached_property
     def targets(self) -> BatchTargets:
-        """The targets of the loss: those of the exposed assignment, else those of the reference."""
+        """The targets of the loss: from the exposed assignment if there is one, else from the reference."""
         own = self.outcome.assignment
         if own is not None:
             return BatchTargets(own.foreground, own.boxes.double(), own.scores)
@@ -116,7 +116,7 @@ class Run:
 
     @cached_property
     def scale(self) -> Tensor:
-        """N, the sum of target scores (LOSS-SUM-1); computed from the gradient on class logits if they are not exposed.
+        """N, the sum of target scores (LOSS-SUM-1); computed from class gradients if target scores are hidden.
 
         The gradient on a class logit x is g B / N (sigmoid(x) - target), with g the gain of the class loss and B the
         batch size. The quotient of gradient and sigmoid is largest on background, where the target is 0.
@@ -312,10 +312,10 @@ class Run:
         gradient = flatten(self.loss.gradients, self.batch.head)[1].double()  # (B, A, C)
         score = logits.double().sigmoid()
         whole = self.batch.hyperparameters.cls_gain * self.batch_factor
-        rounds = gradient.abs() < torch.finfo(self.dtype).tiny / self.eps  # coarser than others do
+        rounds = gradient.abs() < torch.finfo(self.dtype).tiny / self.eps  # subnormal: rounded more coarsely
         at = (gradient / score).nan_to_num(nan=0.0, posinf=0.0).where(~rounds, 0).flatten().argmax()
         steepest = gradient.flatten()[at].clamp(min=torch.finfo(self.dtype).tiny)
-        error = ROUNDINGS * 3 * self.eps  # sigmoid, quotient and product
+        error = ROUNDINGS * 3 * self.eps  # roundings of sigmoid, quotient and product
         return whole * score.flatten()[at] / steepest, torch.full_like(steepest, error)
 
     @property

@@ -44,12 +44,12 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class FollowUp:
-    """A changed batch, and the source image of each of its images.
+    """A transformed batch, and the source image of each of its images.
 
     Attributes:
         batch: the changed batch.
         pairs: one pair for each image of the changed batch.
-        extra: channel of a class that no source has; None without such a class.
+        extra: channel of an added class that the source batches do not have; None if no class was added.
     """
 
     batch: Batch
@@ -102,7 +102,7 @@ def permuted_images(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def more_padding(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield one transformation: append an image with more ground truths, so that the others get more padding."""
+    """Yield one transformation: append an image with more ground truths, so that all other images get more padding."""
     most = int(torch.bincount(batch.annotations[:, 0].long(), minlength=1).max())
     sources = (batch, _crowded(batch, most + MORE))
     yield TransformationPlan(
@@ -113,7 +113,7 @@ def more_padding(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def split(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield one transformation: split the batch into its first image and the others."""
+    """Yield one transformation: split the batch into its first image and all other images."""
     if batch.images > 1:
         parts = [(0, 0)], [(0, image) for image in range(1, batch.images)]
         yield TransformationPlan(
@@ -130,7 +130,7 @@ def empty_image(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def mirrored(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield plans: the batch is mirrored left-right, then top-bottom, if every level fills the input on that axis."""
+    """Yield up to two transformations: mirror the batch in x and in y, if every level fills the input on that axis."""
     batch = mirrorable(batch)
     for axis, names in ((0, "left-right"), (1, "top-bottom")):
         extent = batch.size[1 - axis]  # (height, width)
@@ -170,7 +170,7 @@ def unreachable_class(batch: Batch) -> Iterator[TransformationPlan]:
 def shifted_logits(batch: Batch) -> Iterator[TransformationPlan]:
     """Yield one transformation: add a number to all distance logits of each side; softmax is unchanged (DEC-1)."""
     if batch.head.reg_max == 1:
-        return  # the logit is the distance
+        return  # with one bin there is no softmax: the logit is the distance
     rounded = shiftable(batch)
     distances, logits = flatten(rounded.feature_maps, batch.head)  # (B, A, 4, R), (B, A, C)
     number = torch.arange(4 * batch.anchors, device=batch.device).view(-1, 4)  # (A, 4)
@@ -186,7 +186,7 @@ def shifted_logits(batch: Batch) -> Iterator[TransformationPlan]:
 def shiftable(batch: Batch) -> Batch:
     """Return the batch with distance logits to which any of `SHIFTS` can be added exactly, in float32.
 
-    Applying this function twice changes nothing more.
+    A second application of this function has no effect.
     """
     distances, logits = flatten(batch.feature_maps, batch.head)
     largest = 1 / LOGIT_STEP / 2  # a float32 holds multiples of the step up to twice this size
@@ -273,7 +273,7 @@ def _with(batch: Batch, maps: tuple[Tensor, ...], rows: Tensor, head: Head | Non
 
 
 def _joined(batch: Batch, other: Batch) -> FollowUp:
-    """Return one batch with the images of two."""
+    """Return one batch with the images of two batches."""
     return gathered(
         (batch, other), [(s, i) for s, source in enumerate((batch, other)) for i in range(source.images)]
     )

@@ -111,7 +111,7 @@ class ImageView:
         return rows == self.owner
 
     def equals(self, other: "ImageView") -> bool:
-        """Return True if two views are bitwise equal wherever they are defined."""
+        """Return True if two views are bitwise equal, except for labels and boxes of background anchors."""
         foreground = self.foreground
         return (
             torch.equal(foreground, other.foreground)

@@ -83,7 +83,7 @@ class SequenceJudge:
         self._order.append(step)
 
     def _left_in_module(self, steps: list[Step], failure: Failure) -> StateFailure:
-        """Return the failure of a step that fails only because earlier steps changed the implementation's module.
+        """Return a StateFailure for a step that fails only because earlier steps changed the implementation's module.
 
         The step conforms if that module is loaded again.
         """

@@ -35,7 +35,7 @@ class Step:
 
 
 def multi_scale(recipe: Recipe) -> Iterator[Step]:
-    """Yield steps with other image sizes: rows and columns exchanged, twice the height, and the first size again."""
+    """Yield steps with other image sizes: height and width exchanged, twice the height, and the first size again."""
     rows, columns = recipe.cells
     first = Step(recipe.build())
     yield first
