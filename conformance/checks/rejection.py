@@ -58,9 +58,7 @@ def check_rejects(subject: Subject, batch: Batch, rule: RejectionRule, alone: bo
     try:
         execute(subject.implementation, batch, alone=alone)
     except ImplementationFailed as error:
-        if (
-            error.details is not None
-        ):  # the implementation raised: an error about a violation of the protocol has no details
+        if error.details is not None:  # the implementation raised; protocol violations have no details
             if not _refuses(subject, batch, error, alone):
                 summary = (
                     f"{who}{error.what}: expected an error that rejects the batch, because {rule.reason}"

@@ -76,9 +76,7 @@ class DecidingValues:
         """Return the relative error (M, A) of the metric t due to the error of u, for overlaps u (M, A) (TAL-MET-1)."""
         share = (self.overlap_error / overlap.abs()).nan_to_num(nan=0.0, posinf=0.0)
         eps = torch.finfo(torch.float32).eps
-        roundings = (
-            2 + 4 * self.numbers.alpha + self.numbers.beta
-        )  # roundings of s, of the powers and of the product
+        roundings = 2 + 4 * self.numbers.alpha + self.numbers.beta  # of s, of the powers and of the product
         rounding = 2 * ROUNDINGS * eps * roundings
         return (1 + share) ** self.numbers.beta - 1 + rounding
 

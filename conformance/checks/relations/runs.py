@@ -312,7 +312,7 @@ class Run:
         gradient = flatten(self.loss.gradients, self.batch.head)[1].double()  # (B, A, C)
         score = logits.double().sigmoid()
         whole = self.batch.hyperparameters.cls_gain * self.batch_factor
-        rounds = gradient.abs() < torch.finfo(self.dtype).tiny / self.eps  # subnormal: rounded more coarsely
+        rounds = gradient.abs() < torch.finfo(self.dtype).tiny / self.eps  # may round more coarsely
         at = (gradient / score).nan_to_num(nan=0.0, posinf=0.0).where(~rounds, 0).flatten().argmax()
         steepest = gradient.flatten()[at].clamp(min=torch.finfo(self.dtype).tiny)
         error = ROUNDINGS * 3 * self.eps  # roundings of sigmoid, quotient and product

@@ -83,9 +83,7 @@ def independent(run: Run, image: int, seen: ImageView, known: DecidingValues) ->
     """Return overlap u and metric t (M, A) in float64, computed without the reference from the assigner's inputs."""
     numbers = run.batch.hyperparameters
     winnable = known.owners & (known.selection.may.sum(0) > 1)  # (M, A) may be won without being a candidate
-    counted = known.possible | (
-        seen.positives & ~winnable
-    )  # (M, A) includes its own candidates, if they differ
+    counted = known.possible | (seen.positives & ~winnable)  # (M, A) with candidates of the implementation
     overlap = ciou(seen.read["truths"][:, None], seen.read["boxes"]).clamp(min=0).where(counted, 0)
     score = seen.read["scores"].double().T[seen.read["labels"]]  # (M, A)
     return overlap, score**numbers.alpha * overlap**numbers.beta
