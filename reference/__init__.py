@@ -1,8 +1,9 @@
 """The Task-Aligned Assigner and the v8 detection loss as the specification states them, as readable code in torch.
 
-Read the modules in the article's order: `anchors`, `decoding`, `annotations`, `boxes`, `assignment`, `loss`. Every line
-that computes something names its clause (`TAL-MET-1`); `keep_trace=True` stores every intermediate value. Then read
-`rotated` and `end_to_end`: the differences of rotated boxes, and of heads with two branches.
+The article is a Chinese explanation of the assigner, from which the stages have their names. Read the modules in the
+article's order: `anchors`, `decoding`, `annotations`, `boxes`, `assignment`, `loss`. Every line that computes something
+names its clause (`TAL-MET-1`); `keep_trace=True` stores every intermediate value. Then read `rotated` and `end_to_end`:
+the differences of rotated boxes, and of heads with two branches.
 
 `variations` and the modules that read it (`varied_boxes`, `varied_assignment`, `varied_loss`, `composed`, `choices`)
 contain what other projects compute instead. A reader of the official algorithm can ignore them.

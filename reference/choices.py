@@ -387,7 +387,7 @@ def differences(dialect: Dialect, base: Dialect) -> dict[str, Any]:
 
 
 def nearest_official(dialect: Dialect) -> Dialect:
-    """Return the official dialect that differs from a dialect in fewest choices; of several, the newest."""
+    """Return the official dialect that differs from a dialect in fewest choices; among several, the newest."""
     return min(DIALECTS.values(), key=lambda base: len(differences(dialect, base)))
 
 

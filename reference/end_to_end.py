@@ -103,8 +103,8 @@ def branch_weights(updates: int, epochs: int) -> tuple[float, float]:
     """Return the loss weights a of one2many and 1 - a of one2one after a number of updates (E2E-4).
 
     The weights are updated after each epoch, so that epoch e, counted from 0, trains with a(e). a decreases linearly
-    from 0.8 to 0.1 in the last epoch, and remains 0.1 (E2E-5). A training of one epoch has 0.8 throughout.
+    from 0.8 to 0.1 in the last epoch, and remains 0.1 (E2E-5). In a training of one epoch, a is 0.8.
     """
-    left = max(0.0, 1 - updates / max(epochs - 1, 1))  # share of the way that is still to go
+    left = max(0.0, 1 - updates / max(epochs - 1, 1))  # share of the decrease that is still to come
     many = FIRST_WEIGHT * left + LAST_WEIGHT * (1 - left)
     return many, max(1 - many, 0.0)

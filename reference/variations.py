@@ -245,7 +245,7 @@ class Variations:
         if topk2 is not None and self.topk2_offset:
             topk2 = max(1, topk2 + self.topk2_offset)
         if self.topk2_ignored or topk2 != given.effective_topk2 or topk != given.topk:
-            changes["topk2"] = topk2  # topk2 is what it is: equal to another k it is not without effect
+            changes["topk2"] = topk2  # explicit: a topk2 without effect must stay so with another k
         return replace(given, **changes)
 
     @property

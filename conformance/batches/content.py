@@ -40,8 +40,8 @@ class Content:
 
     N is the number of annotation rows, n of real ground truths (GTs), B of images, A of anchors.
 
-    All properties but the rows are computed on first use; overlaps only for GTs and their candidates. Most batches have
-    few GTs: loops over them in Python are faster than a dozen calls of torch.
+    All properties but the rows are computed on first use; overlaps are computed only for GTs and their candidates. Most
+    batches have few GTs: loops over them in Python are faster than a dozen calls of torch.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -187,7 +187,8 @@ class Content:
     def claims(self) -> tuple[Tensor, Tensor]:
         """Overlap u (n, Q) of all GTs with the Q contested anchors, and a mask (n, Q) bool of selected anchors.
 
-        The overlap is -1 if the GT is in another image; the mask is True if the GT selects the anchor.
+        The overlap is -1 if the GT and the anchor are in different images; the mask is True if the GT selects the
+        anchor.
         """
         image, anchor = self.contested
         same_image = self.image[:, None] == image  # (n, Q)

@@ -108,7 +108,7 @@ class TurnedContent:
 
 
 def bhattacharyya(one: Tensor, other: Tensor) -> Tensor:
-    """Return the Bhattacharyya distance of two boxes (.., 5), without any eps; infinite without area."""
+    """Return the Bhattacharyya distance of two boxes (.., 5), without any eps; infinite if a box has no area."""
 
     def entries(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         _, _, w, h, angle = boxes.unbind(-1)

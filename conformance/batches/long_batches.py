@@ -2,8 +2,8 @@
 
 A counter, an index or a buffer overflows, and the remainder of a chunked loop gets lost, where one dimension is large.
 Every function makes a recipe with a given size of one dimension. `CROSSINGS` holds sizes on both sides of every number
-at which implementations break: 127 and 255 (8 bits), 1,024, 2,048 (the whole numbers of float16), 65,536, 2^24 (those
-of float32), and chunks of 64, 100, 128, 256, 300 and 1,000.
+at which implementations break: 127 and 255 (8 bits), 1,024, 2,048 (the whole numbers of float16), 65,536, 2^24 (the
+whole numbers of float32), and chunks of 64, 100, 128, 256, 300 and 1,000.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def clear_truths(count: int, seed: int = 1, images: int = 1) -> Recipe:
     """Return a recipe as `truths` does, but with large boxes and with predictions that are unrelated to them.
 
     With seed 1 no choice depends on two equal values, whatever the number of ground truths: the assignment is
-    unique, and a loss that does not expose its assignment is judged by this one alone.
+    unique, and a loss that does not expose its assignment is judged by this assignment alone.
     """
     return replace(truths(count, seed, ("huge", "off_lattice"), images), predictions="random")
 
@@ -53,8 +53,8 @@ def claimants(count: int, seed: int = 0) -> Recipe:
 def anchors(count: int, seed: int = 0) -> Recipe:
     """Return a recipe of an image with exactly `count` anchors.
 
-    The last ground truth selects the last anchor, if it can. It has nine candidates on one level, and at most
-    four on the others: k = 13 selects all of them.
+    The last ground truth selects the last anchor, if it can. This ground truth has nine candidates on one level, and at
+    most four on the others: k = 13 selects all of them.
     """
     cells, strides = grid_with(count)
     bins, numbers = 16 if count < 10_000 else 4, Hyperparameters(topk=13)

@@ -102,7 +102,7 @@ class DesiredPrediction(NamedTuple):
         sides: (B, A, 4) distances left, top, right, bottom in grid units.
         logits: (B, A, C) class logits.
         sharp: True if the distance logits must decode to exactly `sides`; False if noise is added to the logits.
-        offsets: (B, A, 4) numbers to add to all distance logits of a side, which changes no distance; None: none.
+        offsets: (B, A, 4) numbers to add to all distance logits of a side, which changes no distance; None: no offsets.
             With one bin (R = 1) the logit is the distance, and nothing is added.
         angles: (B, A) angles of the boxes in radians, along whose axes the sides are measured; None: upright boxes.
     """

@@ -42,7 +42,8 @@ class Recipe(OneLineRepr):
         streams: for each image the index of one of the seed's 256 streams of random numbers; by default image i has
             stream i, so that images differ.
         hyperparameters: hyperparameters of assigner and loss.
-        class_weights: factors of the classes' cross-entropies (COR-7), repeated for further classes; empty: none.
+        class_weights: factors of the classes' cross-entropies (COR-7), repeated for further classes; empty: no class
+            weights.
         task: name of the loss family, a key of `TASKS`.
     """
 

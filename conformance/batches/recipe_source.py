@@ -1,4 +1,4 @@
-"""Read a recipe from its repr, as a run log has it, without executing the text."""
+"""Read a recipe from its repr, as a run log contains it, without executing the text."""
 
 import ast
 from typing import Any

@@ -1,6 +1,6 @@
 """Hypothesis strategies of recipes. Tests draw a recipe and build its batch, so that a failure prints one line.
 
-Structure and hazards are drawn, and a seed for the predictions: drawing every float would be too slow, and random
+Hypothesis draws structure, hazards and a seed for the predictions: drawing every float would be too slow, and random
 floats alone never tie. Choices are listed from simple to complicated, because Hypothesis shrinks towards the first:
 no ground truth, one level of 4 x 4 cells, one class, 16 bins, random predictions, seed 0.
 """
@@ -111,7 +111,7 @@ def recipes(
     kind = draw(_one_of(tuple(predictions or (TIED_PREDICTIONS if ties else PREDICTIONS))))
     quantisation = draw(
         _one_of((1, 2, 4) if ties else LEVELS)
-    )  # drawn in any case: Hypothesis takes fewer draws for simpler
+    )  # drawn in any case: Hypothesis considers an example with fewer draws simpler
     adjustable, streams = kind in ADJUSTABLE, tuple(image.stream for image in images)
     return Recipe(
         images=tuple(image.truths for image in images),

@@ -1,4 +1,4 @@
-"""Ground truths of a recipe: the kind of each, and the pixel box that each kind becomes.
+"""Ground truths of a recipe: the kind of every ground truth, and the pixel box of every kind.
 
 All kinds but `off_lattice` lie on a lattice of 1/64 px. Divided by an input size of 2^i or 2^i + 2^j pixels (16, 24,
 32, 40, 48, 64, 72, 80, 96 and 128, but not 56) and multiplied by it again, such a coordinate is the same number in
@@ -125,7 +125,7 @@ def resolve(
     classes: int,
     kinds: Mapping[str, Callable[..., tuple[float, ...]]] = KINDS,
 ) -> list[tuple[int, tuple[float, ...]]]:
-    """Return the class and the pixel box of each of one image's ground truths; rotated boxes have a fifth number.
+    """Return the class and the pixel box of each of one image's ground truths; rotated boxes have an angle too.
 
     Args:
         truths: ground truths of the image.

@@ -1,4 +1,4 @@
-"""Hypothesis strategies of rotated boxes: those of detection, with turned ground truths and predictions."""
+"""Hypothesis strategies of rotated boxes: the strategies of detection, with turned ground truths and predictions."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -43,7 +43,7 @@ def turned(strategy: SearchStrategy[Recipe], other_gains: bool = False) -> Searc
 
 
 def _turned(recipe: Recipe, turns: list[int], predictions: str | None, gain: float) -> Recipe:
-    """Return the recipe with turned ground truths, whose numbers are taken in turn, and without planted ties."""
+    """Return the recipe without planted ties, its ground truths turned by `turns`, which are repeated cyclically."""
     number = 0
     images = []
     for truths in recipe.images:

@@ -73,7 +73,7 @@ def elongated(canvas: Canvas, truth: Truth, previous: tuple[float, ...]) -> Turn
 
 @turned_kind
 def square(canvas: Canvas, truth: Truth, previous: tuple[float, ...]) -> TurnedBox:
-    """Return a square of an ordinary box's width: its angle has no meaning, and full weight (OBB-ANG-1)."""
+    """Return a square of an ordinary box's width: its angle is ambiguous, but has full weight (OBB-ANG-1)."""
     box = ordinary(canvas, truth, (0.0, 0.0, 0.0, 0.0))
     return _around(_centre(box), box[2] - box[0], box[2] - box[0], ANGLES[truth.turn])
 
@@ -98,7 +98,7 @@ def crossing(canvas: Canvas, truth: Truth, previous: tuple[float, ...]) -> Turne
 def turned_below_zero(canvas: Canvas, truth: Truth, previous: tuple[float, ...]) -> TurnedBox:
     """Return an ordinary box, turned back by half turns until its numbers add up to zero or less: OBB-ANN-3 drops it.
 
-    With an odd first digit of `at` it is turned by one half turn less, and kept.
+    With an odd first digit of `at`, the box is turned by one half turn less, and OBB-ANN-3 does not drop it.
     """
     box = ordinary(canvas, truth, (0.0, 0.0, 0.0, 0.0))
     width, height, angle = box[2] - box[0], box[3] - box[1], ANGLES[truth.turn]

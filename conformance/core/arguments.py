@@ -36,7 +36,7 @@ def not_negative(text: str) -> float:
 
 
 def name_among(kind: str, known: Iterable[str], plural: str = "") -> Callable[[str], str]:
-    """Return an argument type that accepts the known names only, and else says which are similar.
+    """Return an argument type that accepts only known names; its error message suggests similar names.
 
     Args:
         kind: kind of the name in the singular, such as "profile".

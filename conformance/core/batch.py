@@ -78,7 +78,7 @@ class Batch:
     def id(self) -> str:
         """First 12 hexadecimal digits of a SHA-256 over the content, which excludes origin, hazards and device.
 
-        Hyperparameters, task and extras with default values are left out of the hash, so that one added in a later
+        Hyperparameters, task and extras with default values are left out of the hash, so that a field added in a later
         version does not change existing ids.
         """
         head: dict[str, object] = {
@@ -232,7 +232,7 @@ def _join(truths: list[str]) -> str:
 
 
 def _changed(settings: Head | Hyperparameters, *names: str) -> list[str]:
-    """Return "name value" for each field of `settings` that differs from its default; if given, only of `names`."""
+    """Return "name value" for each field of `settings`, or only those in `names`, that differs from its default."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     chosen = [name for name in values if (not names or name in names) and values[name] != defaults[name]]

@@ -56,7 +56,7 @@ class Content(NamedTuple):
 
 
 def write(path: Path, content: Content) -> None:
-    """Write a case file atomically: no other process sees a part of it.
+    """Write a case file atomically: no other process sees an incomplete file.
 
     Raises:
         OSError: the file cannot be written.
@@ -75,14 +75,14 @@ def write(path: Path, content: Content) -> None:
 
 
 def _stored(numbers: Hyperparameters) -> dict[str, Any]:
-    """Return the hyperparameters that a file stores: those of schema 1, and later ones that are not the default."""
+    """Return the hyperparameters that a file stores: those of schema 1, and newer ones unless they have defaults."""
     later = {"angle_gain": Hyperparameters.angle_gain}
     values = dataclasses.asdict(numbers)
     return {name: number for name, number in values.items() if name not in later or number != later[name]}
 
 
 def save_atomically(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Write a safetensors file atomically: no other process sees a part of it.
+    """Write a safetensors file atomically: no other process sees an incomplete file.
 
     Raises:
         OSError: the file cannot be written.
@@ -154,8 +154,8 @@ def digest(settings: object, tensors: Mapping[str, Tensor]) -> str:
 def _parts(tensor: Tensor) -> Iterator[memoryview]:
     """Yield the bytes of a contiguous CPU tensor in parts of at most `PART` bytes, without copies.
 
-    `ctypes` keeps the lengths of its types in 64 bits; `ctypes.string_at` would cut a length to 32 bits. It needs no
-    NumPy, and knows bfloat16.
+    An array type of `ctypes` has a length of 64 bits; `ctypes.string_at` would cut the length to 32 bits. Unlike a
+    conversion to NumPy, `ctypes` works for bfloat16 too.
     """
     for start in range(0, tensor.nbytes, PART):
         size = min(PART, tensor.nbytes - start)

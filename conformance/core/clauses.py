@@ -1,6 +1,7 @@
 """The sentences of the clauses, read from the specification's pages into a data file of the package.
 
-The pages are not part of the wheel. `python -m tal_conformance.core.clauses` writes the file anew from the clone.
+The pages are not part of the wheel. `python -m tal_conformance.core.clauses` writes the data file anew in a clone of
+the repository.
 """
 
 import json

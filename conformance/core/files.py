@@ -81,7 +81,7 @@ def create_folder_atomically(folder: Path) -> Iterator[Path]:
 
 
 class TemporaryFolder:
-    """A temporary folder; if the process that made it is killed, the next process that makes one removes it.
+    """A temporary folder; if the process that made it is killed, the next process with such a folder removes it.
 
     The process holds a lock on the folder; the system releases the lock when the process ends.
 

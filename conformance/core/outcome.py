@@ -130,12 +130,13 @@ class Outcome:
 
     Attributes:
         inputs: inputs of the assigner, as the implementation or the reference decoded them.
-        exposes_inputs: True if `inputs` come from the implementation (its stage "decode"), False if the reference's.
+        exposes_inputs: True if `inputs` come from the implementation (its stage "decode"), False if they come from the
+            reference.
         assignment: the assigner's result; None if the implementation does not expose it.
         loss: values and gradients of the loss; None if the implementation has none.
-        from_loss: True if the loss used this assignment; False if `assign` computed it from `inputs`.
-        formal: formal mistakes in the results, which were converted, as sentences.
-        absent: names of the results that the implementation does not have, and which were derived from the others.
+        from_loss: True if the loss used `assignment`; False if the adapter's `assign` computed it from `inputs`.
+        formal: mistakes in the form of the results, such as a wrong dtype, as sentences; the results were converted.
+        absent: names of the results that the implementation does not have, and which were derived from other results.
     """
 
     inputs: AssignerInputs

@@ -2,10 +2,10 @@
 
 The process forks before it imports any implementation. The copy does the work; the original only waits for
 the copy to end. The two share one page of memory. The copy writes into the page which implementation it is
-calling and, at its very end, the exit status of the work. If the copy ends without that mark, for example by
-`os._exit(0)`, its exit status is meaningless: the original names the implementation and exits with another
-status. The original also kills the copy if it does not end after its work (because of threads), and kills
-remaining processes, daemons included, because orphans become its children.
+calling and, at its very end, the exit status of the work. If the copy ends without having written the exit status of
+the work, for example by `os._exit(0)`, the exit status of its process is meaningless: the original names the
+implementation and exits with another status. The original also kills the copy if it does not end after its work
+(because of threads), and kills remaining processes, daemons included, because orphans become children of the original.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ class Marks:
     Attributes:
         finished: True once the work has ended.
         status: exit status of the work.
-        call: name of the implementation whose code runs; "" if none does.
+        call: name of the implementation whose code runs; "" if no such code runs.
         folder: folder of the test run; "" if there is none.
         reason: why the process ended itself before the end of the work; "" if it did not.
     """

@@ -69,7 +69,7 @@ class Value:
     """A place where two numbers differ.
 
     Attributes:
-        where: the place: "image 0, GT 1, anchor 17".
+        where: the place, such as "image 0, GT 1, anchor 17".
         quantity: name of the compared quantity, with its symbol.
         reference: expected value.
         implementation: observed value.
@@ -112,7 +112,8 @@ class Undecided(Exception):
     """A comparison that could not be decided: neither an agreement nor a mismatch.
 
     Attributes:
-        reason: the reason, as a sentence without a full stop. Batches are counted by it, so it names no place.
+        reason: the reason, as a sentence without a full stop. Reports count batches by their reasons, so a reason does
+            not name a place.
     """
 
     def __init__(self, reason: str) -> None:
@@ -198,7 +199,7 @@ class Judgement:
         undefined: True if the specification leaves a part of the result undefined.
         rejected: True if the implementation raised, as the specification requires for this batch.
         unsupported: the adapter's reason for not supporting the batch, on which it raised; "" if it supports it.
-        absent: names of results that the implementation does not have, and which were derived from the others.
+        absent: names of results that the implementation does not have, and which were derived from other results.
         notes: remarks for the reader of the report, as sentences.
     """
 

@@ -1,4 +1,4 @@
-"""Names of the ways of calling and of the sequences of calls, as adapters declare them in `unsupported_ways`."""
+"""Names of unusual ways and sequences of calls, which an adapter declares in `unsupported_ways` if it excludes them."""
 
 WAY_NAMES = (
     "scaled-gradients",

@@ -1,7 +1,7 @@
-"""The admissible choices of an assignment (specification section 6): selections and owners that are forced or possible.
+"""The admissible choices of an assignment (specification section 6): what may be selected and owned.
 
 Values are known up to rounding, as ranges [low, high]; a range of width zero is an exact value. If two ranges overlap,
-either order is admissible (T4); if two exact values are equal, either may be chosen (T1, T2, T3).
+either of the two values may be the larger one (T4); if two exact values are equal, either may be chosen (T1, T2, T3).
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ INFEASIBLE = 2
 
 
 class Range(NamedTuple):
-    """Smallest and largest possible value of each element."""
+    """Smallest and largest possible value of each element of a tensor."""
 
     low: Tensor
     high: Tensor
@@ -63,7 +63,7 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
     result. For exact values `must`, `may` and the counts together describe exactly the reachable selections (any set
     between `must` and `may` of a size between `min_count` and `max_count`). For ranges these conditions are necessary,
     not sufficient: for a chain a < b < c of overlapping ranges, more sets are accepted than there are orders. So some
-    unreachable selections are accepted, but none that is reachable is refused.
+    unreachable selections are accepted, but no reachable selection is refused.
 
     Args:
         value: (M, A) ranges of the metric; zero off candidates.
@@ -72,8 +72,8 @@ def top_k_choices(value: Range, shows: Tensor, may_show: Tensor, k: int) -> Sele
         k: number of places that each row selects.
     """
     low, high = value  # (M, A)
-    never = high < kth_largest(low, k)  # (M, A) k other values are certainly above it
-    alone = low > kth_largest(high, k + 1)  # (M, A) fewer than k other values can be above it, or equal
+    never = high < kth_largest(low, k)  # (M, A) k other values are certainly larger
+    alone = low > kth_largest(high, k + 1)  # (M, A) fewer than k other values can be larger, or equal
     always = alone | low.isnan()
     must = always & shows
     may = ~never & may_show
@@ -95,7 +95,7 @@ def kth_largest(value: Tensor, k: int) -> Tensor:
 
 
 def may_own(overlap: Range) -> Tensor:
-    """Return (M, A) bool: True if the pair's overlap may be the largest at its anchor (TAL-CONF-1)."""
+    """Return (M, A) bool: True if the overlap of ground truth and anchor may be the anchor's largest (TAL-CONF-1)."""
     return overlap.high >= overlap.low.amax(0)
 
 
@@ -119,7 +119,7 @@ class Ownership:
 
 @dataclass(frozen=True)
 class TopK2Rule:
-    """The second top-k, among the anchors that each ground truth owns after contested ones are resolved (TAL-CONF-2).
+    """The second top-k, among the anchors that each ground truth owns after the resolution of conflicts (TAL-CONF-2).
 
     Attributes:
         metric: (M, A) ranges of the alignment metric t.
@@ -132,9 +132,9 @@ class TopK2Rule:
     def may_be_dropped(self, kept: Tensor) -> Tensor | None:
         """Return (M, A) bool: True where the ground truth may have owned the anchor and dropped it.
 
-        Return None if a ground truth has more than k positives. A ground truth with k positives may have dropped any
-        anchors that are not better than all of these. A ground truth with fewer positives also picked anchors with
-        t = 0, and can only have dropped anchors with t = 0.
+        Return None if a ground truth has more than k positives, which is not admissible. A ground truth with k
+        positives may have dropped any anchors whose metric t is at most the smallest t of these positives. A ground
+        truth with fewer positives also picked anchors with t = 0, and can only have dropped anchors with t = 0.
 
         Args:
             kept: (M, A) bool: positives after TAL-CONF-2.
@@ -154,15 +154,16 @@ class TopK2Rule:
 def is_reachable(
     selection: Selection, owner_may_be: Tensor, owners: Ownership, topk2_rule: TopK2Rule | None = None
 ) -> bool:
-    """Return True if an admissible selection leads to these owners (TAL-CONF-1, and TAL-CONF-2 with `topk2_rule`).
+    """Return True if an admissible selection leads to the given owners (TAL-CONF-1, and TAL-CONF-2 with `topk2_rule`).
 
     An anchor that no ground truth selects is background; an anchor that a single ground truth selects belongs to it;
     an anchor that several select belongs to any ground truth with the largest overlap. With TAL-CONF-2 a background
-    anchor may also have been owned and dropped. The first try is the smallest selection that these rules force; where
-    it has the wrong size, the conditions on ground truths and anchors together are solved as a 0/1 feasibility problem.
+    anchor may also have been owned and dropped. The first try is the smallest selection that these rules force. If it
+    selects a wrong number of anchors for a ground truth, the conditions on ground truths and anchors together are
+    solved as a 0/1 feasibility problem.
 
     For exact values the answer is exact. For ranges some unreachable owners are accepted too: `selection` is only a
-    necessary condition (see `top_k_choices`), and each value is considered alone, not all of them together.
+    necessary condition (see `top_k_choices`), and each value is considered independently of the others.
 
     Args:
         selection: admissible selections.
@@ -187,7 +188,7 @@ def is_reachable(
     claims = forced.sum(0)  # (A,)
     settled = could_own & torch.where(
         claims > 1, owner_may_be, forced
-    )  # (M, A) who owns it if no more is selected
+    )  # (M, A) the owner if nothing more is selected
     enough = settled.any(0) | ((claims == 0) & ~foreground)  # (A,)
     counts, lost = forced.sum(1), (claims > 0) & ~foreground
     fits = (counts >= selection.min_count) & (counts <= selection.max_count)  # (M,)
@@ -205,8 +206,8 @@ def _feasible(
     A selection x (M, A) is admissible if must <= x <= may and its row sums lie in [min_count, max_count]. The variable
     p is the owner of each anchor before TAL-CONF-2: it lies within `could_own`, and every foreground anchor has an
     owner. Either the owner has selected its anchor, alone unless it has the largest overlap; or it has the
-    largest overlap and two other ground truths have selected the anchor (y). All variables are 0 or 1. SciPy's
-    mixed-integer solver (HiGHS) decides.
+    largest overlap and two other ground truths have selected the anchor (then the anchor's variable y is 1). All
+    variables are 0 or 1. SciPy's mixed-integer solver (HiGHS) decides.
 
     Raises:
         Undecided: the solver reached its time limit, or gave up for another reason.
@@ -279,7 +280,7 @@ def _side_by_side(blocks: Sequence[Any], widths: Sequence[int]) -> Any:
 def assignments(
     selection: Selection, owner_may_be: Tensor, at_most: int, topk2_rule: TopK2Rule | None = None
 ) -> Iterator[Ownership]:
-    """Yield up to `at_most` admissible assignments of one image, for implementations that do not expose theirs.
+    """Yield up to `at_most` admissible assignments of one image, for an implementation that does not expose its own.
 
     Equal assignments may be yielded twice. If fewer than `at_most` are yielded, no others are admissible.
     """

@@ -1,8 +1,9 @@
 """Judging an assignment, image by image.
 
-An implementation that exposes its stages is judged on the ambiguity of each stage, given its own values of the stage
-before (`assignment_stages`). If it exposes only its outputs, these are judged (`assignment_outputs`): an admissible
-selection must lead to them, and every weight must follow from them. M ground truths, A anchors, C classes.
+An implementation that exposes its stages is judged stage by stage, given its own values of the previous stage
+(`assignment_stages`). If an implementation exposes only the outputs of its assigner, the outputs are judged
+(`assignment_outputs`): an admissible selection must lead to them, and every weight must follow from them. M ground
+truths, A anchors, C classes.
 """
 
 import torch
@@ -90,7 +91,7 @@ def judge_padding(judgement: Judgement, assignment: Assignment, image: int, trut
 
 
 def judge_background(judgement: Judgement, assignment: Assignment, image: int) -> None:
-    """Judge an image without ground truths: all background, all target scores zero (TAL-EMPTY-1, TAL-TGT-1)."""
+    """Judge an image without ground truths: it must have no positives and no target scores (TAL-EMPTY-1, TAL-TGT-1)."""
     foreground, scores = assignment.foreground[image], assignment.scores[image]
     quantity = Quantity("foreground", "TAL-EMPTY-1", ("anchor",), image)
     problem = "an image without ground truths has a positive"

@@ -59,9 +59,9 @@ class ImageJudge:
     def clause_of(self, wrong: Tensor) -> str:
         """Return the clause that wrong candidates (M, A) violate.
 
-        - ANN-3 if all of their ground truths are dropped or padding.
+        - ANN-3 if the ground truths of all wrong candidates are dropped or padding.
         - TAL-CAND-2 if some wrong anchors lie off the edges of the box that the dialect prescribes, and only a widened
-          box contains them. Another dialect may widen the box, if this dialect does not.
+          box contains them. Another dialect may widen the box even if `dialect` does not.
         - TAL-CAND-1 otherwise.
         """
         boxes = self.inputs.truth_boxes[self.image, : self.truths].double()[wrong.any(1)]  # (.., 4)
@@ -86,7 +86,7 @@ class ImageJudge:
         return self.oracle.geometry.on_edge(boxes, centres, floor, eps, self.truth_error)
 
     def about_candidates(self, problem: str, wrong: Tensor) -> str:
-        """Return the text `problem`; if the wrong pairs `wrong` (M, A) have a common cause, the text names it."""
+        """Return the text `problem`, followed by the common cause of the wrong pairs (M, A) if one is found."""
         if (wrong <= self.on_edge).all():
             return f"{problem}, only on the edge of a box"
         if self.assignment.foreground[self.image].all():
@@ -96,7 +96,8 @@ class ImageJudge:
     def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
         """Compare label and box of each positive with those of the ground truth that owns it (TAL-TGT-1).
 
-        They must be bit-identical, unless the implementation's own ground truths are known only within a bound.
+        Label and box must be bit-identical, unless the implementation's own ground truths are known only within a
+        bound.
         """
         labels = self.inputs.labels[self.image, : self.truths, 0].long()
         boxes, truth_error = self.inputs.truth_boxes[self.image, : self.truths], self.truth_error
@@ -116,9 +117,10 @@ class ImageJudge:
         return assert_within(box, observed.where(foreground[:, None], 0), bounded)
 
     def check_scores(self, weights: Bounded, positives: Tensor, clause: str = "TAL-NORM-1") -> Agreement:
-        """Compare the target score at the label of each positive with its weight; all others are zero (TAL-TGT-1).
+        """Compare the target score at the label of each positive with its weight; all others must be zero (TAL-TGT-1).
 
-        Target scores of other classes are recorded at the stage "targets"; the values alone are judged here.
+        Target scores at other classes are recorded as a mismatch of the stage "targets"; this function then compares
+        only the scores of the positives.
 
         Args:
             weights: expected weight of each anchor, (A,).
@@ -154,13 +156,13 @@ class ImageJudge:
         return self.inputs.labels[self.image, : self.truths, 0].long()[positives.int().argmax(0)]
 
     def misplaced_scores(self, positives: Tensor) -> Tensor:
-        """Return (A, C) bool: True where a target score is not zero although the class is not that of a positive."""
+        """Return (A, C) bool: True where a target score is not zero, but no positive of the class is there."""
         scores = self.assignment.scores[self.image]  # (A, C)
         own = torch.zeros_like(scores, dtype=torch.bool).scatter(1, self.labels_of(positives)[:, None], True)
         return (scores != 0) & ~(own & positives.any(0)[:, None])
 
     def observed_weights(self, positives: Tensor) -> Tensor:
-        """Return the target score (A,) of each positive at its own class; if that is zero, the sum of its scores."""
+        """Return the target score (A,) of each positive at its own class; if this is zero, the sum of its scores."""
         scores = self.assignment.scores[self.image]  # (A, C)
         at_label = scores.gather(1, self.labels_of(positives)[:, None])[:, 0]  # (A,)
         return torch.where(at_label != 0, at_label, scores.sum(1)) * positives.any(0)

@@ -1,6 +1,6 @@
-"""Admissible assignments of one image, scored by how well they reproduce the gradients of a loss that hides its own.
+"""Admissible assignments of one image, scored by how well they reproduce a loss's gradients.
 
-A anchors, C classes, M ground truths of an image, R bins.
+The loss does not expose its assignment. A anchors, C classes, M ground truths of an image, R bins.
 """
 
 from collections.abc import Iterable, Iterator
@@ -99,7 +99,7 @@ class AssignmentFit:
 
     @property
     def truths(self) -> GroundTruths:
-        """The image's ground truths, as target boxes."""
+        """The image's ground truths, with the boxes that positives learn."""
         return self.expected.target_truths[self.image]
 
     @property
@@ -172,7 +172,7 @@ class AssignmentFit:
 
     @cached_property
     def possible(self) -> Tensor:
-        """(M, A) bool: True if the pair is a positive in some admissible assignment, or in the reference's own."""
+        """(M, A) bool: True if an admissible assignment or the reference's own gives the anchor to the ground truth."""
         may = self.oracle.selection.may  # (M, A)
         contested = may.sum(0) > 1  # (A,)
         reference = self.expected.assignment[self.image]
@@ -181,7 +181,7 @@ class AssignmentFit:
 
     @cached_property
     def measures(self) -> tuple[Tensor, Tensor]:
-        """The metric t and the overlap u (M, A) of the possible pairs, as the reference computes them; else zero."""
+        """Metric t and overlap u (M, A) of the possible pairs, as the reference computes them; zero elsewhere."""
         if self.expected.dialect.is_varied:
             return self.oracle.metric.where(self.possible, 0), self.oracle.overlap.where(self.possible, 0)
         predictions = self.expected.rounded_predictions
@@ -223,7 +223,7 @@ class AssignmentFit:
         return gradient[0], row
 
     def targets(self, owners: Ownership) -> Targets:
-        """Return labels, boxes and scores that the anchors learn if they have these owners (TAL-NORM-1, TAL-TGT-1)."""
+        """Return labels, boxes and scores that the anchors learn if `owners` own them (TAL-NORM-1, TAL-TGT-1)."""
         positives = owners.positives(len(self.truths))  # (M, A)
         return targets_of(self.truths, positives, self.oracle.normalised(*self.measures, positives))
 

@@ -1,10 +1,11 @@
 """Judging a loss that does not expose its assignment, which is inferred from its gradients.
 
 The gradient on a class logit is (sigma(x) - z) / N times gain and batch size (LOSS-CLS-1), which determines every
-target score z; the gradient on the distance logits shows which anchors have a box, and whose box. The loss is judged as
-if it had exposed the reference's own assignment. If that does not explain the loss, it is judged with the admissible
-assignment of each image that fits the gradients best. So a loss only diverges if no admissible assignment explains it,
-or if it breaks what holds for every admissible assignment.
+target score z; the gradient on the distance logits shows which anchors are positives, and which ground truth owns each
+of them. The loss is judged as if it had exposed the reference's own assignment. If this assignment does not explain the
+loss, the loss is judged with the admissible assignment of each image that fits the gradients best. So a loss only
+diverges if no admissible assignment explains it, or if the loss violates a condition that holds for every admissible
+assignment.
 
 B images, A anchors, C classes, M ground truths of an image, R bins.
 """
@@ -42,9 +43,10 @@ TOO_MANY = (
 def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: Expectation) -> None:
     """Judge the stages "cls" to "gradients" of a loss that does not expose its assignment.
 
-    The reference's own assignment is tried first, then those that the gradients suggest, then any that is admissible.
-    An image may admit more assignments than are tried. If none of those tried explains the loss, the judgement is
-    inconclusive. The requirements that hold for every assignment are judged always (`assignment_read`).
+    The reference's own assignment is tried first, then assignments that the gradients suggest, then other admissible
+    assignments. An image may admit more assignments than are tried. If no assignment that was tried explains the loss,
+    the judgement is inconclusive. The requirements that hold for every assignment are judged always
+    (`assignment_read`).
 
     Args:
         judgement: the judgement of the batch, to which the results are added.
@@ -106,7 +108,7 @@ def explained_by_an_assignment(
 
     Returns:
         The last judgement, its assignment, and the reason why an untried assignment may be admissible; "" if all
-        were tried.
+        assignments were tried.
     """
     fits = [fit for fit in every.values() if fit.oracle.uniqueness is not Uniqueness.UNIQUE]
     chosen, out_of_time = list(replay.expected.assignment), ""

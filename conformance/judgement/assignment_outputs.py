@@ -1,7 +1,8 @@
 """Judging an image's assignment of which the implementation exposes only foreground, owners, targets and weights.
 
-An admissible selection must lead to the owners. If there is none, the first stage that explains the outputs is inferred
-from the wrong anchors, and from the weights: they should follow from the expected metric and overlap.
+An admissible selection must lead to the owners. If no admissible selection does, the first stage whose fault explains
+the outputs is inferred from the wrong anchors, and from the weights, which should follow from the expected metric and
+overlap.
 """
 
 import torch
@@ -59,7 +60,7 @@ class OutputsJudge(ImageJudge):
             self.judgement.chose_differently = True
 
     def diagnose(self, owners: Ownership, positives: Tensor) -> tuple[str, Mismatch | None]:
-        """Return the first stage that explains these owners, with its mismatch; "" and None if they are admissible.
+        """Return the first stage whose fault explains the owners, and its mismatch; "" and None if they are admissible.
 
         Raises:
             Undecided: the time limit was reached before the owners were found to be admissible or not.
@@ -157,7 +158,7 @@ class OutputsJudge(ImageJudge):
     def no_metric(self, lost: Tensor, positives: Tensor) -> bool:
         """Return True if the metric t of all pairs `lost` (M, A) is below 1e-9, and below t of every positive.
 
-        The 1e-9 is the summand of t in TAL-NORM-1.
+        TAL-NORM-1 adds 1e-9 to the largest t before it divides by the sum.
         """
         most = (self.oracle.metric - self.oracle.metric_error)[lost].amax()  # ()
         least = (self.oracle.metric + self.oracle.metric_error)[positives]  # (P,)
@@ -176,7 +177,7 @@ class OutputsJudge(ImageJudge):
     def dropped(self, positives: Tensor) -> Tensor | None:
         """Return the mask (A,) of background anchors that the second top-k may have dropped (TAL-CONF-2).
 
-        None if a ground truth has more than k positives.
+        The result is None if a ground truth has more than k positives, which is not admissible.
         """
         if self.oracle.topk2_rule is None:
             return torch.zeros_like(positives[0])
@@ -184,7 +185,7 @@ class OutputsJudge(ImageJudge):
         return None if may_be_dropped is None else (may_be_dropped & self.oracle.may_candidate).any(0)
 
     def reachable(self, owners: Ownership) -> bool:
-        """Return True if these owners are admissible, TAL-CONF-2 included."""
+        """Return True if the given owners are admissible; the second top-k (TAL-CONF-2) is taken into account."""
         return is_reachable(self.oracle.selection, self.oracle.owners, owners, self.oracle.topk2_rule)
 
     def wrong(self, where: Tensor, observed: Tensor, clause: str, expected: str, problem: str) -> Mismatch:
@@ -243,7 +244,7 @@ class OutputsJudge(ImageJudge):
 
         A wrong u changes the ratio of the weights and the best weight; a wrong t changes the ratio, and the best weight
         only through t/(t + eps), which never raises it above u. A wrong best weight with right ratios means that the
-        normalisation is wrong; but a single positive has no ratio, and neither have several of the same t.
+        normalisation is wrong; but a single positive has no ratio, and the ratios of positives of equal t show nothing.
         """
         best = self.best_follows_overlap(positives)  # (M,)
         explained_by_metric = best | self.up_to_overlap(positives)  # (M,)
@@ -258,7 +259,7 @@ class OutputsJudge(ImageJudge):
         return StageName.METRIC if explained_by_metric[alone].all() else StageName.OVERLAP
 
     def up_to_overlap(self, positives: Tensor) -> Tensor:
-        """Return (M,) bool: True if the best weight is at most the best overlap, which holds for any t (TAL-NORM-1)."""
+        """Return (M,) bool: True if the largest weight is at most the largest overlap, as for any t (TAL-NORM-1)."""
         best_weight = self.implied(positives)[2][:, 0]  # (M,)
         slack = (self.oracle.overlap_error * positives).amax(1) + ROUNDINGS * 8 * torch.finfo(self.dtype).eps
         return best_weight <= (self.oracle.overlap * positives).amax(1) + slack

@@ -1,10 +1,10 @@
-"""Judging what holds for every admissible assignment of a loss that hides its own.
+"""Judging a loss that hides its assignment, by conditions that hold for every admissible assignment.
 
 Logits that no admissible assignment gives a target have the gradient sigma(x) / N, which determines N. The gradient
 (sigma(x) - z) / N on any other logit then determines its target score z (LOSS-CLS-1), and the gradient on an anchor's
 distance logits determines which ground truth owns it. So weights and owners are read off the gradients, however many
-assignments are admissible, and are judged in two ways: they lie within the range of every weight, and the items and all
-gradients are those of a loss with these weights.
+assignments are admissible, and are judged in two ways: each weight must lie within the range that all admissible
+assignments allow, and the items and all gradients must be those of a loss with these weights and owners.
 
 B images, A anchors, C classes, M ground truths of an image, R bins, P pairs of ground truth and anchor.
 """
@@ -57,11 +57,11 @@ class WeightRange:
         """
         oracle, possible = fit.oracle, fit.possible  # (M, A)
         dtype = fit.expected.assigner_dtype
-        rounding = ROUNDINGS * 4 * torch.finfo(dtype).eps  # as for a weight that is shown
+        rounding = ROUNDINGS * 4 * torch.finfo(dtype).eps  # as for an exposed weight
         lost = smallest(dtype) / NORMALISATION_EPS
         t, u = oracle.metric_range, oracle.overlap_range
         certain = oracle.selection.must & possible & (possible.sum(0) == 1)  # (M, A)
-        if oracle.topk2_rule is not None:  # any of them may be dropped
+        if oracle.topk2_rule is not None:  # any positive may be dropped
             certain = torch.zeros_like(certain)
         most_t, most_u = ((value.high * possible).amax(1, keepdim=True) for value in (t, u))  # (M, 1)
         sure_t, sure_u = ((value.low * certain).amax(1, keepdim=True) for value in (t, u))  # (M, 1)
@@ -131,7 +131,7 @@ class ReadAssignment:
         scores, errors: (B, A, C) float64, target scores z and their largest errors; z may be negative.
         learnable: (B, A, C) bool: an admissible assignment may give the logit a target score.
         owners: possible owners of each image with ground truths, by the image's index.
-        place: (B, A) position of the anchor's owner in `PossibleOwners.order`; `settled` changes it.
+        place: (B, A) position of the anchor's owner in `PossibleOwners.order`; `settled` changes this position.
     """
 
     scores: Tensor
@@ -211,7 +211,7 @@ class ReadAssignment:
         for _ in range(MAX_OWNERS_TRIED):
             assignment, moved, edges = self._replayed(expected, fits)
             score_sum = assignment.scores.sum().clamp(min=expected.dialect.score_sum_floor)
-            share = float(moved.sum() / score_sum)  # of N
+            share = float(moved.sum() / score_sum)  # largest relative change of N
             if not share < 1:
                 return None
             # effects are derived for a small change of N: they are larger by 1 / (1 - share) for a smaller N
@@ -273,7 +273,7 @@ class ReadAssignment:
     def targets(self, fits: Iterable[AssignmentFit], chosen: list[Targets]) -> list[Targets]:
         """Return the targets of each image, with the owners computed from the gradients if these are admissible.
 
-        Otherwise the image has its targets of `chosen`.
+        Otherwise the image keeps its targets in `chosen`.
 
         Raises:
             Undecided: the time limit was reached for an image.
@@ -291,8 +291,8 @@ def _score_sum(
 ) -> tuple[Tensor, float] | None:
     """Return the loss's divisor N and its relative error, from gradients on logits without a target.
 
-    None if no such logit exists.
-    Only scores of at least half the largest are used: gradients of the others may have underflowed.
+    The result is None if no such logit exists. Only logits whose score is at least half the largest score are used: the
+    gradients on other logits may have underflowed.
 
     Args:
         gradient: (B, A, C) gradients on the class logits over `gain`.
@@ -306,7 +306,7 @@ def _score_sum(
     above, below = score[used].sum(), gradient[used].sum()
     lost = (smallest(expected.dtype) / gain).expand_as(score)[used].sum()
     floor = expected.dialect.score_sum_floor
-    anchors = (~background).any(-1).sum()  # each weighs at most 1
+    anchors = (~background).any(-1).sum()  # each has a weight of at most 1
     if not float(above) > 0:
         return None
     score_sum = torch.where(below > 0, above / below, torch.inf)
@@ -334,7 +334,7 @@ def _possible_owners(fit: AssignmentFit, scores: Tensor, errors: Tensor, before:
     weights, noise = scores.T[labels], errors.T[labels]  # (M, A) twice
     weighs = possible & (weights > noise)  # (M, A)
     pulls, row = fit.pulls  # (P, 4R), (M, A)
-    misfit = before.abs().sum(1).expand_as(weights).clone()  # (M, A) of a pair without a pull
+    misfit = before.abs().sum(1).expand_as(weights).clone()  # (M, A) for a pair that contributes nothing
     pair = (row >= 0).nonzero(as_tuple=True)  # (P,), (P,)
     misfit[pair] = (pulls[row[pair]] * weights[pair][:, None] - before[pair[1]]).abs().sum(1)
     reference = fit.expected.assignment[fit.image]

@@ -1,4 +1,4 @@
-"""Judging one image of an assigner that exposes its stages: each stage from the previous stage's observed values."""
+"""Judging one image of an assigner that exposes its stages: each stage, given the previous stage's values."""
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class StagesJudge(ImageJudge):
             self.judgement.chose_differently = True
 
     def check_candidates(self, candidates: Tensor) -> Agreement:
-        """Compare the candidates (M, A) with those that must and may be candidates (TAL-CAND-1, TAL-CAND-2)."""
+        """Compare the candidates (M, A) with the certain and the possible candidates (TAL-CAND-1, TAL-CAND-2)."""
         expected = self.oracle.candidate
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
         clause = self.clause_of(wrong) if wrong.any() else self.judgement.task.clauses[StageName.CANDIDATES]
@@ -72,7 +72,7 @@ class StagesJudge(ImageJudge):
         return assert_within_at(quantity, overlap, pairs, Bounded(expected, error, same_dtype))
 
     def check_metric(self, metric: Tensor, overlap: Tensor, candidates: Tensor) -> Agreement:
-        """Compare the metric t, given the implementation's overlap; t must be zero off its candidates (TAL-MET-1)."""
+        """Compare the metric t, given the implementation's overlap; t must be zero off the candidates (TAL-MET-1)."""
         numbers = self.inputs.hyperparameters
         if self.oracle.everywhere and not self.dialect.metric_masked:
             candidates = torch.ones_like(candidates)
@@ -133,7 +133,7 @@ class StagesJudge(ImageJudge):
         )
 
     def check_targets(self, positives: Tensor) -> Agreement:
-        """Compare foreground, index, label and box with those of the positives (TAL-TGT-1)."""
+        """Compare foreground, index, label and box with those that the positives determine (TAL-TGT-1)."""
         foreground, index = positives.any(0), positives.int().argmax(0)  # (A,), (A,)
         quantity = self.quantity("foreground", "TAL-TGT-1", "anchor")
         assert_equal(quantity, self.assignment.foreground[self.image], foreground)

@@ -167,7 +167,7 @@ def ciou_unit(
     penalty_error = (apart_error + apart / diagonal * diagonal_error) / diagonal + 3 * eps
 
     angle = (torch.atan(w2 / h2) - torch.atan(w1 / h1)).abs()
-    turn = (side * (w2 + h2) / (w2.square() + h2.square())).clamp(max=math.pi / 2)  # other's angle
+    turn = (side * (w2 + h2) / (w2.square() + h2.square())).clamp(max=math.pi / 2)  # of `other`'s angle
     turn = turn + other_eps * (3 * w2 * h2 / (w2.square() + h2.square()) + torch.atan(w2 / h2))
     angle_error = turn + 4 * eps
     shape_error = 4 / math.pi**2 * (2 * angle * angle_error + angle_error**2)
@@ -177,10 +177,10 @@ def ciou_unit(
 def overlap_unit(
     measure: Overlap, one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float
 ) -> Tensor:
-    """Return the largest error of IoU, GIoU, DIoU or CIoU as `ciou_unit` does (IOU-1): IoU and DIoU are parts of CIoU.
+    """Return the largest error of IoU, GIoU, DIoU or CIoU as `ciou_unit` does (IOU-1).
 
-    v squared has at most twice the slope of v. GIoU's term for the enclosing box has the error of one more quotient of
-    two areas.
+    CIoU has the terms of IoU and DIoU. v squared has at most twice the slope of v. GIoU's term for the enclosing box
+    has the error of one more quotient of two areas.
     """
     unit = ciou_unit(one, other, edge_error, eps)
     if measure is Overlap.V_SQUARED:
@@ -190,14 +190,14 @@ def overlap_unit(
     (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
     enclosing = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)
     w, h = enclosing.abs().unbind(-1)
-    side = 2 * edge_error  # an edge of either side
+    side = 2 * edge_error  # both edges of a side err
     area = w * h + BOX_EPS
     area_error = side * (w + h) + side**2 + 3 * eps * area
     (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
     areas = (w1 * h1).abs() + (w2 * h2).abs()
     union_error = (
         side * (w2.abs() + h2.abs()) * 2 + 2 * side**2 + 6 * eps * areas
-    )  # of an area and of the shared one
+    )  # of an area and of the intersection
     return unit + (union_error + area_error) / area + 3 * eps
 
 
@@ -265,7 +265,7 @@ def gradient_range(
 ) -> tuple[Tensor, Tensor]:
     """Return CIoU's gradient in the predicted box, and its largest change by edge errors; (P, 4) each (LOSS-BOX-1).
 
-    `measure` names the overlap, if another one than CIoU is used.
+    `measure` names the overlap whose gradient is computed instead of CIoU's.
 
     The gradient jumps where an edge of the prediction passes one of the target (min and max), so no first-order bound
     holds there. Instead all 16 corners of the box of edge errors are tried, and the 16 next to the target's edges where

@@ -61,8 +61,9 @@ def with_at_least_one(selection: Selection, metric: Range, real: Tensor) -> Sele
 def may_win(selection: Selection, overlap: Range, metric: Range, dialect: Dialect) -> Tensor:
     """Return (M, A) bool: True for ground truths that may own the anchor if several select it (TAL-CONF-1).
 
-    If the dialect lets only ground truths own an anchor that selected it, and the selection is not unique, the
-    condition is necessary, not sufficient: no ground truth that certainly selects the anchor is certainly better.
+    In some dialects only a ground truth that selected an anchor can own it. If the selection is not unique, the mask is
+    then a necessary condition, not a sufficient one: no ground truth that certainly selects the anchor has a certainly
+    larger value.
 
     Args:
         selection: the admissible selections.

@@ -47,11 +47,13 @@ class Bounded(NamedTuple):
     Attributes:
         expected: expected values, float64.
         tolerance: largest allowed difference of each value, float64, same shape.
-        same_dtype: result of the reference in the implementation's dtype; identical bits count as exact. Where it is
-            not finite (16 bits overflow, and 0 / 0 follows), the implementation may have the same infinity or NaN.
+        same_dtype: result of the reference in the implementation's dtype; identical bits count as exact. Where this
+            result is not finite (16 bits overflow, and 0 / 0 follows), the implementation may have the same infinity or
+            NaN.
         extra_tolerance: the part of the tolerance that is not a multiple of a rounding; only measurements read it.
         value_range: length of the range in which the numbers can lie, same shape: a tolerance of more than
-            `MAX_TOLERANCE_SHARE` of the range decides nothing. None: tolerances are not compared with a range.
+            `MAX_TOLERANCE_SHARE` of the range accepts nearly every number. None: tolerances are not compared with a
+            range.
     """
 
     expected: Tensor
@@ -71,7 +73,7 @@ class Bounded(NamedTuple):
 
 
 def assert_within(quantity: Quantity, observed: Tensor, bounded: Bounded) -> Agreement:
-    """Assert that every observed number lies within its tolerance of the expected one.
+    """Assert that every observed number lies within its tolerance of the expected number.
 
     Raises:
         Mismatch: a number lies further away or is not finite, or the shapes differ.
@@ -113,7 +115,7 @@ def assert_within(quantity: Quantity, observed: Tensor, bounded: Bounded) -> Agr
 def too_wide(quantity: Quantity, tolerance: Tensor, value_range: Tensor) -> str:
     """Return a sentence if some tolerance exceeds `MAX_TOLERANCE_SHARE` of its number's range; else "".
 
-    Such a tolerance decides nothing.
+    With such a tolerance, nearly every number would agree.
     """
     wide = tolerance > MAX_TOLERANCE_SHARE * value_range
     if not wide.any():
@@ -293,7 +295,7 @@ def _values(
 
 
 def place_name(place: Tensor, names: Sequence[str], image: int | None) -> str:
-    """Return the name of a place: "image 0, GT 1, anchor 17"."""
+    """Return the name of a place, such as "image 0, GT 1, anchor 17"."""
     parts = [] if image is None else [f"image {image}"]
     for dimension, index in enumerate(place.tolist()):
         name = names[dimension] if dimension < len(names) else f"index {dimension}"

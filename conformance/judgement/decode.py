@@ -70,7 +70,7 @@ def classes_exist(inputs: AssignerInputs) -> bool:
 
 
 def judge_truths(observed: AssignerInputs, expected: Expectation) -> Agreement:
-    """Compare ground truths: each image's own, in the order of the annotation rows, then padding (ANN-1 to ANN-4).
+    """Compare the ground truths of each image: in the order of the annotation rows, then padding (ANN-1 to ANN-4).
 
     Raises:
         Mismatch: order, boxes, labels or mask of the ground truths differ.

@@ -1,8 +1,8 @@
 """Arithmetic with enclosures: intervals that contain every result which rounding of a dtype may give.
 
 Every operation rounds outward by the machine epsilon of the dtype, twice the largest error of one rounding, so that
-an implementation may take two steps where the clause has one. Bounds follow from the clause's formula alone, also where
-a first-order bound fails: at roots near zero, clamps, and differences that cancel.
+an implementation may take two steps where the clause has one step. Bounds follow from the clause's formula alone, also
+where a first-order bound fails: at roots near zero, clamps, and differences that cancel.
 """
 
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ class Enclosure:
         return self._outward(self.low.clamp(min=0).log(), self.high.clamp(min=0).log())
 
     def exp(self) -> "Enclosure":
-        """Return the exponentials; that of a number which is not positive is at most 1, however it is rounded."""
+        """Return the exponentials; the exponential of a number <= 0 is at most 1, however it is rounded."""
         result = self._outward(self.low.exp(), self.high.exp())
         return Enclosure(
             result.low, torch.where(self.high <= 0, result.high.clamp(max=1), result.high), self.eps

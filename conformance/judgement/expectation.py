@@ -94,7 +94,7 @@ class Expectation:
 
     @property
     def assigner_dtype(self) -> torch.dtype:
-        """The dtype of the assigner's boxes and weights: the ground truths' dtype, or float32 if that is float64."""
+        """The dtype of the assigner's boxes and weights: the ground truths' dtype, or float32 instead of float64."""
         return precision(torch.promote_types(self.batch.annotations.dtype, self.batch.dtype))
 
     @cached_property
@@ -180,8 +180,8 @@ class Expectation:
     def truth_errors(self) -> list[Tensor]:
         """Largest error in pixels of the ground truths' edges in an assigner that hides its inputs: (M, 4) by image.
 
-        Zero where the conversion of the annotation rows to pixels is exact. Rows are converted in their own dtype, not
-        in that of the feature maps.
+        The error is zero where the conversion of the annotation rows to pixels is exact. Rows are converted in their
+        own dtype, not in that of the feature maps.
         """
         sharp, image_of_row = self.sharp_rows, self.batch.annotations[:, 0]  # (N,), (N,)
         eps = torch.finfo(self.assigner_dtype).eps
@@ -223,8 +223,9 @@ class Expectation:
     def undefined_images(self, inputs: AssignerInputs) -> Tensor:
         """Return (B,) bool: True if the assignment of an image is undefined (IOU-1), for the inputs of an assigner.
 
-        It is undefined where a head of one bin predicts a box with exchanged edges, so that the union of its negative
-        area and the ground truth's is 0, and the IoU 0 / 0. The assignment then depends on how NaN is sorted.
+        The assignment is undefined where a head of one bin predicts a box with exchanged edges, so that the union of
+        its negative area and the ground truth's is 0, and the IoU 0 / 0. The assignment then depends on how NaN is
+        sorted.
         """
         return self._images_without_weights | undefined_anchors(inputs, self.dialect).any(1)
 
@@ -277,12 +278,12 @@ class Expectation:
 
 @dataclass(frozen=True, eq=False)
 class LossExpectation:
-    """The loss and its gradients that a dialect prescribes for given targets, with their rounding.
+    """The loss and the gradients that a dialect prescribes for given targets, and the effect of rounding on them.
 
     Attributes:
         expected: expectation of the batch.
         targets: labels, boxes and scores that the anchors learn.
-        each_term: the gradients of box, cls and dfl are needed, not only those of the total.
+        each_term: the gradients of box, cls and dfl are needed, not only those of the total loss.
     """
 
     expected: Expectation
@@ -321,7 +322,7 @@ class LossExpectation:
 
     @property
     def divides_by_zero(self) -> bool:
-        """True if the loss is divided by a zero N, which only a dialect without a floor of N allows (LOSS-SUM-1)."""
+        """True if N, by which the loss is divided, is zero, as in dialects without a floor of N (LOSS-SUM-1)."""
         return self.expected.dialect.score_sum_floor == 0 and not self.targets.scores.any()
 
     @cached_property

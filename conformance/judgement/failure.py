@@ -38,7 +38,7 @@ class Failure(Exception):
 
     Attributes:
         subject: the implementation, and the device it ran on.
-        batch: the batch that it failed on.
+        batch: the batch on which the implementation failed.
         verdict: divergent, error or nondeterministic.
         stage: first diverging stage; "" if the implementation failed as a whole.
         clause: the violated clause.
@@ -50,7 +50,8 @@ class Failure(Exception):
         assignment: the implementation's assignment, for a picture that compares it with the reference's.
         pictured: True if a picture of the batch explains the failure; it is drawn when the failure is logged, since
             Hypothesis raises hundreds of failures while it shrinks one.
-        formal: formal mistakes if they alone are the failure, as sentences: each of them is reported once in a run.
+        formal: mistakes in the form of the results, such as a wrong dtype, as sentences, if the failure consists of
+            these alone; each sentence is reported once in a run.
     """
 
     subject: Subject

@@ -1,6 +1,6 @@
 """Geometry of upright and of rotated boxes: all that the judgement of an assignment needs to know about boxes (COR-4).
 
-Candidates and overlap are what a family replaces; metric, top-k, conflict, targets and normalisation are shared.
+Each kind of boxes has its own candidates and overlap; metric, top-k, conflict, targets and normalisation are shared.
 
 B images, M ground truths of an image, A anchors, P pairs of a ground truth and an anchor.
 """
@@ -40,7 +40,7 @@ class InputErrors:
         scores: (A, C) largest difference of a class score.
         truths: (M, 4) largest difference of an edge of a ground truth, in pixels; rotated: (M, 5), of centre, sides and
             angle.
-        around: the inputs to which the differences refer; None: those that were passed to the implementation.
+        around: the inputs to which the differences refer; None: the inputs that were passed to the implementation.
     """
 
     boxes: Tensor
@@ -72,7 +72,7 @@ class Geometry(Protocol):
         dialect: Dialect,
         reach: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the pairs (M, A) that are certainly candidates, and those that may be.
+        """Return the pairs (M, A) that are certainly candidates, and the pairs that may be candidates.
 
         Args:
             small: boxes (M, box) of the ground truths as the implementation read them.
@@ -108,7 +108,8 @@ class Geometry(Protocol):
             overlap: (P,) u in float64.
             boxes: (P, box) ground truth and prediction of every pair, float64.
             moved: (P,) largest difference of the edges of both boxes in pixels.
-            attained: True if `moved` are the ends of an enclosure, of which nothing averages out.
+            attained: True if a difference as large as `moved` may really occur: `moved` comes from an enclosure, not
+                from a sum of roundings that partly cancel.
             dtype: dtype of the overlap.
             dialect: the dialect to follow.
         """
@@ -126,7 +127,7 @@ class Geometry(Protocol):
             centres: (A, 2) anchor centres in pixels, float64.
             floor: sides below the first number are widened to the second, both in pixels.
             eps: machine epsilon of the ground truths' dtype.
-            error: (M, box) possible difference of the ground truths; None if there is none.
+            error: (M, box) possible difference of the ground truths; None if they are exact.
         """
 
     def beside(self, boxes: Tensor, centres: Tensor, least: int) -> Tensor:
@@ -243,7 +244,7 @@ def edge_rounding(truths: GroundTruths, floor: tuple[int, int], exact: GroundTru
 
 
 def _centres_and_edges(boxes: Tensor, floor: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Return twice the centres, the sides, and the edges after widening, of boxes (M, 4)."""
+    """Return the doubled centres, the sides, and the edges after widening, of boxes (M, 4)."""
     left_top, right_bottom = boxes.chunk(2, dim=1)  # (M, 2), (M, 2)
     return left_top + right_bottom, right_bottom - left_top, widened(boxes, floor)
 
@@ -349,7 +350,7 @@ class RotatedBoxes:
 def turned_depth(boxes: Tensor, centres: Tensor) -> Tensor:
     """Return the distance (M, A, 2) in pixels of centres (A, 2) inside the nearer edge of boxes (M, 5) along each axis.
 
-    The numbers are negative outside.
+    For centres outside of the box, the distances are negative.
     """
     offset = rotated.to_own_frame(centres - boxes[:, None, :2], boxes[:, None, 4:])  # (M, A, 2)
     return boxes[:, None, 2:4] / 2 - offset.abs()

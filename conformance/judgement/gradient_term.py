@@ -1,4 +1,4 @@
-"""Name the loss term whose gradient is wrong, where only the gradient of the total is known and all items agree."""
+"""Name the loss term whose gradient is wrong, where only the total loss's gradient is known and all items agree."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def gradient_remark(
 
     Class logits occur in the cross-entropy alone. A term that depends on the distance logits through the decoded
     distance d alone, as the box term does, has gradients p_j (j - d) times a factor for each side (DEC-1), with
-    p the probabilities of the bins; the DFL term has others (LOSS-DFL-1).
+    p the probabilities of the bins; the DFL term has other gradients (LOSS-DFL-1).
 
     Args:
         judgement: judgement of the earlier stages.
@@ -48,8 +48,9 @@ def gradient_remark(
 def follows_boxes(batch: Batch, difference: Tensor, at: tuple[Tensor, ...]) -> bool:
     """Return True if a difference of gradients (P, 4R) is that of a function of the decoded distances.
 
-    It is, if its part that no such function has is smaller than the difference by half of the dtype's digits: rounding
-    leaves much less, and another term much more.
+    Gradients of such a function are multiples of p_j (j - d) for each side. The result is True if the rest of the
+    difference is smaller than the difference by half of the dtype's digits: rounding leaves a much smaller rest, and
+    another loss term a much larger rest.
     """
     bins = torch.arange(batch.head.reg_max, dtype=torch.float64, device=batch.device)  # (R,)
     logits = flatten(batch.feature_maps, batch.head)[0][at].detach().double()  # (P, 4R)

@@ -3,7 +3,8 @@
 Where the boxes that a hidden assigner read are known to 16 bits only, or where t is close to the 1e-9 of TAL-NORM-1,
 the specification admits wide intervals of weights: t multiplies the error of u. The gradient (sigma(x) - z) / N on a
 class logit has an error of few roundings, and determines the z / N that the loss used (LOSS-CLS-1). The class gradients
-are judged with the wide intervals; the other terms and gradients with weights that also agree with the class gradients.
+are judged with the wide intervals; the other terms and gradients are judged with weights that also agree with the class
+gradients.
 
 B images, A anchors, C classes.
 """
@@ -49,7 +50,7 @@ def narrowed_by_gradients(
         labels: (B, A) class of each positive.
         foreground: (B, A) positives.
         loss: loss and gradients of the implementation.
-        expected: expectation of its batch.
+        expected: expectation of the batch.
     """
     batch = expected.batch
     score_sum = score_sum_of(admissible, expected.dialect.score_sum_floor)
@@ -106,7 +107,7 @@ def _of_background(gradient: Tensor, score: Tensor, gain: Tensor, expected: Expe
     """
     nothing = score.new_zeros(1)
     least = _gradient_error(nothing, nothing, 1.0, expected)
-    share = _gradient_error(nothing + 1, nothing, 1.0, expected) - least  # of s
+    share = _gradient_error(nothing + 1, nothing, 1.0, expected) - least  # relative error of s
     least = least / gain
     low = score * (1 - share) / (gradient + least)
     high = score * (1 + share) / (gradient - least)

@@ -68,7 +68,7 @@ def judge_loss(
     terms = expected.batch.family.terms
     quantities = [term.quantity for term in terms]
     enclosed = known.rounding.enclosed
-    # what the naive computation errs by is a part of what 16 bits enclose
+    # the error of the naive computation is a part of the enclosed errors of 16-bit code
     naive = same_dtype if enclosed is None else exact
     rounding = [
         bound(naive[place], exact[place], unit[place], dtype, name if enclosed is None else "")
@@ -182,7 +182,7 @@ def assert_term(quantity: Quantity, observed: Tensor, bounded: Bounded, remark: 
 
 
 def judge_total(judgement: Judgement, expected: Expectation, loss: LossOutcome) -> None:
-    """Judge that the total to differentiate is the sum of the loss's own items times the batch size (LOSS-GAIN-1)."""
+    """Judge that the total loss is the sum of the loss's own items times the batch size (LOSS-GAIN-1)."""
     dtype = loss_precision(expected.batch)
     items, factor = loss.items.double(), total_factor(expected.batch.images, expected.dialect)
     total = items.sum() * factor
@@ -199,7 +199,7 @@ def judge_hidden_items(
     """Judge the total of a loss without items: the sum of the expected items, times the batch size (LOSS-GAIN-1).
 
     Args:
-        judgement: takes the result.
+        judgement: the judgement of the batch, to which the result is added.
         expected: expectation of the batch.
         loss: total of the implementation.
         summed: sum of the expected items, with the sum of their tolerances.
@@ -221,7 +221,7 @@ def judge_gradients(
     slack: LossRounding,
     fields: tuple[str, ...] | None = None,
 ) -> None:
-    """Judge the gradients of the total, and of each term if known, on the head fields (LOSS-GRAD-1).
+    """Judge the gradients of the total loss, and of each term if known, on the head fields (LOSS-GRAD-1).
 
     At background anchors the gradient on distance logits and angles must be exactly zero.
 

@@ -108,7 +108,7 @@ class ReferenceLoss:
     Attributes:
         predictions: the decoded feature maps.
         items: (terms,) box, cls, dfl: times their gains, not times the batch size.
-        of_total: gradients of the total.
+        of_total: gradients of the total loss on the head fields.
         of_terms: separate gradients of every term; empty unless they were requested.
     """
 
@@ -199,8 +199,8 @@ def class_factors_of(batch: Batch, like: Tensor) -> Tensor:
 def logit_gradient_roundings(batch: Batch) -> int:
     """Return the number of roundings of the gradient on a class logit (LOSS-GRAD-1).
 
-    They are those of sigma, of its difference to z, and of the product with gain and 1 / N; a factor of the class is
-    one more product (COR-7).
+    The rounded results are sigma, its difference from the target score z, and the product with gain and 1 / N; a factor
+    of the class adds one product (COR-7).
     """
     return 3 if batch.head.class_weights is None else 4
 

@@ -338,7 +338,7 @@ class GradientRounding:
         target, predicted: (P, 4) boxes in grid units.
         distances: (P, 4R) logits.
         wanted: (P, 4) target distances in grid units.
-        wanted_error: (P, 4) their errors in grid units; with one bin, those of the predicted distances too.
+        wanted_error: (P, 4) errors of the target distances in grid units; with one bin, of the predicted distances too.
         edge: (P,) error of the boxes' edges.
         reg_max: number R of bins.
         dtype: dtype of the predictions and of gradients on them.
@@ -452,7 +452,7 @@ class GradientRounding:
 def gradient_bound(
     batch: Batch, name: str, exact: Tensor, same_dtype: Tensor, unit: Tensor, enclosed: bool = False
 ) -> Tensor:
-    """Return the largest admissible error of the gradient on `name`, beside its jumps.
+    """Return the largest admissible error of the gradient on the head field `name`, in addition to its jumps.
 
     The error is 0 where the reference's gradient and its rounding unit are 0. If `enclosed`, the jumps of the gradient
     on the distance logits hold all roundings to 16 bits, so that the naive computation's error is a part of them.

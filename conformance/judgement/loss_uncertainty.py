@@ -69,7 +69,7 @@ def uncertainty_units(
     label = scores.argmax(2, keepdim=True)  # (B, A, 1)
     movements = torch.zeros_like(scores).scatter(2, label, unsure.weights[..., None].double())
     movements = movements * targets.foreground[..., None]
-    share = movements.sum() / score_sum  # of N
+    share = movements.sum() / score_sum  # largest relative change of N
     if unsure.score_sum is not None:
         # N may be far from that of the replayed weights, and divides their differences
         share = torch.maximum(score_sum / unsure.score_sum.low - 1, 1 - score_sum / unsure.score_sum.high)

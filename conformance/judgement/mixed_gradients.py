@@ -1,4 +1,4 @@
-"""What 16-bit code computes for the gradients of box loss and DFL on the distance logits (LOSS-GRAD-1).
+"""Enclosures of the gradients of box loss and DFL on the distance logits that 16-bit code computes (LOSS-GRAD-1).
 
 Under autocast, the backward pass of an operation stores its result in the dtype of the operation's input. The
 gradients pass these tensors (H: the dtype of the feature maps, on the CPU as on CUDA):
@@ -291,9 +291,9 @@ def _shape_slope_error(turned: Tensor, turned_error: Tensor, apart: Tensor, apar
 
     Args:
         turned: (P,) absolute difference of the angles in radians.
-        turned_error: (P,) its error.
+        turned_error: (P,) error of `turned`.
         apart: (P,) 1 - IoU.
-        apart_error: (P,) its error.
+        apart_error: (P,) error of `apart`.
     """
 
     def slope(difference: Tensor, rest: Tensor) -> Tensor:

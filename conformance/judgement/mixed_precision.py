@@ -1,4 +1,4 @@
-"""What 16-bit code computes for the decoded boxes, the class scores and the loss terms: enclosures, not estimates.
+"""Enclosures of the decoded boxes, class scores and loss terms that 16-bit code computes.
 
 Under autocast, and with half-precision feature maps without it, every operation of the official loss has a dtype, and
 an operation rounds once, when its result is stored: kernels accumulate in float32, on the CPU as on CUDA. The
@@ -61,7 +61,7 @@ class Interval:
 
     @classmethod
     def around(cls, values: Tensor, error: Tensor | float) -> "Interval":
-        """Return the interval of the values with an error."""
+        """Return the intervals [value - error, value + error]."""
         return cls(values - error, values + error)
 
     def stored(self, dtype: torch.dtype) -> "Interval":

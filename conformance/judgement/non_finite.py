@@ -1,7 +1,7 @@
 """Judging outcomes on batches with a non-finite prediction (NaN or infinity).
 
-The specification does not cover them. The following clauses describe the behaviour of official code, found by running
-releases on such batches, so that an implementation that spreads or hides such a value is reported:
+The specification does not cover such batches. The following clauses describe the behaviour of official code, found by
+running releases on such batches, so that an implementation that spreads or hides such a value is reported:
 
 - NONFINITE-1: at an anchor that is not a candidate of any ground truth, the value changes no target. Only results
   computed from this very value are not finite: the class loss if it is a class logit, and gradients on that anchor.
@@ -54,9 +54,10 @@ FAR = 1e4
 
 
 def judge_any(outcome: Outcome, expected: Expectation) -> Judgement:
-    """Judge an outcome on any batch, one with non-finite predictions by NONFINITE-1 to -3.
+    """Judge an outcome on any batch; if predictions are non-finite, by NONFINITE-1 to -3.
 
-    Of tasks other than detection, only outcomes on finite predictions are judged; others are inconclusive.
+    Of tasks other than detection, only outcomes on finite predictions are judged; for other outcomes the judgement is
+    inconclusive.
 
     Raises:
         Divergence: a stage differs; the exception has the judgement.
@@ -137,7 +138,7 @@ def _spreads(outcome: Outcome, expected: Expectation, reference: Outcome) -> Ten
 
 
 def _is_spread(outcome: Outcome, spreads: Tensor) -> bool:
-    """Return True if an image of `spreads` (B,) has non-finite target scores.
+    """Return True if an image for which `spreads` (B,) is True has non-finite target scores.
 
     If the loss does not expose target scores, return True if its total is not finite.
     """

@@ -33,7 +33,7 @@ from tal_reference.varied_assignment import normalised as varied_normalised
 
 @dataclass(frozen=True)
 class ImageOracle:
-    """Values and choices that the specification admits for one image, with the rounding of its dtype.
+    """Values and choices that the specification admits for one image, with bounds of rounding errors.
 
     Attributes:
         candidate: (M, A) bool: certainly a candidate; may_candidate: possibly a candidate, includes `candidate`.
@@ -45,7 +45,7 @@ class ImageOracle:
         same_dtype: "overlap", "metric" and "positives" (M, A) of the reference, in the batch's dtype.
         k: number of anchors that each ground truth selects.
         topk2_rule: the second top-k (TAL-CONF-2); None without `topk2`.
-        everywhere: True if u and t are compared off candidates too (TAL-CONF-1 of the oldest releases).
+        everywhere: True if u and t are computed for non-candidates too (TAL-CONF-1 of the oldest releases).
         floor: a side shorter than the first number is widened to the second, both in pixels (TAL-CAND-2).
         dialect: the dialect, which may replace some hyperparameters.
         rivals_overlap: (M, A) ranges of the overlap of all pairs, candidates or not, if the dialect compares these to
@@ -208,7 +208,7 @@ def metric_bound(
     Args:
         score: (P,) s as the implementation read it.
         overlap: (P,) u computed from what the implementation read.
-        exact: (P,) t of these s and u, in float64.
+        exact: (P,) t computed from `score` and `overlap` in float64.
         most: largest s and largest absolute u that the implementation may have used, float64.
         numbers: alpha and beta.
         dtype: dtype of u.

@@ -1,7 +1,7 @@
-"""Enclosures of probIoU, of its gradient, and of what rotated boxes are decoded from (OBB-*).
+"""Enclosures of probIoU, of its gradient, and of decoded rotated boxes (OBB-*).
 
 Near equality 1 - probIoU = sqrt(1 - exp(-B) + e): an absolute error of 1e-7 in B becomes 1e-4. The determinants of
-elongated boxes cancel: that of a 50:1 box at 45 degrees is 1/600 of its two products. Enclosures cover both.
+elongated boxes cancel: that of a 50:1 box at 45 degrees is 1/600 of its two products. Enclosures cover both effects.
 
 P pairs of boxes.
 """
@@ -57,7 +57,7 @@ class TurnedBox:
 
     @cached_property
     def covariance(self) -> tuple[Enclosure, Enclosure, Enclosure]:
-        """Entries xx, yy, xy of the Gaussian."""
+        """Entries xx, yy, xy of the covariance matrix of the box's Gaussian."""
         (along, across), (cos, sin) = self.axes, self.turn
         xx = along * cos.square() + across * sin.square()
         yy = along * sin.square() + across * cos.square()
@@ -65,7 +65,7 @@ class TurnedBox:
 
     @cached_property
     def determinant(self) -> Enclosure:
-        """Determinant from the entries; may be below zero by rounding."""
+        """Determinant of the covariance matrix, computed from its entries; rounding may make it negative."""
         xx, yy, xy = self.covariance
         return xx * yy - xy.square()
 
@@ -113,7 +113,7 @@ class Probiou:
 
     @cached_property
     def own(self) -> tuple[Enclosure, Enclosure]:
-        """Determinants of both covariances, at least zero."""
+        """Determinants of both boxes' covariance matrices, at least zero."""
         return self.first.determinant.clamp(low=0.0), self.second.determinant.clamp(low=0.0)
 
     @cached_property
@@ -230,7 +230,7 @@ def columns(values: Enclosure) -> list[Enclosure]:
 def on_distances(
     gradient: tuple[Enclosure, ...], distances: Enclosure, angle: Tensor
 ) -> tuple[Enclosure, Enclosure]:
-    """Return the gradient on the four distances (P, 4) and on the angle (P,), from that on decoded boxes (OBB-DEC-2).
+    """Return the gradients on distances (P, 4) and angle (P,) that follow from that on decoded boxes (OBB-DEC-2).
 
     Args:
         gradient: enclosures (P,) of the gradient on x, y, w, h and angle.

@@ -1,4 +1,4 @@
-"""Batches that a dialect does not support. An implementation must raise on them rather than return a result."""
+"""Batches that a dialect does not support. An implementation must raise on such a batch."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ class RejectionRule(NamedTuple):
 
 
 def unsupported_by_dialect(batch: Batch, dialect: Dialect) -> RejectionRule | None:
-    """Return the reason why the dialect does not support this head or these hyperparameters, or None if it does."""
+    """Return the rule by which the dialect rejects the batch's head or hyperparameters; None if it supports them."""
     if len(batch.head.strides) == 1 and not dialect.one_level:
         reason = f"dialect {dialect.name} does not support heads with a single level"
         return RejectionRule(StageName.CANDIDATES, "TAL-CAND-2", reason)
@@ -54,9 +54,10 @@ def supports_relations(batch: Batch, dialect: Dialect) -> bool:
     """Return True if relations between batches hold in the dialect.
 
     A relation compares a batch with a batch derived from it, such as one of its images. Relations do not hold if the
-    dialect may reject a batch; if it may divide by zero, on the batch or on the derived one; if the loss of one image
-    depends on the others; if classes have weights, which relations between classes do not move; or if a choice that no
-    release makes may depend on the order of ground truths or on the number of images, or change the range of scores.
+    dialect may reject a batch; if the loss of the batch or of the derived batch may be divided by zero; if the loss of
+    one image depends on the others; if classes have weights, which relations between classes do not move; or if a
+    choice that no release makes may depend on the order of ground truths or on the number of images, or change the
+    range of scores.
     """
     if not dialect.varied <= RELATED or batch.head.class_weights is not None:
         return False
@@ -70,8 +71,8 @@ def supports_relations(batch: Batch, dialect: Dialect) -> bool:
 def loss_is_finite(batch: Batch, dialect: Dialect) -> bool:
     """Return True if the loss of the batch is finite and every overlap defined, or the dialect must reject the batch.
 
-    CIoU may divide zero by zero (IOU-1). The reference's loss does not show it off candidates, in dialects that compare
-    overlaps everywhere.
+    CIoU may divide zero by zero (IOU-1). The reference's loss does not show such a division at non-candidates, in
+    dialects that compare overlaps everywhere.
     """
     if rejection_for(batch, dialect) is not None:
         return True
@@ -85,7 +86,7 @@ def loss_is_finite(batch: Batch, dialect: Dialect) -> bool:
 
 
 def rejection_for(batch: Batch, dialect: Dialect) -> RejectionRule | None:
-    """Return the rule by which an implementation of the dialect must raise on the batch, or None if it must not.
+    """Return the rule by which an implementation of the dialect must raise on the batch, or None if there is none.
 
     A batch without ground truths is never rejected: official code returns before it reads the head.
     """

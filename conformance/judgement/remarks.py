@@ -14,7 +14,7 @@ def remarks_on(batch: Batch) -> list[str]:
 
 
 def non_finite_remark(batch: Batch) -> str:
-    """Return a sentence with the number of anchors that have a non-finite prediction, by level; "" if none has."""
+    """Return a sentence with the number of anchors with a non-finite prediction, by level; "" if there are none."""
     levels = []
     for stride, level in zip(batch.head.strides, batch.feature_maps, strict=True):
         finite = level.isfinite().all(1)  # (B, H, W)
@@ -28,7 +28,7 @@ def non_finite_remark(batch: Batch) -> str:
 
 
 def unsorted_remark(batch: Batch) -> str:
-    """Return a sentence about annotation rows with a smaller image index than the row before; "" if none (ANN-1)."""
+    """Return a sentence about annotation rows that are not sorted by image index; "" if all are sorted (ANN-1)."""
     images = batch.annotations[:, 0]  # (N,)
     (falls,) = (images[1:] < images[:-1]).nonzero(as_tuple=True)
     if not len(falls):

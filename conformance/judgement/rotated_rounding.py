@@ -1,6 +1,7 @@
 """Rounding of the loss of rotated boxes and of its gradients (OBB-*).
 
-The terms cls and dfl round as detection's do; box and angle, and their gradients, are enclosed.
+The bounds of the terms cls and dfl are those of detection; enclosures bound the terms box and angle and their
+gradients.
 
 B images, A anchors, C classes, R bins, P positives of the whole batch.
 """

@@ -5,7 +5,8 @@ and its negative area may take everything from the union, the added 1e-7 include
 Whether NaN takes one of the k places, and what products with it yield, depends on the order of operations. The same
 holds where the union is zero within rounding: an implementation may round to zero what the reference does not.
 
-Dialects before 8.0.52 compare overlaps everywhere (TAL-CONF-1): every anchor counts then, with padding rows too.
+Dialects before 8.0.52 compare overlaps everywhere (TAL-CONF-1): then an undefined overlap with any anchor counts, also
+that of a padding row.
 """
 
 import torch
