@@ -1,7 +1,7 @@
 """Test a source tree of Ultralytics, such as the checkout of a pull request: `ultralytics@PATH`.
 
 The package is copied when it is found, so that edits during a run do not change the tested code. The version of the
-implementation ends with a hash of the copied files, which tells two states of one tree apart.
+implementation ends with a hash of the copied files, which distinguishes two states of the same tree.
 """
 
 import hashlib
@@ -41,7 +41,8 @@ def checkout(name: str) -> RemoteAdapter:
     The tree is judged by the dialect of the release that its `__version__` names.
 
     Args:
-        name: "ultralytics@" and the path of the tree: the folder that contains `ultralytics/`, or this folder itself.
+        name: "ultralytics@" and the path of the tree: the folder that contains `ultralytics/`, or
+            the folder `ultralytics/` itself.
 
     Raises:
         PackageUnavailable: the folder has no such package, or the package could not be copied or started.
@@ -80,7 +81,7 @@ def package_in(folder: Path) -> Path:
     """Return the folder of the package in a source tree.
 
     Raises:
-        PackageUnavailable: the tree has no package of this name.
+        PackageUnavailable: the tree has no package `ultralytics`.
     """
     for package in (folder / PACKAGE, folder):
         if package.resolve().name == PACKAGE and (package / "__init__.py").is_file():
@@ -92,10 +93,10 @@ def package_in(folder: Path) -> Path:
 
 
 def version_of(package: Path) -> str:
-    """Return the `__version__` that the source of a package assigns; the source is read, and not executed.
+    """Return the value that a package's source assigns to `__version__`; does not execute the source.
 
     Raises:
-        PackageUnavailable: the source assigns no text to it.
+        PackageUnavailable: the source does not assign a string to `__version__`.
     """
     path = package / "__init__.py"
     try:
@@ -131,7 +132,7 @@ def copy_package(package: Path, folder: Path) -> str:
 
 
 def source_files(package: Path) -> Iterator[Path]:
-    """Yield the regular files of a package that are copied. Links are left out: they may lead out of the tree."""
+    """Yield the files of a package that are to be copied, without links, which may lead out of the source tree."""
     for path in sorted(package.rglob("*")):
         if path.suffix in SUFFIXES and stat.S_ISREG(path.lstat().st_mode):
             yield path

@@ -16,7 +16,7 @@ class UnknownImplementation(LookupError):
 
 
 class PackageUnavailable(LookupError):
-    """Error: a package could not be installed, or its adapter not started. The message says why, and what to do.
+    """Error: a package could not be installed, or an adapter not be started. The message says why, and what to do.
 
     Attributes:
         details: traceback of the exception that the adapter raised; "" without one.
@@ -50,8 +50,8 @@ class ImplementationFailed(Exception):
         what: the failure, as a sentence without a subject, such as "raised ValueError: ...".
         details: the traceback if the adapter itself raised; None if its results violated the protocol.
         types: names of the exception's class and its base classes if the adapter itself raised.
-        formal: a sentence if the failure is a formal mistake, which is reported once while other batches are judged
-            further; "" otherwise.
+        formal: a sentence if the failure is a formal mistake (not a wrong value), which is reported once, while
+            other batches are judged further; "" otherwise.
     """
 
     def __init__(self, what: str, details: str | None = None, types: tuple[str, ...] = ()) -> None:

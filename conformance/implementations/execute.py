@@ -46,7 +46,7 @@ class Stopwatch:
     """Time that implementations under test spend in their calls and gradients, without the suite's own time.
 
     Attributes:
-        seconds: total of all calls in this process.
+        seconds: total time of all calls in this process.
     """
 
     seconds: float = 0.0
@@ -88,9 +88,11 @@ def execute(
 
     Raises:
         ImplementationFailed: the implementation raised, or returned a result that the protocol does not allow.
-        AnsweredUnsupported: it returned a result for a batch that its adapter declares not to support.
-        NotSupported: it raised on a batch that its adapter declares not to support, which is correct; or it was not
-            called, because the batch has class weights and the adapter does not declare `class_weights = True`.
+        AnsweredUnsupported: the implementation returned a result for a batch that its adapter declares not to
+            support.
+        NotSupported: the implementation raised on a batch that its adapter declares not to support, which is correct;
+            or the implementation was not called, because the batch has class weights and the adapter does not declare
+            `class_weights = True`.
     """
     reason = implementation.support.reason_not_to_call(batch)
     if reason is not None:
@@ -107,7 +109,9 @@ def execute(
                 f"{error.what} on a batch without ground truths, which has zero targets (TAL-EMPTY-1)"
             )
         raise
-    if unsupported and len(batch.annotations):  # without ground truths, an answer is judged as any other
+    if unsupported and len(
+        batch.annotations
+    ):  # without ground truths, a returned result is judged like any other result
         raise AnsweredUnsupported(unsupported[0])
     return outcome
 
@@ -120,7 +124,7 @@ def _guarded(
     inputs: AssignerInputs | None,
     unsupported: list[str],
 ) -> Outcome:
-    """Run the implementation as `execute` does, and append to `unsupported` why the adapter excludes the batch."""
+    """Run the implementation like `execute`; append the adapter's reason to exclude the batch to `unsupported`."""
     own = assigner_inputs(batch) if inputs is None else replace(inputs, hyperparameters=batch.hyperparameters)
     with (
         supervised.calling(implementation.name),
@@ -156,7 +160,7 @@ def execute_calls(implementation: Implementation, way: str, calls: Sequence[Call
 
     Args:
         implementation: the implementation.
-        way: a key of `WAYS`, or `IN_TURN` for all calls one after the other.
+        way: way of calling: a key of `WAYS`, or `IN_TURN` for all calls one after the other.
         calls: the arguments of the calls.
 
     Returns:
@@ -247,7 +251,7 @@ def _observe_loss(
 
 
 def items_of(loss: Loss, batch: Batch, dialect: Dialect) -> tuple[Tensor, bool]:
-    """Return the items (3,) of a loss, and True if each of them is known.
+    """Return the items (box, cls, dfl) of a loss, and True if every item is known.
 
     A loss without items may have a total with one value for each term, from which the items follow (LOSS-GAIN-1). Of a
     total in one number only the sum is known, which is returned as the first item; the others are 0.

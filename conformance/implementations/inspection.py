@@ -1,4 +1,4 @@
-"""Signatures of a user's assigner or loss, read in a process of its own: its import may do anything."""
+"""Read the signatures of a user's assigner or loss in a separate process: the import may have side effects."""
 
 import inspect
 import json
@@ -22,9 +22,9 @@ class Parameter:
     """One parameter of a constructor or call.
 
     Attributes:
-        name: its name.
-        required: True if it has no default.
-        keyword_only: True if it cannot be given by position.
+        name: name of the parameter.
+        required: True if the parameter has no default.
+        keyword_only: True if the parameter cannot be given by position.
     """
 
     name: str
@@ -40,8 +40,8 @@ class Target:
         name: the value that selects it, such as `package.module:object`.
         kind: the kind of object.
         constructor: parameters of the class; none for a function or another object.
-        call: parameters of its call, or of `forward` of a torch module.
-        adapter_methods: methods of the protocol that it has already.
+        call: parameters of the object's call, or of `forward` if the object is a torch module.
+        adapter_methods: methods of the adapter protocol that the object has already.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Target:
 
     @property
     def where(self) -> str:
-        """The module or file."""
+        """The module or file in `name`."""
         return self.name.rpartition(":")[0]
 
     @property
     def attribute(self) -> str:
-        """The dotted name in the module or file."""
+        """The dotted name of the object in its module or file."""
         return self.name.rpartition(":")[2]
 
 
@@ -124,7 +124,7 @@ def signatures_of(name: str) -> dict[str, Any]:
 
 
 def _takes(target: Any, method: str, count: int) -> bool:
-    """Return True if an object, or each object of a class, has a method that can be called with so many arguments."""
+    """Return True if an object, or every instance of a class, has a method that accepts `count` arguments."""
     function = getattr(target, method, None)
     if not callable(function):
         return False
@@ -146,7 +146,7 @@ def _parameters(target: Any, name: str) -> list[dict[str, Any]]:
 
 
 def main(name: str, answer: Path) -> None:
-    """Write the signatures of an object, or the problem, as JSON into a file."""
+    """Write the signatures of an object, or the error that prevented reading them, as JSON into the file `answer`."""
     try:
         fields = signatures_of(name)
     except UnknownImplementation as error:

@@ -41,7 +41,7 @@ class KeptAdapter:
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Call the criterion of this head and these hyperparameters, and return its result."""
+        """Call the criterion of the given head and hyperparameters, and return its result."""
         if not isinstance(self._adapter, CriterionMaker):
             loss: Loss = self._adapter.loss(feature_maps, annotations, head, hyperparameters)
             return loss
@@ -55,7 +55,7 @@ class KeptAdapter:
 def fresh_adapter(implementation: Implementation) -> KeptAdapter:
     """Return an adapter in its state before the first call, if it can be made again.
 
-    If a class or function made the adapter, this class or function is called again. An adapter with `make` makes new
+    If a class or function made the adapter, it is called again to make a new adapter. An adapter with `make` makes new
     criteria. Any other object is returned unchanged.
     """
     factory = implementation.factory

@@ -127,7 +127,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     check_regular(path)
     with path.open("rb"):
-        pass  # an OSError here is about the file; one of safe_open may be about its content
+        pass  # an OSError here is about the file; an OSError of safe_open may be about the file's content
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -145,7 +145,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     wrong += [name for name in ("own_inputs",) if not isinstance(facts.get(name), bool)]
     wrong += [
         name for name in ("of_loss", "shows_items") if not isinstance(facts.get(name, False), bool)
-    ]  # older files lack it
+    ]  # older files lack this field
     if wrong:
         raise ValueError(f"missing or invalid values in the header: {', '.join(wrong)}")
     return facts, tensors

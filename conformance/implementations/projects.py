@@ -18,12 +18,12 @@ class Project:
     """Another project with a task-aligned assigner.
 
     Attributes:
-        version: the version that the adapter was written for, which is the default.
+        version: the version of the project that the adapter was written for, which is the default.
         adapter: the adapter as `module:object`, which the worker process imports and calls.
         dialect: name of the dialect that the project is judged by.
         needs: packages that the project imports and that current environments lack.
         stand_ins: modules that the project imports but its assigner and loss never use; stubs replace missing ones.
-        inside: subfolder of the package that must be on the import path; "" if no subfolder must be.
+        inside: subfolder of the package that must be on the import path; "" if none is needed.
     """
 
     version: str

@@ -77,7 +77,7 @@ class CriterionMaker(Protocol):
     def make(
         self, head: Head, hyperparameters: Hyperparameters
     ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
-        """Return a criterion of this head and these hyperparameters, to be called with feature maps and annotations."""
+        """Return a criterion for the given head and hyperparameters, to be called with feature maps and annotations."""
         ...
 
 
@@ -119,15 +119,16 @@ class Implementation:
         dialect: the dialect that the implementation is judged by.
         adapter: the object with `assign`, `loss` or both.
         exposes_stages: True if its assignments contain `Stages`.
-        precisions: precisions besides float32 that it supports; "autocast-" means mixed precision.
-        tasks: names of the loss families that it computes, keys of `TASKS`.
-        in_subprocess: True if it runs in a worker process: only its results can be checked, not its side effects.
+        precisions: supported precisions besides float32; "autocast-" means mixed precision.
+        tasks: names of the loss families that the implementation computes, keys of `TASKS`.
+        in_subprocess: True if the implementation runs in a worker process, so that its results can be checked, but not
+            its side effects.
         unsupported_ways: names of ways of calling and of sequences of calls that the code is not meant for.
         reduces_over_ranks: reduction of N, the sum of target scores, over the processes of a distributed training:
             "mean", "sum" or None.
         support: the heads and hyperparameters that the adapter supports.
         factory: function that makes a new adapter; None if the adapter was given as an object.
-        identity: shared by all variants of an implementation; key of the tensors that it returned last.
+        identity: object shared by all variants of an implementation; key of the tensors that they returned last.
     """
 
     name: str
@@ -183,8 +184,8 @@ def implementation_from(adapter: Any, name: str, factory: Callable[[], Any] | No
         factory: function that made the adapter and can make it again; not needed if `adapter` is a class or function.
 
     Raises:
-        ProtocolViolation: the adapter has none of these methods, cannot be made, or declares an unknown dialect,
-            precision, task or reduction.
+        ProtocolViolation: the adapter has none of the methods `assign`, `loss` and `make`, cannot be made, or declares
+            an unknown dialect, precision, task or reduction.
     """
     with recorded_interrupts() as interrupts:
         try:

@@ -85,8 +85,8 @@ def find(name: Any, isolate: bool = False, guarded: bool = True) -> Implementati
         guarded: reject a user's object whose import changes this process.
 
     Raises:
-        UnknownImplementation: nothing has this name, or it could not be imported or installed, or its import changed
-            this process.
+        UnknownImplementation: no implementation has this name, or the implementation could not be imported or
+            installed, or its import changed this process.
         ProtocolViolation: the object is not an adapter.
     """
     if isinstance(name, Implementation):
@@ -126,7 +126,7 @@ def _imported(name: str) -> Implementation:
         name: `package.module:object` or `path/to/file.py:object`.
 
     Raises:
-        UnknownImplementation: it could not be imported.
+        UnknownImplementation: the object could not be imported.
         ProtocolViolation: the object is not an adapter.
     """
     return implementation_from(object_of(name), name)
@@ -139,7 +139,7 @@ def name_of(adapter: Any) -> str:
 
 
 def _attribute(module: ModuleType, where: str, attribute: str) -> Any:
-    """Return the object behind a dotted name in a module.
+    """Return the object that a dotted name denotes in a module.
 
     Raises:
         UnknownImplementation: the module has no such object; the message suggests similar names.
@@ -229,10 +229,10 @@ def in_new_process(implementation: Implementation) -> Implementation | None:
 
 
 def object_of(name: str) -> Any:
-    """Return the object that `package.module:object` or `path/to/file.py:object` names, whatever it is.
+    """Return the object that `package.module:object` or `path/to/file.py:object` names, of any type.
 
     Raises:
-        UnknownImplementation: the name has another form, or the object could not be imported.
+        UnknownImplementation: the name has neither form, or the object could not be imported.
     """
     where, _, attribute = name.rpartition(":")
     if not where or not attribute:
@@ -283,7 +283,7 @@ def _module_from_file(path: Path) -> ModuleType:
     if str(path.parent.resolve()) not in sys.path:
         sys.path.append(
             str(path.parent.resolve())
-        )  # as for a script: it may import its neighbours, later too
+        )  # as for a script: the file may import modules of its folder, also later
     tal_folder_names.install()
     with recorded_interrupts() as interrupts:
         try:

@@ -62,5 +62,5 @@ def release(version: str) -> RemoteAdapter:
 
 
 def chosen(table: Table[T], numbers: Version) -> list[T]:
-    """Return the entries of a table that apply to a release."""
+    """Return the entries of a table that apply to the release with these version numbers."""
     return [entry for first, last, entries in table if first <= numbers <= last for entry in entries]

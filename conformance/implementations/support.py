@@ -1,4 +1,4 @@
-"""Batches that an adapter declares not to support: no answer is expected, and none is accepted."""
+"""Batches that an adapter declares not to support: no result is expected, and a returned result is an error."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +20,8 @@ class Support:
     """Declaration of an adapter about the batches that it supports.
 
     Attributes:
-        supports: returns True for a head with hyperparameters, or else the reason as a text; None: all are supported.
+        supports: function that returns True for a supported head with hyperparameters, and else the reason as a
+            text; None if all heads and hyperparameters are supported.
         no_truths: False if a batch without ground truths is not supported.
         class_weights: True if the loss reads `head.class_weights` (COR-7).
     """
@@ -37,7 +38,7 @@ class Support:
         return CLASS_WEIGHTS if batch.head.class_weights is not None and not self.class_weights else None
 
     def reason(self, batch: Batch) -> str | None:
-        """Return the reason why the adapter does not support a batch, as one line, or None if it does.
+        """Return the reason why the adapter does not support a batch, as one line, or None if the batch is supported.
 
         Raises:
             ProtocolViolation: `supports` returned neither True nor a reason.
@@ -48,7 +49,7 @@ class Support:
         return NO_TRUTHS
 
     def reason_against(self, head: Head, hyperparameters: Hyperparameters) -> str | None:
-        """Return the reason why the adapter does not support a head with hyperparameters, or None if it does.
+        """Return the reason why the adapter does not support a head with hyperparameters, or None if supported.
 
         Raises:
             ProtocolViolation: as `reason`.
@@ -65,7 +66,7 @@ def asked_support(
     A `topk2` that equals `topk` changes nothing (COR-3), and is passed as None.
 
     Raises:
-        ProtocolViolation: the answer is neither True nor a text with a word in it.
+        ProtocolViolation: `supports` returned neither True nor a text that contains a word.
     """
     answer = supports(head, replace(hyperparameters, topk2=hyperparameters.effective_topk2))
     if answer is True:

@@ -1,7 +1,7 @@
 """Validation of the results of adapters: types, shapes, dtypes and devices.
 
 A formal mistake with an unambiguous meaning (a mask of floats that are 0 or 1) is converted and recorded, so that the
-values are judged too. Results that an implementation does not have are derived from the others.
+values are judged too. Results that an implementation does not return are derived from its other results.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -21,11 +21,11 @@ MASKS = ("candidates", "selected", "positives")
 
 @dataclass
 class Findings:
-    """Remarks of the validation on the results of one call.
+    """Formal mistakes and missing fields that the validation found in the results of one call.
 
     Attributes:
         mistakes: formal mistakes that were converted, as sentences.
-        absent: results that the implementation does not have (None), by the field's name.
+        absent: names of the fields that the implementation left None.
     """
 
     mistakes: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ def raise_mistake(findings: Findings) -> None:
     """Raise if the validation found a formal mistake.
 
     Raises:
-        ProtocolViolation: with the first mistake.
+        ProtocolViolation: there is a mistake; the message is the first mistake.
     """
     if findings.mistakes:
         raise ProtocolViolation(findings.mistakes[0])
@@ -112,8 +112,8 @@ def owners_by_box(
 ) -> Tensor:
     """Return the index (B, A) of the ground truth that each anchor's target box belongs to; 0 on background.
 
-    Of several ground truths with this box, the one with the anchor's class is chosen, and of these the one with the
-    largest predicted score; equal ground truths are ties, so that any of them may own the anchor.
+    Of several ground truths with this box, the ground truth with the anchor's class is chosen; of several with this
+    class, the ground truth with the largest predicted score. Equal ground truths are tied: any may own the anchor.
 
     Args:
         boxes: (B, A, 4) target boxes.
@@ -232,7 +232,7 @@ class _Check:
         """Record a formal mistake.
 
         Raises:
-            ProtocolViolation: mistakes are not recorded.
+            ProtocolViolation: `findings` is None, so that mistakes are not recorded.
         """
         if self.findings is None:
             raise ProtocolViolation(text)
@@ -294,7 +294,7 @@ class _Check:
             name: name of the field, for the message.
             value: the field's value.
             shape: expected shape.
-            foreground: the anchors at which the value has a meaning; the shape is the same.
+            foreground: mask, of the same shape, of the anchors at which the value has a meaning.
             loose: accept any dtype.
 
         Raises:

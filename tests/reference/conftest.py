@@ -1,4 +1,4 @@
-"""Tests of the reference run with shape checks of its annotations, if the option of `make test` is given."""
+"""Shape checks of the reference's type annotations during its tests, if the option of `make test` is given."""
 
 import pytest
 

@@ -41,9 +41,9 @@ def model_of(head: Head, epochs: int = 100) -> Any:
 
 
 def predictions_of(maps: list[Tensor], head: Head) -> dict[str, Any]:
-    """Return feature maps as the dictionary that a head of 8.4 passes to the loss.
+    """Return feature maps as the dictionary that a head of Ultralytics 8.4 passes to the loss.
 
-    An angle is the last channel.
+    Feature maps of rotated boxes have the angle as their last channel.
     """
     flat = torch.cat([level.flatten(2) for level in maps], dim=2)  # (B, channels, A)
     names = ["boxes", "scores", "angle"][: 2 + flat.shape[1] - head.channels]
@@ -84,7 +84,7 @@ def drawn(seed: int, reg_max: int, rotated: bool) -> Drawn:
     for scale in (2, 1):  # the second level has half the cells
         shape = images, head.channels + rotated, height * scale, width * scale
         level = torch.randn(shape, generator=generator, dtype=torch.float64)
-        if reg_max == 1:  # distances as they are; some boxes stay inside out
+        if reg_max == 1:  # distances are not changed, so that some boxes stay inside out
             level[:, :4] = level[:, :4] * 1.5 + 1.5
         maps.append(level.requires_grad_())
     rows = []

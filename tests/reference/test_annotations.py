@@ -26,7 +26,7 @@ def boxes(*corners: tuple[float, float, float, float]) -> GroundTruths:
 def test_corners_in_pixels():
     """ANN-1: normalised boxes become pixels.
 
-    X times the width and y times the height of a non-square input.
+    X is multiplied by the width, and y by the height, of a non-square input.
     """
     assert to_corners(ROWS[:, 2:], (64, 128)).tolist() == [
         [48, 0, 80, 32],
@@ -52,7 +52,7 @@ def test_images_take_their_rows_in_order():
 
 def test_images_without_rows():
     """ANN-1: images before, between and after the others may have no rows."""
-    rows = torch.cat([ROWS[:1], ROWS[2:]])  # image 1 alone
+    rows = torch.cat([ROWS[:1], ROWS[2:]])  # only image 1 has rows
     assert [len(truths) for truths in ground_truths(rows, 4, (64, 128))] == [0, 3, 0, 0]
 
 
@@ -73,13 +73,13 @@ def test_a_row_of_an_image_outside_the_batch_is_rejected(image: int):
 @pytest.mark.parametrize(
     ("corners", "real"),
     [
-        ((-10, -10, 5, 5), False),  # the sum is -10, although a quarter of it lies inside
+        ((-10, -10, 5, 5), False),  # the sum is -10, although a quarter of the box lies inside the image
         ((-5, -5, 5, 5), False),  # the sum is exactly 0
         ((-5, -5, 6, 5), True),  # the sum is 1
         ((-5, -5, 5, 5.125), True),
         ((0, 0, 0, 0), False),  # padding
-        ((3, 3, 3, 3), True),  # no area, yet real
-        ((-100, 0, 20, 81), True),  # it is the sum that counts, not the corners
+        ((3, 3, 3, 3), True),  # a box without area is real
+        ((-100, 0, 20, 81), True),  # the sum is decisive, not the single corners
     ],
 )
 def test_which_boxes_are_real(corners: tuple[float, float, float, float], real: bool):
@@ -97,9 +97,9 @@ def assigned(truths: GroundTruths) -> Targets:
 
 
 def test_a_box_that_is_not_real_takes_no_anchor():
-    """ANN-3: (-40, -40)-(20, 20) contains all four anchors, but selects none.
+    """ANN-3: the box (-40, -40)-(20, 20) contains all four anchors, but selects none.
 
-    Its coordinates add up to -40.
+    The box is not real, because its coordinates add up to -40.
     """
     assert not assigned(boxes((-40, -40, 20, 20))).foreground.any()
     assert assigned(boxes((-10, -10, 20, 20))).foreground.any()

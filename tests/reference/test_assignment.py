@@ -31,7 +31,12 @@ from tal_reference.assignment import (
 Corners = tuple[float, float, float, float]
 
 CENTRES = torch.tensor([[4.0, 4.0], [12.0, 4.0], [20.0, 4.0], [28.0, 4.0]], dtype=torch.float64)
-AWAY: Corners = (1000, 1000, 1010, 1010)  # overlaps nothing: CIoU below 0, so u = 0
+AWAY: Corners = (
+    1000,
+    1000,
+    1010,
+    1010,
+)  # a box that overlaps no ground truth: CIoU is below 0, so that u = 0
 FIRST = Dialect("first", SmallBoxFloor.BELOW_FIRST_STRIDE)
 EPS = Fraction(1, 10**7)
 # No value here takes more than 64 float64 operations, each off by at most one rounding.
@@ -62,7 +67,7 @@ def run(
 ) -> tuple[Targets, AssignmentTrace]:
     """Assign anchors, with predicted boxes and class scores, to the ground truths `found`.
 
-    Return targets and trace.
+    Return the targets, and the trace of the intermediate values.
     """
     inputs = torch.tensor(scores, dtype=torch.float64), torch.tensor(boxes, dtype=torch.float64), CENTRES
     settings = Hyperparameters(**{"topk": 4} | numbers)  # type: ignore[arg-type]
@@ -87,7 +92,7 @@ def taken(mask: Tensor) -> list[list[int]]:
 def same_box(width: int, height: int) -> Fraction:
     """Return the CIoU of a w x h box with itself.
 
-    W h / (2 w (h + e) - w h + e), where e is the clause's eps.
+    The value is w h / (2 w (h + e) - w h + e), where e is the eps of IOU-1.
     """
     return Fraction(width * height) / (width * height + (2 * width + 1) * EPS)
 
@@ -130,7 +135,7 @@ def test_a_centre_on_an_edge_is_outside(box: Corners, inside: list[int]):
 def test_inside_means_by_more_than_a_billionth_of_a_pixel():
     """TAL-CAND-1: a centre 2e-9 px inside the left edge is a candidate.
 
-    Centres 1e-9 and 0.5e-9 px inside are not.
+    Centres 1e-9 and 0.5e-9 px inside the edge are not candidates.
     """
     centres = torch.tensor([[1e-9, 4], [2e-9, 4], [5e-10, 4]], dtype=torch.float64)
     assert candidates((0, 0, 16, 16), centres=centres) == [[1]]
@@ -164,14 +169,18 @@ def test_a_small_box_is_widened_to_the_floor(strides: tuple[int, ...], dialect: 
         (NEWEST, 15, [0, 1]),
         (NEWEST, 16, [0, 1]),
         (FIRST, 7.9375, [0, 1]),
-        (FIRST, 8, []),  # from 4 to 12, the centres on its edges: not below 8, so not widened
+        (
+            FIRST,
+            8,
+            [],
+        ),  # from 4 to 12, with centres on the edges: the side is not below 8, so that it is not widened
         (FIRST, 7, [0, 1]),
         (ARTICLE, 7, []),
         (ARTICLE, 9, [0, 1]),
     ],
 )
 def test_where_the_dialects_differ(dialect: Dialect, width: float, inside: list[int]):
-    """TAL-CAND-2: the newest dialect widens sides below 16, the older one sides below 8, the article's none."""
+    """TAL-CAND-2: the newest dialect widens sides below 16 px, the older dialect below 8 px, the article's never."""
     assert candidates((8 - width / 2, 0, 8 + width / 2, 16), strides=(8, 16), dialect=dialect) == [inside]
 
 
@@ -242,12 +251,12 @@ def test_other_exponents(alpha: float, beta: float):
 
 # --- top-k
 
-WIDE: Corners = (0, 0, 32, 8)  # holds all four anchors
+WIDE: Corners = (0, 0, 32, 8)  # contains all four anchors
 
 
 @pytest.mark.parametrize(("k", "selected"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [0, 1, 2, 3])])
 def test_the_k_best_are_selected(k: int, selected: list[int]):
-    """TAL-TOPK-1: of four anchors with equal boxes and scores 0.1, 0.9, 0.5, 0.3, the k best scores are selected."""
+    """TAL-TOPK-1: of four anchors with equal boxes and scores 0.1, 0.9, 0.5, 0.3, the k highest scores are selected."""
     targets, trace = run(truths(WIDE), [WIDE] * 4, [[0.1], [0.9], [0.5], [0.3]], topk=k)
     assert taken(trace.selected) == [selected]
     assert targets.foreground.nonzero().flatten().tolist() == selected
@@ -260,7 +269,7 @@ def test_fewer_candidates_than_k():
 
 
 def test_only_candidates_are_selected_even_if_k_takes_all_anchors():
-    """TAL-TOPK-1: if k is the number of anchors, all candidates are selected, even with t = 0, and no others."""
+    """TAL-TOPK-1: if k is the number of anchors, exactly the candidates are selected, even those with metric t = 0."""
     _, trace = run(truths((0, 0, 16, 8)), [(0, 0, 16, 8), AWAY, AWAY, AWAY], [[0.5]] * 4, topk=4)
     assert trace.metric[0, 1:].tolist() == [0, 0, 0]
     assert taken(trace.selected) == [[0, 1]]
@@ -274,10 +283,10 @@ def test_a_ground_truth_without_candidates_selects_nothing():
 
 
 def test_zeros_compete_with_all_other_zeros():
-    """TAL-TOPK-1: each of four ground truths has one candidate, and every t is 0.
+    """TAL-TOPK-1: each of four ground truths has one candidate, and every metric t is 0.
 
-    With k = 1 each row selects one of its four zeros. The rows are equal, so that all select the same anchor (which one
-    is not defined: ambiguity T1), and this anchor is a candidate of only one ground truth.
+    With k = 1 each ground truth selects one of its four zeros. The rows of zeros are equal, so that all ground truths
+    select the same anchor (any anchor, by ambiguity T1). This anchor is a candidate of only one ground truth.
     """
     each = [(8.0 * i, 0.0, 8.0 * i + 8, 8.0) for i in range(4)]
     targets, trace = run(truths(*each), [AWAY] * 4, [[0.5] * 4] * 4, topk=1)
@@ -320,7 +329,7 @@ PREFER_0_0_1 = [[0.81, 0.81, 0.01], [0.01, 0.01, 0.81], [0.0, 0.0, 0.0], [0.0, 0
 
 
 def test_a_third_ground_truth_wins_an_anchor_that_it_did_not_select():
-    """TAL-CONF-1: anchor 0, selected by ground truths 0 and 1, goes to 2, which overlaps it most."""
+    """TAL-CONF-1: anchor 0, selected by ground truths 0 and 1, goes to ground truth 2, which overlaps it most."""
     targets, trace = run(THIRD, [WIDE] * 4, PREFER_0_0_1, topk=1)
     assert taken(trace.selected) == [[0], [0], [1]]
     assert taken(trace.positives) == [[], [], [0, 1]]
@@ -337,7 +346,7 @@ def test_an_anchor_that_is_not_contested_stays_where_it_is():
 
 
 def test_an_overlap_off_candidates_does_not_count():
-    """TAL-CONF-1: contested anchor 0 does not go to ground truth 2, whose box does not contain its centre."""
+    """TAL-CONF-1: contested anchor 0 does not go to ground truth 2, whose box does not contain the anchor's centre."""
     beside: Corners = (16, 0, 32, 8)
     found = truths((0, 0, 16, 8), (0, 0, 24, 8), beside)
     targets, trace = run(found, [(8, 0, 32, 8), beside, AWAY, AWAY], [[0.5] * 3] * 4, topk=1)
@@ -362,7 +371,7 @@ def test_where_all_overlaps_are_zero_the_first_ground_truth_wins(first: Corners)
 
 
 def test_every_anchor_has_one_owner_at_most():
-    """TAL-CONF-1: anchors selected by 0, 1, 2 and 3 ground truths are assigned to at most one of them."""
+    """TAL-CONF-1: anchors that 0, 1, 2 and 3 ground truths selected are assigned to at most one ground truth."""
     selected = torch.tensor(
         [[False, True, True, True], [False, False, True, True], [False, False, False, True]]
     )
@@ -375,7 +384,7 @@ def test_every_anchor_has_one_owner_at_most():
 
 @pytest.mark.parametrize(("topk2", "kept"), [(None, [1, 2, 3]), (1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
 def test_topk2_keeps_the_best(topk2: int | None, kept: list[int]):
-    """TAL-CONF-2: of three positives with scores 0.9, 0.5, 0.3, the topk2 with the largest metric t remain."""
+    """TAL-CONF-2: of three positives with scores 0.9, 0.5, 0.3, topk2 positives with the largest metric t remain."""
     scores = [[0.1], [0.9], [0.5], [0.3]]
     _, trace = run(truths(WIDE), [WIDE] * 4, scores, topk=3, topk2=topk2)  # type: ignore[arg-type]
     assert taken(trace.selected) == [[1, 2, 3]]
@@ -383,7 +392,7 @@ def test_topk2_keeps_the_best(topk2: int | None, kept: list[int]):
 
 
 def test_topk2_comes_after_the_conflict():
-    """TAL-CONF-2: with topk2 = 1, a ground truth that lost its best anchor keeps its second best."""
+    """TAL-CONF-2: with topk2 = 1, a ground truth keeps its second-best anchor if another ground truth won its best."""
     shorter: Corners = (0, 0, 24, 8)
     scores = [[0.0, 0.0001], [1.0, 1.0], [0.01, 0.0], [0.0025, 0.0]]
     targets, trace = run(truths(WIDE, shorter), [WIDE, shorter, WIDE, WIDE], scores, topk=2, topk2=1)
@@ -403,9 +412,9 @@ def test_topk2_never_gives_an_anchor_back():
 
 
 def test_weights():
-    """TAL-NORM-1: weights are t u* / (t* + 1e-9), where t* and u* are the positives' largest t and u.
+    """TAL-NORM-1: weights are t u* / (t* + 1e-9), where t* and u* are a ground truth's largest metric t and overlap u.
 
-    Each ground truth has its largest t and its largest u at different anchors. Non-positives are not included.
+    Each ground truth has its largest t and u at different anchors. Only positives count for t* and u*.
     """
     metric = torch.tensor([[0.5, 0.25, 0.75, 0, 0], [0.9, 0, 0, 0.125, 0.5]], dtype=torch.float64)
     overlap = torch.tensor([[0.5, 0.625, 0.875, 0, 0], [0.9, 0, 0, 0.75, 0.25]], dtype=torch.float64)
@@ -424,7 +433,7 @@ def test_a_tiny_metric_gives_half_the_weight():
 
 
 def test_the_best_positive_learns_the_best_overlap():
-    """TAL-NORM-1: positives with scores 0.81, 0.25, 0.04 and equal u have weights u, 5/9 u and 2/9 u."""
+    """TAL-NORM-1: positives with scores 0.81, 0.25, 0.04 and equal overlaps u have weights u, 5/9 u and 2/9 u."""
     targets, trace = run(truths(WIDE), [WIDE] * 4, [[0.81], [0.25], [0.04], [0.01]], topk=3)
     u, nano = same_box(32, 8), Fraction(1, 10**9)
     best = Fraction(9, 10) * u**6
@@ -434,9 +443,9 @@ def test_the_best_positive_learns_the_best_overlap():
 
 
 def test_normalisation_follows_the_conflict():
-    """TAL-NORM-1: an anchor lost in the conflict is left out.
+    """TAL-NORM-1: an anchor that a ground truth lost to another does not count for its largest t and u.
 
-    Anchor 2, the only positive, has weight u t / (t + 1e-9).
+    Anchor 2, the only positive left, has weight u t / (t + 1e-9), with its own metric t and overlap u.
     """
     shorter: Corners = (0, 0, 24, 8)
     scores = [[0.0, 0.0], [1.0, 1.0], [0.01, 0.0], [0.0, 0.0]]
@@ -452,7 +461,7 @@ def test_normalisation_follows_the_conflict():
 
 
 def test_targets_of_positives_and_background():
-    """TAL-TGT-1: a positive has index, label and box of its ground truth; on background they are zero."""
+    """TAL-TGT-1: a positive has index, label and box of its ground truth; all three are zero on background."""
     found = truths((16, 0, 24, 8), (0, 0, 8, 8), labels=[1, 2])
     targets, _ = run(found, [(0, 0, 8, 8), WIDE, (16, 0, 24, 8), WIDE], [[0.25] * 3] * 4)
     assert targets.foreground.tolist() == [True, False, True, False]
@@ -465,7 +474,7 @@ def test_targets_of_positives_and_background():
 def test_target_scores_hold_the_weight_at_the_label():
     """TAL-TGT-1: target scores are 0 except for the weight u t / (t + 1e-9) at the label's class.
 
-    Here t = u^6 / 2.
+    The metric is t = u^6 / 2, for the overlap u.
     """
     found = truths((16, 0, 24, 8), (0, 0, 8, 8), labels=[1, 2])
     targets, _ = run(found, [(0, 0, 8, 8), WIDE, (16, 0, 24, 8), WIDE], [[0.25] * 3] * 4)

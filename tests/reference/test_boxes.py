@@ -32,9 +32,9 @@ def test_intersection():
 
 
 def test_iou_counts_eps_once_a_height_and_once_in_the_union():
-    """IOU-1: e is added to heights.
+    """IOU-1: e is added to the height of each box, and to the union.
 
-    The union of two 4 x 2 boxes that share 4 is 2 x 4 (2 + e) - 4 + e = 12 + 9 e.
+    The union of two 4 x 2 boxes whose intersection is 4 is 2 x 4 (2 + e) - 4 + e = 12 + 9 e.
     """
     assert iou(box(0, 0, 4, 2), box(2, 0, 6, 2)).item() == near(4 / (12 + 9 * EPS))
 
@@ -45,15 +45,15 @@ def test_iou_of_upright_boxes():
 
 
 def test_centre_penalty():
-    """IOU-1: centre penalty rho^2 / c^2: centres (2, 1) and (4, 4), rho^2 = 13.
+    """IOU-1: the centre penalty is rho^2 / c^2; for centres (2, 1) and (4, 4), rho^2 = 13.
 
-    Enclosing 6 x 6 box, c^2 = 72 + e.
+    The enclosing box is 6 x 6, so that c^2 = 72 + e.
     """
     assert centre_penalty(box(0, 0, 4, 2), box(2, 2, 6, 6)).item() == near(13 / (72 + EPS))
 
 
 def test_ciou_of_boxes_of_one_shape():
-    """IOU-1: CIoU of two 4 x 2 boxes, no shape penalty: IoU = 4 / (12 + 9 e), rho^2 = 4, c^2 = 6^2 + 2^2 + e."""
+    """IOU-1: CIoU of two 4 x 2 boxes, without shape penalty: IoU = 4 / (12 + 9 e), rho^2 = 4, c^2 = 6^2 + 2^2 + e."""
     assert ciou(box(0, 0, 4, 2), box(2, 0, 6, 2)).item() == near(4 / (12 + 9 * EPS) - 4 / (40 + EPS))
 
 
@@ -88,7 +88,7 @@ def test_a_flat_box_has_the_height_eps():
 def test_a_thin_box_has_the_width_zero():
     """IOU-1: a box of 0 x 2 pixels has the aspect ratio 0; its CIoU with itself is 0."""
     assert ciou(box(1, 0, 1, 2), box(1, 0, 1, 2)).item() == 0
-    v = Fraction(1, 4)  # against a square: 4 / pi^2 (pi / 4)^2
+    v = Fraction(1, 4)  # with a square, v = 4 / pi^2 (pi / 4)^2
     distance = (EPS / 2) ** 2 / (8 + EPS)
     assert ciou(box(0, 0, 2, 2 - 1e-7), box(1, 0, 1, 2)).item() == near(-distance - v**2 / (1 + v + EPS))
 
@@ -137,9 +137,9 @@ def test_the_shape_weight_is_a_constant_for_the_gradient():
 
 
 def test_ciou_depends_on_the_scale():
-    """IOU-3: of boxes k times as large, the union is 12 k^2 + 8 e k + e.
+    """IOU-3: CIoU in pixels and CIoU in grid units differ, because e does not scale with the boxes.
 
-    CIoU in pixels and in grid units differ.
+    For boxes k times as large, the union is 12 k^2 + 8 e k + e.
     """
     values = []
     for k in (Fraction(8), Fraction(1), Fraction(1, 8)):

@@ -23,7 +23,7 @@ from tal_reference import (
     detection_loss,
 )
 
-# A loss here is some 4096 float64 operations, each off by at most one rounding. t raises an overlap to the
+# A loss takes some 4096 float64 operations, each off by at most one rounding. t raises an overlap to the
 # power beta (6), which makes a relative error six times larger, and overlaps are differences of numbers below
 # 1.
 ROUNDINGS = 6 * 4096 * 2**-53
@@ -34,7 +34,7 @@ Nested = list[list[list[list[float]]]]  # one feature map
 
 
 class TiedError(Exception):
-    """Raised if the k-th and the next largest metric are equal, so that several selections are admissible."""
+    """Raised if the k-th and the next largest metric are equal, so that several selections are correct."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +133,12 @@ def is_candidate(truth: Truth, anchor: Prediction, strides: tuple[int, ...], dia
 
 
 def best(metric: dict[int, float], k: int, anchors: int) -> set[int]:
-    """Return the anchors with the k largest metrics in a row.
+    """Return the anchors with the k largest metrics of one ground truth, from a dict from candidate to metric.
 
     Non-candidates, which are not in `metric`, count as zeros and are not returned.
 
-    Anchors that are missing in `metric` count as zeros, and are left out.
-
     Raises:
-        TiedError: the k-th and the next value are equal, and the result depends on the choice.
+        TiedError: the k-th and the next metric are equal, and the result depends on the choice.
     """
     row = sorted(((t, a) for a, t in metric.items()), reverse=True)
     row += [(0.0, -1)] * (anchors - len(row))
@@ -152,7 +150,7 @@ def best(metric: dict[int, float], k: int, anchors: int) -> set[int]:
 def assign(
     anchors: list[Prediction], truths: list[Truth], head: Head, numbers: Hyperparameters, dialect: Dialect
 ) -> dict[int, Learns]:
-    """Return the positives of one image by anchor (TAL-*)."""
+    """Return the positives of one image, as a dict from the anchor's index to its target (TAL-*)."""
     overlap: dict[int, dict[int, float]] = defaultdict(dict)  # by ground truth and candidate
     metric: dict[int, dict[int, float]] = defaultdict(dict)
     for (g, truth), (a, anchor) in product(enumerate(truths), enumerate(anchors)):
@@ -248,7 +246,7 @@ class Case:
     middle: tuple[float, float] = (0.1, 0.9)
 
 
-# All 4 x 6 + 2 x 3 anchors: no top-k is tied. Of equal overlaps, all 0, both take the first (ambiguity T2).
+# All 4 x 6 + 2 x 3 anchors: no top-k is tied. Of equal overlaps, all 0, both algorithms take the first (T2).
 ALL = Hyperparameters(topk=30)
 
 CASES = [

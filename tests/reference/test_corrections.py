@@ -35,7 +35,7 @@ def doubles(*values: object) -> Tensor:
 
 
 def test_distances_below_zero_are_not_clamped():
-    """COR-1: L1 loss of distances -1 and 3, targets -2 and 1: (1 + 2) x 8 / 128 / 4, without clamping."""
+    """COR-1: the L1 loss of distances -1 and 3 with targets -2 and 1 is (1 + 2) x 8 / 128 / 4, without clamping."""
     loss = l1_loss(doubles([-1, 2, 3, 4]), doubles([-2, 2, 1, 4]), doubles([8]), (64, 128))
     assert loss.item() == (1 + 2) * 8 / 128 / 4
 
@@ -80,7 +80,7 @@ def test_topk2_equal_to_k_keeps_more_than_k():
 def test_positives_of_metric_zero_compete_with_every_other_zero():
     """COR-3: if every metric is zero, topk2 = 1 selects any one of four anchors.
 
-    None or one positive remains.
+    No positive remains, or exactly one.
     """
     _, trace = run(truths((0, 0, 16, 8)), [AWAY] * 4, [[0.5]] * 4, topk=4, topk2=1)
     assert taken(trace.selected) == [[0, 1]]

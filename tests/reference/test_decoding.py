@@ -45,7 +45,7 @@ def test_the_articles_distances():
 
 
 def test_the_articles_box():
-    """DEC-2: the box around (20.6, 18.3) in grid units equals the printed one, except that y2 is 23.04."""
+    """DEC-2: the box around (20.6, 18.3) in grid units equals the article's printed box, except that y2 is 23.04."""
     anchors = Anchors(torch.tensor([[20.6, 18.3]]).double(), torch.tensor([[16.0]]).double())
     box = decode(distance_logits(LEFT, TOP, RIGHT, BOTTOM)[None, None], anchors, 16)
     assert [round(side, 2) for side in box.flatten().tolist()] == [10.45, 13.49, 33.54, 23.04]

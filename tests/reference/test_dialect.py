@@ -1,4 +1,4 @@
-"""Test of `Dialect.floor`. It returns (below, to) in pixels.
+"""Test of `Dialect.floor`, which returns (below, to) in pixels.
 
 Box sides shorter than `below` are widened to `to`.
 """
@@ -24,7 +24,7 @@ FIRST = Dialect("first", SmallBoxFloor.BELOW_FIRST_STRIDE)
     ],
 )
 def test_floor(dialect: Dialect, strides: tuple[int, ...], floor: tuple[int, int]):
-    """TAL-CAND-2: (below, to) of the newest dialect, of an older one, and of a dialect without widening, by strides."""
+    """TAL-CAND-2: (below, to) of the newest dialect, an older dialect, and a dialect without widening, by strides."""
     assert dialect.floor(strides) == floor
 
 

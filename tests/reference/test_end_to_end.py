@@ -66,7 +66,7 @@ def most_positives(targets: list[Targets]) -> int:
 
 
 def test_either_branch_has_its_own_numbers():
-    """E2E-2: topk is 10 in one2many, and 7 with topk2 = 1 in one2one; gains, alpha and beta are as given."""
+    """E2E-2: topk is 10 in one2many; in one2one, topk is 7 and topk2 is 1. Gains, alpha and beta are as given."""
     batch, other = crowded()
     numbers = Hyperparameters(topk=3, alpha=1.0, beta=4.0, topk2=2, box_gain=1.0, cls_gain=2.0, dfl_gain=3.0)
     loss = loss_of(batch, other, hyperparameters=numbers)
@@ -100,7 +100,7 @@ def test_stages_are_kept_when_asked_for():
 def test_fewer_anchors_than_one_branch_takes():
     """E2E-2, TAL-TOPK-2: with 8 anchors, one2many (k = 10) raises ValueError.
 
-    Branch one2one (k = 7) alone would not.
+    The branch one2one (k = 7) alone would not raise.
     """
     batch = drawn(3, 1, rotated=False)
     maps = [level[:, :, :2, :2] for level in batch.maps]
@@ -113,7 +113,7 @@ def test_fewer_anchors_than_one_branch_takes():
 
 @pytest.mark.parametrize("updates", [0, 3, 99])
 def test_the_total_is_weighted_and_the_items_are_not(updates: int):
-    """E2E-3: the total is a times one2many plus (1 - a) times one2one; the logged items are those of one2one."""
+    """E2E-3: the total is a x one2many + (1 - a) x one2one, a being the weight; the logged items are one2one's."""
     batch, other = crowded()
     loss = loss_of(batch, other, updates=updates)
     many, one = branch_weights(updates, 100)
@@ -220,7 +220,7 @@ def test_gradients_exist_without_ground_truths():
 
 
 def test_the_official_loss():
-    """E2E-2 to E2E-6: equal to the official loss in values and gradients, for 1 and 16 bins, and rotated boxes."""
+    """E2E-2 to E2E-6: values and gradients equal the official loss's, for 1 and 16 bins, and for rotated boxes."""
     losses = pytest.importorskip("ultralytics.utils.loss")
     values, gradients = 0.0, 0.0
     with double_precision():

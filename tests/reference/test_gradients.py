@@ -1,7 +1,7 @@
 """Gradients of every differentiable stage, compared with numeric derivatives in float64, for a fixed assignment.
 
-IOU-2 makes CIoU's weight a constant for the gradient, so that the gradient is not the derivative. It is compared with
-the numeric derivative of a CIoU, implemented here without torch, whose weight is constant.
+IOU-2 makes CIoU's weight a constant for the gradient, so that the gradient is not the derivative. The gradient is
+compared with the numeric derivative of a CIoU, implemented here without torch, whose weight is constant.
 """
 
 import math

@@ -82,7 +82,7 @@ def test_cls_of_logits_without_a_target():
 
 
 def test_cls_of_each_logit_where_it_stands():
-    """LOSS-CLS-1: on logits (2, 3, 2) with three target scores y, the gradient of each logit is sigmoid - y."""
+    """LOSS-CLS-1: on logits (2, 3, 2) with three target scores y, the gradient of each logit x is sigmoid(x) - y."""
     logits = torch.linspace(-2, 3, 12, dtype=torch.float64).reshape(2, 3, 2).requires_grad_()
     scores = torch.zeros(2, 3, 2, dtype=torch.float64)
     scores[0, 1, 0], scores[1, 2, 1], scores[1, 0, 1] = 0.75, 0.25, 0.5
@@ -106,7 +106,7 @@ def test_cls_of_a_large_logit(logit: float, dtype: torch.dtype):
 def test_box():
     """LOSS-BOX-1: the box loss is 1 - CIoU.
 
-    Three cases: two 4 x 2 boxes that overlap, two at a quarter of the size, two that do not overlap.
+    The cases are two overlapping 4 x 2 boxes, the same boxes at a quarter of the size, and two boxes without overlap.
     """
     predicted = doubles([0, 0, 4, 2], [0, 0, 1, 0.5], [0, 0, 4, 2])
     target = doubles([2, 0, 6, 2], [0.5, 0, 1.5, 0.5], [8, 0, 12, 2])
@@ -117,9 +117,9 @@ def test_box():
 
 
 def test_target_distances():
-    """LOSS-DFL-1: target distances are left, top, right, bottom.
+    """LOSS-DFL-1: target distances are in the order left, top, right, bottom.
 
-    Some are negative if the anchor is outside its box.
+    Some target distances are negative if the anchor lies outside its target box.
     """
     distances = distances_to(doubles([1, 2, 7, 11], [3, 0, 4, 1]), doubles([2.5, 3.5], [2, 2]))
     assert distances.tolist() == [[1.5, 1.5, 4.5, 7.5], [-1, 2, 2, -1]]
@@ -165,7 +165,7 @@ def test_dfl_is_the_mean_of_the_sides():
 def test_dfl_gives_each_side_its_own_bins():
     """PRE-1, LOSS-DFL-1: each side reads its own bins.
 
-    The sides have probability 0.1, 0.2, 0.3, 0.4 at bin 0.
+    The four sides have the probabilities 0.1, 0.2, 0.3, 0.4 at bin 0.
     """
     logits = doubles([math.log(x) for p in (0.1, 0.2, 0.3, 0.4) for x in (p, 1 - p)])
     assert dfl_loss(logits, doubles([0, 0, 0, 0]), 2).item() == pytest.approx(sum(CE) / 4, rel=ROUNDINGS)
@@ -240,7 +240,7 @@ def test_terms_are_weighted_and_divided_by_the_score_sum():
 
 
 def test_a_score_sum_below_one_does_not_divide():
-    """LOSS-SUM-1: for target scores 0.25 and 0.5, whose sum is below 1, terms are divided by 1."""
+    """LOSS-SUM-1: for target scores 0.25 and 0.5, whose sum is below 1, the loss terms are divided by 1."""
     items = loss_items(predictions(), targets(0.25, 0.5), HEAD, ONES)
     box = 0.25 * FIRST_BOX + 0.5 * SECOND_BOX
     assert items.tolist() == near(box, cls_sum(0.25), 0.25 * FIRST_DFL + 0.5 * SECOND_DFL)
@@ -265,7 +265,7 @@ def test_a_positive_with_score_zero_costs_no_more_than_background():
 
 
 def test_targets_are_stacked_image_by_image():
-    """TAL-TGT-1: targets of B images are stacked as (B, A), (B, A, 4) and, one-hot scores, (B, A, C)."""
+    """TAL-TGT-1: the targets of B images are stacked: foreground (B, A), boxes (B, A, 4), scores (B, A, C)."""
     one = Targets(
         torch.tensor([True, False]),
         torch.tensor([1, 0]),
@@ -343,7 +343,7 @@ def test_the_score_sum_is_the_whole_batchs():
     """LOSS-SUM-1, LOSS-CLS-1: a second image without ground truths adds to cls, and not to the score sum."""
     one, two = by_hand(1), by_hand(2)
     n = max(1, sum(hand_weights()))
-    more = 0.5 * (-math.log(0.75) + LN2) / n  # a score of 1/4 and one of 1/2 that should be 0
+    more = 0.5 * (-math.log(0.75) + LN2) / n  # predicted scores 1/4 and 1/2, whose targets are 0
     box, cls, side = one.items.tolist()
     assert two.items.tolist() == near(box, cls + more, side)
 
@@ -382,9 +382,9 @@ def test_which_channels_have_which_gradients(reg_max: int):
 
 
 def test_the_gradient_is_that_of_fixed_targets():
-    """LOSS-GRAD-1: with detached targets, gradients are bitwise the same.
+    """LOSS-GRAD-1: with detached targets, the gradients of the loss are bitwise the same.
 
-    None flows through the assignment.
+    Therefore no gradient flows through the assignment.
     """
     feature_maps, head, numbers = maps(4), Head((8, 16), 3, 4), Hyperparameters(topk=5)
     loss = detection_loss(feature_maps, ROWS, head, numbers)

@@ -1,6 +1,6 @@
 """Tests of rotated boxes (OBB-*) in float64.
 
-By hand, against plain Python loops, and against the official loss.
+Expected values come from hand computations, from plain Python loops, and from the official loss.
 """
 
 import math
@@ -110,7 +110,7 @@ def test_dropped_rows_are_not_counted():
 def test_which_boxes_are_real(box: tuple[float, ...], real: bool):
     """OBB-ANN-3: a ground truth is real if cx + cy + w + h + angle > 0 (pixels, radians).
 
-    Others select no anchor.
+    Ground truths that are not real select no anchor.
     """
     assert truths(box).real.tolist() == [real]
     wide = truths((*box[:2], 100.0, 100.0, -200.0 - box[0] - box[1]))
@@ -127,9 +127,9 @@ def test_a_row_of_an_image_outside_the_batch_is_refused():
 
 
 def test_the_angle_is_the_last_channel():
-    """OBB-DEC-1: the last channel is the angle, not wrapped to a period.
+    """OBB-DEC-1: the last channel is the angle, which is not wrapped to a period.
 
-    Other channels are read as in detection.
+    The other channels are read as in detection.
     """
     level = torch.arange(7.0).reshape(1, 7, 1, 1).repeat(1, 1, 1, 2)
     predictions = read_rotated([level, level + 10], Head((8, 16), 2, 1))
@@ -182,9 +182,9 @@ def test_the_angle_has_no_unit_of_length():
 
 
 def gaussian(box: list[float], floor: float) -> tuple[list[list[float]], float]:
-    """Return covariance and determinant of a box's Gaussian, in plain Python.
+    """Return the covariance matrix of a box's Gaussian and its determinant, in plain Python.
 
-    `floor` is added to its variances.
+    `floor` is added to the variances.
     """
     _, _, w, h, angle = box
     rotation = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
@@ -209,7 +209,7 @@ def plain_probiou(one: list[float], other: list[float], floor: float = 0.0) -> f
 
 
 def test_probiou_of_boxes_apart():
-    """OBB-IOU-1: probIoU of two Gaussians with variances 1, 3 apart along x; covariances add up to S = 2 I, D = 4."""
+    """OBB-IOU-1: probIoU of Gaussians with variances 1 at distance 3 along x; covariances add up to S = 2 I, D = 4."""
     one, other = doubles(0, 0, ROOT12, ROOT12, 0), doubles(3, 0, ROOT12, ROOT12, 0)
     distance = 2 * 9 / (4 * (4 + E)) + math.log(4 / (4 + E) + E) / 2
     expected = 1 - math.sqrt(1 - math.exp(-distance) + E)
@@ -231,7 +231,7 @@ def test_probiou_of_crossing_boxes():
 
 
 def test_the_floor_is_added_to_every_variance():
-    """OBB-IOU-1: with `variance` = 1, probIoU of two points is that of two Gaussians with variances 1."""
+    """OBB-IOU-1: with `variance` = 1, probIoU of two points equals probIoU of two Gaussians with variances 1."""
     distance = 2 * 9 / (4 * (4 + E)) + math.log(4 / (4 + E) + E) / 2
     expected = 1 - math.sqrt(1 - math.exp(-distance) + E)
     assert probiou(doubles(0, 0, 0, 0, 0.7), doubles(0, 3, 0, 0, 2), 1.0).item() == pytest.approx(
@@ -333,7 +333,7 @@ def test_small_sides_are_widened():
 
 @pytest.mark.parametrize(("strides", "inside"), [((8, 16), [0, 1]), ((8,), [0, 1]), ((4,), [])])
 def test_the_floor_is_the_second_stride(strides: tuple[int, ...], inside: list[int]):
-    """OBB-CAND-1: a 3 x 3 box is widened to the second stride or, if there is only one stride, to that."""
+    """OBB-CAND-1: a 3 x 3 box is widened to the second stride or, if the head has only one stride, to this stride."""
     inputs = torch.ones(4, 1).double(), torch.tensor([[8.0, 4, 8, 8, 0]] * 4).double(), CENTRES
     targets = assign_rotated(
         *inputs, truths((8, 4, 3, 3, 0)), strides, Hyperparameters(topk=4), keep_trace=True
@@ -346,7 +346,7 @@ def test_the_floor_is_the_second_stride(strides: tuple[int, ...], inside: list[i
 def test_u_is_probiou_on_candidates():
     """OBB-MET-1: the overlap of a candidate is probIoU with the unwidened box, at least 0.
 
-    Otherwise it is 0.
+    The overlap of a non-candidate is 0.
     """
     found = truths((8, 4, 3, 3, 0.3), (16, 4, 24, 8, 0))
     boxes = doubles([8, 4, 4, 3, 0.1], [9, 4, 3, 3, 0], [20, 4, 20, 8, 0.2], [900, 4, 1, 1, 0])
@@ -525,7 +525,7 @@ def holds(box: list[float], cell: Cell, floor: float) -> bool:
 def plain_assignment(
     cells: list[Cell], found: list[tuple[int, list[float]]], floor: float, topk: int, topk2: int
 ) -> dict[int, tuple[int, float]]:
-    """Return ground truth and weight of every positive anchor, computed in plain Python (OBB-MET-1)."""
+    """Return a dict from a positive anchor to its ground truth and weight, computed in plain Python (OBB-MET-1)."""
     anchors, own = range(len(cells)), range(len(found))
     inside = {(g, a) for g in own for a in anchors if holds(found[g][1], cells[a], floor)}
     u = {(g, a): max(0.0, plain_probiou(found[g][1], cells[a].pixels)) for g, a in inside}
@@ -581,7 +581,7 @@ def plain_loss(batch: Drawn, topk: int, topk2: int) -> list[float]:
 
 
 def plain_side(cell: Cell, target: list[float], size: tuple[int, int]) -> float:
-    """Return the mean loss of the four distances (OBB-DFL-1, with LOSS-DFL-1 or COR-1)."""
+    """Return the mean loss of a cell's four distances (OBB-DFL-1, with LOSS-DFL-1 or COR-1)."""
     x, y = turn(target[0] - cell.anchor[0], target[1] - cell.anchor[1], -target[4])
     wanted = target[2] / 2 - x, target[3] / 2 - y, target[2] / 2 + x, target[3] / 2 + y
     reg_max, loss = len(cell.sides[0]), 0.0
@@ -622,7 +622,7 @@ def test_the_loss_in_plain_numbers():
 
 
 def test_what_is_differentiated():
-    """OBB-SUM-1: the total is items times images.
+    """OBB-SUM-1: the differentiated total is the items times the number of images.
 
     The box term has gradients on distances and angles, the angle term on angles only.
     """

@@ -28,9 +28,9 @@ def test_the_smallest_head_is_accepted():
 
 
 def test_defaults_are_those_of_the_detection_loss():
-    """TAL-MET-1, TAL-TOPK-1, LOSS-GAIN-1.
+    """TAL-MET-1, TAL-TOPK-1, LOSS-GAIN-1: default hyperparameters are those of the official detection loss.
 
-    Default hyperparameters are the official loss's, not its assigner class's.
+    The defaults of the official assigner class differ.
     """
     numbers = Hyperparameters()
     assert (numbers.topk, numbers.alpha, numbers.beta, numbers.topk2) == (10, 0.5, 6.0, None)

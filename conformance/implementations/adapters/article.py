@@ -2,7 +2,7 @@
 
 It is written from the article's text, with the article's names. Misprints listed in specification section 9 are
 corrected, and incomplete lines are completed from the specification. Small boxes are not widened. The article does not
-contain the loss; the specification's is used. M is the padded number of ground truths, A the number of
+contain the loss; the specification's loss is used. M is the padded number of ground truths, A the number of
 anchors, C of classes, R of bins.
 """
 
@@ -111,7 +111,7 @@ def ann_process(annotations: Tensor, images: int, size: tuple[int, int]) -> tupl
     """Return boxes, labels and mask of all images, padded with zeros to M, the largest number of ground truths."""
     counts = torch.bincount(
         annotations[:, 0].long(), minlength=images
-    )  # (B,): 0 too, where the article's max() fails
+    )  # (B,); images without ground truths have 0, where the article's max() fails
     padded = annotations.new_zeros(images, int(counts.max()), 5)  # (B, M, 5)
     for image in range(images):
         rows = annotations[annotations[:, 0] == image, 1:]
@@ -148,7 +148,9 @@ class ArticleAssigner:
             gt_bboxes: (M, 4) ground truths, xyxy in pixels.
             gt_mask: (M, 1) mask, zero on padding.
         """
-        if not len(gt_labels):  # TAL-EMPTY-1: the article's code has no answer, the specification does
+        if not len(
+            gt_labels
+        ):  # TAL-EMPTY-1: the article's code does not define this case, the specification does
             none = torch.zeros(len(anc_points), dtype=torch.long, device=anc_points.device)
             scores = torch.zeros_like(pb_scores, dtype=torch.promote_types(pb_scores.dtype, gt_bboxes.dtype))
             return [none, gt_bboxes.new_zeros(len(none), 4), scores, none.bool(), none], []
@@ -174,7 +176,7 @@ class ArticleAssigner:
     def refine_select(
         self, pb_scores: Tensor, pb_bboxes: Tensor, gt_labels: Tensor, gt_bboxes: Tensor, in_gts_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return t = s^alpha u^beta and u, both (M, A) and zero outside the mask: step 2."""
+        """Return the metrics t = s^alpha u^beta and the overlaps u, both (M, A) and zero outside the mask: step 2."""
         cious = self.overlap(gt_bboxes[:, None], pb_bboxes[None]).clamp(min=0).where(in_gts_mask, 0)  # (M, A)
         scores = pb_scores[:, gt_labels[:, 0].long()].T.where(in_gts_mask, 0)  # (M, A)
         return self.align(scores, cious), cious
@@ -225,7 +227,7 @@ class ArticleAssigner:
     def normalise(
         self, align_metrics: Tensor, overlaps: Tensor, pos_mask: Tensor, selected: Tensor
     ) -> Tensor:
-        """Return the weights (A,): metrics, scaled so that the largest of a ground truth is its largest overlap.
+        """Return weights (A,): metrics scaled so that a ground truth's largest weight equals its largest overlap.
 
         `selected` is not read; a planted fault uses it in place of `pos_mask`.
         """

@@ -1,8 +1,8 @@
 """`coreyolo`: the loss of one head (`DetectionLoss` without a one-to-one head) and its assigner.
 
-Its trainer makes the assigner with alpha = 1; here the assigner gets the batch's hyperparameters. The package reads
-annotations in pixels, and logs its terms without gains: the adapter converts both. The package's total is the sum of
-the terms, not multiplied by the number of images, and so is this adapter's.
+The package's trainer makes the assigner with alpha = 1; here the assigner gets the batch's hyperparameters. The package
+reads annotations in pixels, and logs its terms without gains: the adapter converts both. The package's total is the sum
+of the terms, not multiplied by the number of images, and so is this adapter's.
 """
 
 import importlib
@@ -32,7 +32,7 @@ class CoreYOLO:
     def __init__(self, version: str) -> None:
         self.version = version
         self._module = importlib.import_module(LOSS)
-        # the last one alone: a run meets thousands of heads
+        # only the most recent criterion: a run uses thousands of heads
         self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
@@ -83,7 +83,7 @@ class CoreYOLO:
         )
 
     def _new_criterion(self, head: Head, hyperparameters: Hyperparameters) -> Any:
-        """Return the package's loss for a model that consists of a head."""
+        """Return the package's loss object for a model that consists only of the given head."""
         layer = SimpleNamespace(
             nc=head.classes,
             reg_max=head.reg_max,
@@ -102,5 +102,5 @@ class CoreYOLO:
 
 def own_index(results: tuple[Tensor, ...]) -> Assignment:
     """Convert the six results of the package's assigner to an `Assignment`."""
-    labels, boxes, scores, foreground, _, index = results  # the fifth is the foreground as a float
+    labels, boxes, scores, foreground, _, index = results  # the fifth result is the foreground as a float
     return Assignment(labels, boxes, scores, foreground, index)

@@ -1,7 +1,8 @@
 """Base of the adapters of Ultralytics and its forks, which call the package's own loss and assigner.
 
 In all of these packages the criterion (loss object) is made from a model, of which it reads only the head, and calls an
-assigner of the same signature. A subclass defines how to make the criterion, and its arguments.
+assigner of the same signature. A subclass defines how to make the criterion, and the arguments of
+the criterion and the assigner.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ class CriterionAdapter:
     def __init__(self, version: str, assigner_module: ModuleType, exposes_stages: bool = True) -> None:
         self.version, self.exposes_stages = version, exposes_stages
         self._assigner_module = assigner_module
-        # only the most recent one: a run meets thousands of heads, and each criterion holds copies of its last batch
+        # only the most recent criterion: a run uses thousands of heads, and a criterion holds copies of its last batch
         self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
@@ -100,10 +101,10 @@ class CriterionAdapter:
         return {"batch_idx": annotations[:, 0], "cls": annotations[:, 1], "bboxes": annotations[:, 2:]}
 
     def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> Any:
-        """Return the package's assigner with these hyperparameters.
+        """Return the package's assigner with the given hyperparameters.
 
         Raises:
-            NotImplementedError: the hyperparameters ask for topk2, which the package does not have (TAL-CONF-2).
+            NotImplementedError: topk2 is set, which the package does not support (TAL-CONF-2).
         """
         if hyperparameters.effective_topk2 is not None:
             raise NotImplementedError(f"{self.name} {self.version} does not support topk2 (TAL-CONF-2)")

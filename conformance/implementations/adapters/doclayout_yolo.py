@@ -1,8 +1,8 @@
 """`doclayout-yolo`, a fork of Ultralytics: its `v8DetectionLoss` and its assigner.
 
 Its assigner can weight the finest level by the area of a ground truth (`ms_factor`). No head of the package uses this
-option, so that it is off here too. The option's arguments, the sizes of the levels and of each image before padding,
-are passed as None, because they are not read while the option is off.
+option, so that the option is off here too. The option's arguments, the sizes of the levels and of each image before
+padding, are passed as None, because the package does not read them while the option is off.
 """
 
 import importlib
@@ -44,7 +44,7 @@ class DocLayoutYOLO(CriterionAdapter):
         return super()._rows(annotations) | {"resized_shape": None}
 
     def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
-        """Return the package's criterion."""
+        """Return the package's criterion (loss object) for a model that ends with the given head."""
         gains = SimpleNamespace(
             box=hyperparameters.box_gain, cls=hyperparameters.cls_gain, dfl=hyperparameters.dfl_gain
         )

@@ -1,8 +1,8 @@
 """`libreyolo`: the loss of its YOLOv9 (`YOLO9Loss`) and its assigner (`BoxMatcher`).
 
-The other models of the package do not have the loss of YOLOv8, and therefore no adapter here:
-YOLO-NAS and PP-YOLOE have a task-aligned assigner
-with plain IoU, and a varifocal and GIoU loss; RTMDet and PicoDet assign differently; the others match one to one.
+The other models of the package do not have the loss of YOLOv8, and therefore no adapter here: YOLO-NAS and PP-YOLOE
+have a task-aligned assigner with plain IoU, and a varifocal and GIoU loss; RTMDet and PicoDet have different assigners;
+the remaining models match predictions and ground truths one to one.
 
 Ground truths are padded and have no mask: the package treats a row that overlaps no box as padding. The package's
 total is the sum of the terms, not multiplied by the number of images, and so is this adapter's.
@@ -34,7 +34,7 @@ class LibreYOLO:
     def __init__(self, version: str) -> None:
         self.version = version
         self._module = importlib.import_module(LOSS)
-        # the last one alone: a run meets thousands of heads
+        # only the most recent criterion: a run uses thousands of heads
         self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
@@ -96,7 +96,7 @@ class LibreYOLO:
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, size: tuple[int, int], device: torch.device
     ) -> Any:
-        """Return the package's loss for images of this width and height."""
+        """Return the package's loss object for images of the given size."""
         return self._module.YOLO9Loss(
             num_classes=head.classes,
             reg_max=head.reg_max,
@@ -132,7 +132,7 @@ def padded(annotations: Tensor, images: int) -> Tensor:
 def assignment_of(answered: tuple[Tensor, Tensor, Tensor], truths: Tensor, classes: int) -> Assignment:
     """Convert the results `answered` of the package's assigner for truths (B, M, 5) to an assignment.
 
-    The assigner returns scores and boxes (B, A, C + 4), foreground and index.
+    The results are class scores and boxes (B, A, C + 4), the foreground, and the index of each anchor's ground truth.
     """
     targets, foreground, index = (part.as_subclass(Tensor) for part in answered)
     scores, boxes = targets.split((classes, 4), -1)

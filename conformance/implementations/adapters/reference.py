@@ -74,7 +74,7 @@ def _assignment(targets: list[Targets], classes: int) -> Assignment:
 
 
 def _stages(targets: list[Targets]) -> Stages | None:
-    """Return the stages of all images, padded to the largest number of ground truths; None without ground truths."""
+    """Return all images' stages, padded to the largest number of ground truths; None if no image has any."""
     most = max((len(image.trace.metric) for image in targets if image.trace), default=0)
     if not most:
         return None
@@ -83,7 +83,7 @@ def _stages(targets: list[Targets]) -> Stages | None:
 
 
 def _padded(image: Targets, name: str, rows: int) -> Tensor:
-    """Return one stage of one image, padded to (rows, A)."""
+    """Return the stage `name` of one image, padded with zeros to (rows, A)."""
     dtype = image.weights.dtype if name in ("overlap", "metric") else torch.bool
     padded = torch.zeros(rows, len(image.weights), dtype=dtype, device=image.weights.device)
     if image.trace:

@@ -116,7 +116,7 @@ class ReorderedAdapter:
         self, feature_maps: tuple[Tensor, ...], annotations: Tensor, boxes: Tensor, logits: Tensor, centres: Tensor,
         strides: Tensor, head: Head, hyperparameters: Hyperparameters,
     ) -> AssignerInputs:  # fmt: skip
-        """Return the assigner's inputs; ground truths are converted to corners first, then to pixels."""
+        """Return the assigner's inputs; converts ground truths to corners first, then to pixels."""
         height, width = (size * head.strides[0] for size in feature_maps[0].shape[2:])
         image = annotations[:, 0].long()  # (N,)
         counts = torch.bincount(image, minlength=len(boxes))

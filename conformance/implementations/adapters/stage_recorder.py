@@ -1,7 +1,7 @@
 """Record the intermediate stages of an official assigner, for any release, by wrapping its own functions while it runs.
 
-Nothing is recomputed. The function names have been stable since 8.0.0, but they have moved from module functions to
-static methods to methods; a function is wrapped where the release defines it.
+No stage is recomputed. The names of the assigner's functions have been stable since 8.0.0, but the functions have moved
+from module functions to static methods to methods; a function is wrapped where the release defines it.
 """
 
 from collections.abc import Callable, Iterator
@@ -70,7 +70,7 @@ class RecordingAssigner:
         return returned
 
     def assignment(self) -> Assignment:
-        """Return the outputs of the last call, with its stages."""
+        """Return the outputs of the last call, with the stages of that call."""
         labels, boxes, scores, foreground, index = self.returned
         return Assignment(labels, boxes, scores, self._as_mask(foreground), index, self.stages())
 
@@ -141,7 +141,7 @@ def loss_arguments(hyperparameters: Hyperparameters) -> dict[str, int]:
 
 
 def has_built_in_exponents(hyperparameters: Hyperparameters) -> bool:
-    """Return True if alpha and beta are the built-in values of official losses, which accept no others (TAL-MET-1)."""
+    """Return True if alpha and beta are the built-in, and only, values of official losses (TAL-MET-1)."""
     return (hyperparameters.alpha, hyperparameters.beta) == (DEFAULTS.alpha, DEFAULTS.beta)
 
 

@@ -85,11 +85,12 @@ class UltralyticsAdapter(CriterionAdapter):
     Args:
         version: version of the release on the import path; by default the version of the installed release.
         exposes_stages: as in `CriterionAdapter`.
-        task: key of `CRITERIA`: the task of this adapter's own loss. An adapter of detection has the others too.
+        task: key of `CRITERIA`: the task of this adapter's own loss. An adapter of detection has the
+            losses of the other tasks too.
 
     Raises:
         UnknownImplementation: no version is given, and the installed release is missing, fails to import or is too old.
-        ImportError: another version than the given one is imported.
+        ImportError: the version on the import path is not the given version.
     """
 
     name = "ultralytics"
@@ -141,7 +142,7 @@ class UltralyticsAdapter(CriterionAdapter):
     def make(
         self, head: Head, hyperparameters: Hyperparameters
     ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
-        """Return a function that calls the criterion of the task whose annotation rows it is given."""
+        """Return a function that calls the criterion of the task to which its annotation rows belong."""
         made = super().make(head, hyperparameters)
         others = {name: other.make(head, hyperparameters) for name, other in self._others.items()}
 
@@ -180,7 +181,7 @@ class UltralyticsAdapter(CriterionAdapter):
         )
 
     def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
-        """Return the release's criterion (loss object); its assigner is replaced if it lacks the hyperparameters.
+        """Return the release's criterion (loss object), with a new assigner if its own lacks the hyperparameters.
 
         Raises:
             NotImplementedError: topk2 is set, which the release does not support (TAL-CONF-2).
@@ -212,7 +213,7 @@ def installed_release() -> str:
     """Return the version of the installed release.
 
     Raises:
-        UnknownImplementation: no release is installed, or only one that is older than the newest dialect.
+        UnknownImplementation: no release is installed, or the installed release is older than the newest dialect.
     """
     try:
         version = metadata.version("ultralytics")
@@ -249,7 +250,7 @@ def import_release(version: str) -> tuple[ModuleType, ModuleType]:
     """Import the assigner and loss modules of the release on the import path.
 
     Raises:
-        ImportError: the release on the import path is another one.
+        ImportError: the release on the import path has another version.
     """
     found = importlib.import_module("ultralytics").__version__
     if found != version:
@@ -262,7 +263,7 @@ def import_release(version: str) -> tuple[ModuleType, ModuleType]:
 
 
 def criterion_of(version: str, task: str = DETECT.name) -> Criterion:
-    """Return the modules of a task's criterion in a release.
+    """Return the modules and classes of a task's criterion in a release.
 
     Args:
         version: version of the release; text after the three numbers, as in forks, is ignored.

@@ -4,7 +4,7 @@ The losses for two and three heads (`loss_tal_dual`, `loss_tal_triple`) add up t
 assigner for each head. Three properties are specific to this package:
 
 - the assigner does not return the index of the ground truth: it is recorded between the assigner's functions;
-- the gains 7.5, 0.5 and 1.5 are constants in the loss's code: for other gains its parts are weighted before the sum;
+- the gains 7.5, 0.5 and 1.5 are constants in the loss's code: for other gains its terms are weighted before the sum;
 - an argument of the loss, not the number R of bins, decides if distances are distributions: False if R = 1.
 """
 
@@ -59,14 +59,14 @@ class YOLO9(CriterionAdapter):
         return annotations
 
     def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
-        """Return the package's loss, with its parts weighted by the gains."""
+        """Return the package's loss object, with its loss terms weighted by the gains."""
         model = model_with(head, device, hyp=CLASS_LOSS_OPTIONS)
         criterion = self._loss_module.ComputeLoss(model, use_dfl=head.reg_max > 1)
         criterion.bbox_loss = weighted(
             criterion.bbox_loss,
             hyperparameters.box_gain / BUILT_IN_GAINS.box_gain,
             hyperparameters.dfl_gain / BUILT_IN_GAINS.dfl_gain,
-            1.0,  # its third result, the overlaps, is not used
+            1.0,  # the third result, the overlaps, is not used
         )
         criterion.BCEcls = weighted(criterion.BCEcls, hyperparameters.cls_gain / BUILT_IN_GAINS.cls_gain)
         criterion.assigner = self._new_assigner(head, hyperparameters)

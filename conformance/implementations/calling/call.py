@@ -60,7 +60,7 @@ class Call:
 
     @property
     def maps(self) -> Maps:
-        """The feature maps that a loss is called with."""
+        """The arguments "level.0", "level.1", ... of a loss: the feature maps."""
         return tuple(self.tensors[f"level.{level}"] for level in range(len(self.head.strides)))
 
     @property
@@ -92,11 +92,11 @@ class Answer:
 
     Attributes:
         call: index of the call.
-        how: description of the call, to follow "called": "with the total times 2".
-        tensors: results by name: "total", "items", "gradients.0", ... of a loss, except gradients of frozen feature
-            maps; "Assignment.labels", "Stages.overlap", "AssignerInputs.scores", ... if they are visible.
-        failure: the problem, in one sentence without a subject; None if the call succeeded.
-        details: traceback if the implementation raised.
+        how: description of the call, which messages append to "called", such as "with the total times 2".
+        tensors: results by name: "total", "items", "gradients.0", ... of a loss, without gradients of frozen feature
+            maps; "Assignment.labels", "Stages.overlap", "AssignerInputs.scores", ... if exposed by the implementation.
+        failure: the problem, as a sentence without its subject ("raised ..."); None if the call succeeded.
+        details: traceback if the implementation raised; else None.
     """
 
     call: int
@@ -119,7 +119,7 @@ class Caller:
         self._returned = ReturnedTensors()
 
     def leaves(self, call: int = 0) -> Maps:
-        """Return copies of a call's feature maps that require gradients."""
+        """Return copies of the feature maps of the call with index `call`; the copies require gradients."""
         return tuple(level.detach().clone().requires_grad_() for level in self.calls[call].maps)
 
     def forward(
@@ -132,9 +132,9 @@ class Caller:
         """Call the loss and return its result.
 
         Args:
-            maps: feature maps with the same values as those of the call, perhaps in another memory layout.
+            maps: feature maps with the values of the call's feature maps, perhaps in another memory layout.
             call: index of the call.
-            annotations: annotation rows with the same values as those of the call; None for a copy of the call's rows.
+            annotations: annotation rows with the values of the call's rows; None for a copy of the call's rows.
             through: decorator that is applied to the loss before the call.
 
         Raises:
@@ -167,7 +167,7 @@ class Caller:
         """Call the assigner and return its result.
 
         Args:
-            tensors: inputs with the same values as those of the call; None for copies of the call's inputs.
+            tensors: inputs with the values of the call's inputs; None for copies of the call's inputs.
             call: index of the call.
             through: decorator that is applied to the assigner before the call.
 
@@ -216,10 +216,10 @@ class Caller:
 
 
 def gradients_of(total: Tensor, maps: Maps, **options: Any) -> dict[str, Tensor]:
-    """Return the gradient of the total on every feature map that requires a gradient, by name.
+    """Return the gradients of the total loss on all feature maps that require gradients, by names as in `Answer`.
 
     Args:
-        total: () total of the loss.
+        total: scalar total of the loss.
         maps: feature maps of the levels.
         options: further arguments of `torch.autograd.grad`.
 
@@ -234,7 +234,7 @@ def gradients_of(total: Tensor, maps: Maps, **options: Any) -> dict[str, Tensor]
 
 
 def named_gradients(gradients: Mapping[int, Tensor | None]) -> dict[str, Tensor]:
-    """Return the gradients of feature maps by name.
+    """Return a dict from names ("gradients.0", ...) to the gradients of the levels with these indices.
 
     Raises:
         ProtocolViolation: a feature map has no gradient.
@@ -250,14 +250,14 @@ def named_gradients(gradients: Mapping[int, Tensor | None]) -> dict[str, Tensor]
 
 
 def answer_tensors(loss: Loss, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a loss and its gradients by name, in the form of `Answer.tensors`."""
+    """Return a dict from names to the tensors of a loss and the given gradients, in the form of `Answer.tensors`."""
     items: Tensor | None = loss.items
     shown = {} if items is None else {"items": items}
     return copied({"total": loss.total.sum(), **shown, **gradients, **_visible(loss)})
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of tensors that are contiguous, detached and usable outside inference mode."""
+    """Return contiguous, detached copies of tensors; the copies are usable outside inference mode."""
     with torch.inference_mode(False):
         return {name: torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor.detach())
                 for name, tensor in tensors.items()}  # fmt: skip
@@ -275,7 +275,7 @@ def _mode(mode: Mode) -> Iterator[None]:
 
 
 def in_mode(call: Call, mode: Mode) -> Call:
-    """Return a copy of the call with another mode."""
+    """Return a copy of the call with another autograd mode."""
     return replace(call, mode=mode)
 
 

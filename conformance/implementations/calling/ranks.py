@@ -1,6 +1,6 @@
 """Calls in two processes that train together: each process has its own batch, and gloo connects them.
 
-The processes are forked from this process, so that they start at once and have the same implementation.
+Both processes are forked from this process, so that they start immediately and have the same implementation.
 """
 
 import fcntl
@@ -35,7 +35,7 @@ PATIENCE = 60
 
 
 def in_two_processes(caller: Caller) -> Iterator[Answer]:
-    """Call the loss in two processes of a process group: call 0 at rank 0, call 1 at rank 1. Return the results."""
+    """Call the loss in two processes of a process group: call 0 at rank 0, call 1 at rank 1. Yield the results."""
     with tempfile.TemporaryDirectory(prefix="tal-conformance-ranks-") as name:
         folder = Path(name)
         children = [_fork(caller, rank, folder) for rank in range(RANKS)]
@@ -45,7 +45,7 @@ def in_two_processes(caller: Caller) -> Iterator[Answer]:
 
 
 def _fork(caller: Caller, rank: int, folder: Path) -> int:
-    """Fork a process that makes the call of a rank, and return its process id."""
+    """Fork a process that makes the call whose index is `rank`, and return the id of the new process."""
     child = os.fork()
     if child:
         return child
@@ -56,7 +56,7 @@ def _fork(caller: Caller, rank: int, folder: Path) -> int:
 
 
 def _run(caller: Caller, rank: int, folder: Path) -> None:
-    """Make the call of a rank, in the process of this rank, and store the results in `folder`."""
+    """Make the call whose index is `rank`, in the process of this rank, and store the results in `folder`."""
     fields: dict[str, Any] = {}
     try:
         torch.set_num_threads(1)
@@ -92,7 +92,7 @@ def _raise_loopback() -> None:
 
 
 def _wait(children: list[int]) -> None:
-    """Wait for the processes, and kill processes that hang."""
+    """Wait for the processes with these ids, and kill processes that hang."""
     deadline, left = time.monotonic() + PATIENCE, set(children)
     while left and time.monotonic() < deadline:
         left -= {child for child in left if os.waitpid(child, os.WNOHANG)[0]}

@@ -20,12 +20,12 @@ DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.fl
 
 
 def run_calls(make: Callable[[], KeptAdapter], way: str, calls: Sequence[Call]) -> list[Answer]:
-    """Make an adapter, call it in one way, and return the results up to the first failure.
+    """Make an adapter, call it in the given way, and return the results up to and including the first failure.
 
     Args:
         make: function that makes the adapter.
-        way: a key of `WAYS`, or `IN_TURN` for all calls one after the other.
-        calls: the calls.
+        way: way of calling: a key of `WAYS`, or `IN_TURN` for all calls one after the other.
+        calls: the arguments of the calls.
     """
     answers: list[Answer] = []
     try:

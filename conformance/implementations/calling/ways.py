@@ -41,9 +41,9 @@ class Way:
         clause: clause of the specification that the way tests.
         loss: function that makes the calls of a loss.
         assign: function that makes the calls of an assigner; None if the way does not apply to assigners.
-        same_bits: True if torch guarantees results that are bitwise equal to a plain call's, because the same
-            operations run on the same memory layout. False if another layout, number of threads or kernel may round
-            differently, within the bound of two correct runs.
+        same_bits: True if torch guarantees results that are bitwise equal to those of a plain call, because the
+            same operations run on the same memory layout. False if another layout, number of threads or kernel may
+            round differently, within the bound of two correct runs.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Way:
 
 
 def scaled_gradients(caller: Caller) -> Iterator[Answer]:
-    """Yield results with gradients of the total times a factor, divided by the factor again, as with GradScaler."""
+    """Yield results whose total was multiplied by a factor, and whose gradients were divided by it (GradScaler)."""
     for scale in SCALES:
         maps = caller.leaves()
         loss = caller.forward(maps)
@@ -163,7 +163,7 @@ def offset_inputs(caller: Caller) -> Iterator[Answer]:
 
 
 def after(mode: Callable[[], Any], word: str) -> Calling:
-    """Return a way that calls the loss in an autograd mode without gradients, then for training.
+    """Return a way of calling: the loss in an autograd mode without gradients, then for training.
 
     `word` names the mode in messages.
     """
@@ -178,7 +178,7 @@ def after(mode: Callable[[], Any], word: str) -> Calling:
 
 
 def assigned_after(mode: Callable[[], Any], word: str) -> Calling:
-    """Return a way that calls the assigner in an autograd mode without gradients, then in the default mode.
+    """Return a way of calling: the assigner in an autograd mode without gradients, then in the default mode.
 
     `word` names the mode in messages.
     """
@@ -215,7 +215,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def deterministic_algorithms() -> Iterator[None]:
-    """Use deterministic algorithms while the block runs, with a warning if torch has none, as in the official trainer.
+    """Use deterministic algorithms while the block runs; torch warns about operations that do not have any.
 
     torch then also fills new memory with NaN, so that reads of uninitialised memory become visible.
     """
@@ -233,7 +233,7 @@ def deterministic_algorithms() -> Iterator[None]:
 
 
 def within(*settings: tuple[Callable[[], Any], str]) -> tuple[Calling, Calling]:
-    """Return two ways, for a loss and for an assigner, that repeat the call inside each given context manager."""
+    """Return ways of calling a loss and an assigner, which repeat the call inside each given context manager."""
 
     def train(caller: Caller) -> Iterator[Answer]:
         for setting, word in settings:
@@ -332,7 +332,7 @@ class CountedOperations(TorchDispatchMode):
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return True if the error is torch's out-of-memory error, or such an error is among its causes or contexts."""
+    """Return True if the error, one of its causes or one of its contexts is torch's out-of-memory error."""
     seen = 0
     while error is not None and seen < 16:
         if isinstance(error, torch.OutOfMemoryError):
@@ -342,7 +342,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def counted_by(operations: CountedOperations) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that counts the operations of the decorated function, without those of the suite."""
+    """Return a decorator that counts the operations of the decorated function, without the operations of the suite."""
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
@@ -365,10 +365,10 @@ def assign_counted(caller: Caller, how: str, operations: CountedOperations) -> A
 
 
 def out_of_memory(run: Callable[[Caller, str, CountedOperations], Answer]) -> Calling:
-    """Return a way that lets one operation of a call run out of memory, at several places, and then calls again.
+    """Return a way of calling that lets one operation run out of memory, at several places, and then calls again.
 
-    The implementation may raise the error. If it returns results, they must be those of a plain call. The results of
-    the next call must be right in any case.
+    The implementation may raise the error. If the implementation returns results instead, they must equal those of a
+    plain call. The results of the next call must be correct in any case.
     """
 
     def call(caller: Caller) -> Iterator[Answer]:

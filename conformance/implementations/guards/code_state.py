@@ -109,7 +109,7 @@ class Names:
         self._count = len(vars(holder))
 
     def changes(self) -> Iterator[Change]:
-        """Yield every name that has another value than before, and every added name that hides an inherited name."""
+        """Yield a change for every name with a new value, and for every added name that hides an inherited name."""
         now = vars(self.holder)
         if not self._same(now):
             for name, value in zip(self._names, self._values, strict=True):

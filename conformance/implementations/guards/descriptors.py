@@ -14,7 +14,7 @@ class Descriptors:
     """The file descriptors that a call used up.
 
     Attributes:
-        left: number of file descriptors that the call left open, if none was free at its end; else 0. They are closed.
+        left: number of descriptors that the call left open and that were closed; 0 if descriptors were still free.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Descriptors:
 
 @contextmanager
 def reserve_descriptors() -> Iterator[Descriptors]:
-    """Lower the limit of file descriptors for the duration of the block, and close what it leaves if none is free."""
+    """Lower the limit of file descriptors during the block; if none is free after it, close those it left open."""
     result, before = Descriptors(), open_descriptors()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowered = min(soft, max(soft - RESERVED, len(before) + RESERVED))
@@ -46,8 +46,8 @@ def reserve_descriptors() -> Iterator[Descriptors]:
 def open_descriptors() -> set[int]:
     """Return the numbers of the open file descriptors of this process; the empty set where /proc does not exist."""
     try:
-        found = set(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208 (asked twice a batch)
-        lowest = os.open(os.devnull, os.O_RDONLY)  # the number that the listing itself had
+        found = set(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208 (read twice a batch)
+        lowest = os.open(os.devnull, os.O_RDONLY)  # the number of the descriptor that listdir had open
         os.close(lowest)
     except OSError:
         return set()

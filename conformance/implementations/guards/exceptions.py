@@ -1,8 +1,8 @@
 """Treat every exception of an implementation as its failure, except a real Ctrl-C.
 
 `pytest.skip()`, `pytest.xfail()`, `sys.exit()`, `KeyboardInterrupt`, `GeneratorExit` and `asyncio.CancelledError` do
-not derive from `Exception`. Raised by an implementation, they would skip a test or end the run; here they are its
-error. A real Ctrl-C is recognised by the signal that arrives with it.
+not derive from `Exception`. Raised by an implementation, they would skip a test or end the run; here they count as an
+error of the implementation. A real Ctrl-C is recognised by the signal that arrives with it.
 """
 
 import os
@@ -130,7 +130,7 @@ OWN_FRAMES = (f"{os.sep}importlib{os.sep}", "<frozen importlib", str(Path(__file
 def own_traceback(error: BaseException) -> str:
     """Return the traceback of an exception of an adapter's code, without the frames of the import system and the suite.
 
-    A syntax error has no other frames, and names its file and line itself.
+    A syntax error has no frames besides these; its message contains its file and line.
     """
     whole = traceback.TracebackException.from_exception(error)
     frames = [frame for frame in whole.stack if not any(part in frame.filename for part in OWN_FRAMES)]

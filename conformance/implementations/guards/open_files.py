@@ -66,15 +66,15 @@ class OpenFiles:
                 os.close(copy)
 
     def streams(self) -> tuple[Any, ...]:
-        """Return the identities of the standard streams, and the streams of Python that are open."""
+        """Return the identities of the standard streams' files, and a list of Python's stream objects that are open."""
         streams = [stream for stream in (sys.stdout, sys.stderr) if is_open(stream)]
         return (*map(identity, STREAMS), streams)
 
     def repair(self, before: tuple[Any, ...]) -> list[str]:
-        """Repair closed or redirected files, and return a description of each of them.
+        """Repair closed or redirected files, and return a list with a description of each repaired or lost file.
 
         Args:
-            before: what `streams` returned before the call.
+            before: result of `streams` before the call.
         """
         changed = []
         for number, (wanted, copy) in self._copies.items():
@@ -94,7 +94,7 @@ class OpenFiles:
         return changed
 
     def _repair(self, number: int, wanted: Identity, sources: list[int], name: str) -> None:
-        """Let a descriptor refer to its former file, of which one of the sources is a copy."""
+        """Make descriptor `number` refer to its former file `wanted`, by copying a source that refers to this file."""
         if wanted is None:
             with suppress(OSError):
                 os.close(number)

@@ -51,7 +51,7 @@ class PlainCopies:
         )
 
     def _items(self, value: Any) -> Any:
-        """Return a copy of the loss items; it requires gradients if the items do, so that this error is detected."""
+        """Return a copy of the loss items; if the items require gradients (an error), so does the copy."""
         copy = self._copy("Loss.items", value)
         if is_tensor(value) and plain("Loss.items", value).requires_grad:
             copy.requires_grad_()

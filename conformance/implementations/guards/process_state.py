@@ -60,7 +60,7 @@ class Setting:
     """A setting of the process.
 
     Attributes:
-        name: its name, as it follows "changed" in a message.
+        name: name of the setting, which messages append to "changed".
         read: returns the present value.
         restore: sets a value that `read` returned earlier.
         lasts: True if a change is an error; False if it is undone without an error.
@@ -86,7 +86,7 @@ def _set_handlers(handlers: tuple[Any, ...]) -> None:
 
 
 def _timers() -> tuple[tuple[float, bool], ...]:
-    """Return the interval of each timer, and True if the timer is set: its remaining time decreases by itself."""
+    """Return each timer's interval, and True if it is set; not its remaining time, which decreases by itself."""
     return tuple((interval, left > 0) for left, interval in map(_signal.getitimer, TIMERS))
 
 
@@ -105,7 +105,7 @@ def _mask() -> int:
 
 def _folder() -> str | None:
     try:
-        return os.getcwd()  # noqa: PTH109 (asked twice a batch)
+        return os.getcwd()  # noqa: PTH109 (read twice a batch)
     except OSError:  # the folder was deleted
         return None
 
@@ -130,7 +130,7 @@ def _set_limits(limits: tuple[tuple[int, int], ...]) -> None:
 
 
 def _attributes(module: Any, names: tuple[str, ...]) -> tuple[Callable[[], Any], Callable[[Any], object]]:
-    """Return two functions: the first reads these attributes of a module, the second sets them."""
+    """Return two functions: the first reads the attributes `names` of a module, the second sets these attributes."""
 
     def read() -> tuple[Any, ...]:
         values = vars(module)
@@ -143,7 +143,7 @@ def _attributes(module: Any, names: tuple[str, ...]) -> tuple[Callable[[], Any],
 
 
 def _list(of: Callable[[], list[Any]]) -> tuple[Callable[[], Any], Callable[[Any], object]]:
-    """Return two functions: the first reads the elements of a list, the second restores them in place."""
+    """Return two functions: the first reads the elements of a list, the second restores the elements in place."""
 
     def read() -> tuple[Any, ...]:
         return tuple(of())
@@ -155,9 +155,9 @@ def _list(of: Callable[[], list[Any]]) -> tuple[Callable[[], Any], Callable[[Any
 
 
 def _in_front(of: Callable[[], list[Any]]) -> tuple[Callable[[], Any], Callable[[Any], object]]:
-    """Return two functions as `_list` does, the second of which keeps additions of libraries, behind the others.
+    """Return two functions as `_list` does, but the second moves elements that libraries added to the list's end.
 
-    Libraries add finders when they are first imported, and need them later. Other finders are removed.
+    Libraries add import finders when they are first imported, and need them later. Other additions are removed.
     """
     read, _ = _list(of)
 
@@ -169,7 +169,7 @@ def _in_front(of: Callable[[], list[Any]]) -> tuple[Callable[[], Any], Callable[
 
 
 def is_installed(value: Any) -> bool:
-    """Return True for a text, and for an object of a class, or a class or function, of an installed package."""
+    """Return True for a str, and for a class or function of an installed package or an object of such a class."""
     owner = value if hasattr(value, "__qualname__") else type(value)
     file = getattr(sys.modules.get(str(owner.__module__)), "__file__", None) or ""
     return isinstance(value, str) or "site-packages" in Path(file).parts
@@ -276,7 +276,7 @@ class ProcessState:
     streams: tuple[Any, ...] = field(default_factory=open_files.streams)
 
     def restore(self, importing: bool = False) -> list[str]:
-        """Restore settings, modules and files, and return the names of those whose change is an error.
+        """Restore settings, modules and files, and return descriptions of the changes that are errors.
 
         Args:
             importing: True if an import made the changes, for which fewer of them are errors.
@@ -301,7 +301,7 @@ class ProcessState:
         found += open_files.repair(self.streams)
 
     def _replaced_modules(self) -> list[str]:
-        """Restore entries of `sys.modules` that were replaced or removed, and return them in words."""
+        """Restore replaced or removed entries of `sys.modules`; return a list with their description, empty if none."""
         now = sys.modules
         before = tuple(self.modules.values())
         if tuple(now.values())[: len(before)] == before:
@@ -345,7 +345,7 @@ class Changes:
         self.builtins: dict[str, Any] | None = None
 
     def found(self, state: ProcessState) -> list[str]:
-        """Return these changes in words, after activating the trace function of a debugger again."""
+        """Return descriptions of these changes, after activating the trace function of a debugger again."""
         if is_debugger(self.trace):
             settrace(self.trace)
             self.trace = None

@@ -31,23 +31,23 @@ class SideEffectError(Exception):
 
 
 class ReturnedTensors:
-    """The tensors that an implementation returned for its last batches; it must not change them in later calls."""
+    """The tensors that an implementation returned for its last batches, and must not change in later calls."""
 
     def __init__(self) -> None:
         self._before: list[tuple[str, Tensor, Tensor]] = []
         self._kept: list[tuple[str, Tensor, Tensor]] = []
 
     def begin(self) -> None:
-        """Begin the next batch: tensors stored so far become those of the previous batch, which `check` compares."""
+        """Begin the next batch: the tensors stored so far become the previous batch, which `check` compares."""
         self._before, self._kept = self._kept, []
 
     def keep(self, name: str, tensor: Tensor, copy: Tensor) -> None:
-        """Store a returned tensor and its copy. Tensors of a simulated device are skipped, as they end with it."""
+        """Store a returned tensor and its copy, unless the tensor is on a simulated device, with which it ends."""
         if type(tensor) is Tensor:
             self._kept.append((name, tensor, copy))
 
     def check(self) -> None:
-        """Compare the tensors of the previous batch with their copies, and discard both.
+        """Compare the tensors of the previous batch with their copies, and discard tensors and copies.
 
         Raises:
             SideEffectError: a tensor has changed.
@@ -160,7 +160,7 @@ def end_threads(threads: Iterable[threading.Thread]) -> None:
 def wait_to_be_ended() -> None:
     """Wait to be killed: an implementation made this process by forking the suite, and let it return to the suite.
 
-    The original process finds and kills it; without the original, it exits by itself.
+    The original process finds and kills this process; if the original has ended, this process exits by itself.
     """
     time.sleep(20 * PATIENCE)
     os._exit(1)

@@ -114,7 +114,7 @@ def _set_modes(
 
 
 def changes(before: dict[str, Any], random_numbers: bool = True) -> list[str]:
-    """Return the settings that differ from `before` with their present values, and restore all of them.
+    """Return names and present values of the settings that differ from `before`, and restore these settings.
 
     Args:
         before: the settings at an earlier time.

@@ -14,7 +14,7 @@ NO_NAMESPACE = 78
 
 
 def main() -> None:
-    """Leave the network, and run pip.
+    """Enter a network namespace without interfaces, and run pip.
 
     Raises:
         SystemExit: with `NO_NAMESPACE` if no network namespace can be made, else with the exit status of pip.

@@ -1,7 +1,10 @@
-"""The worker process: reads messages from one pipe, calls an adapter, and answers through another pipe.
+"""The worker process: reads requests from one pipe, calls an adapter, and writes the results into another pipe.
+
+A request is a message with several questions; a question holds the arguments of one call of the adapter, or of a
+sequence of calls. The reply is a message with one answer for each question: results, or a description of an exception.
 
 The pipes are separate from standard output, so that text printed by the adapter goes into the process's log and cannot
-damage the answers. The network and package installers are blocked. When the suite ends, in whatever way, the process
+damage the replies. The network and package installers are blocked. When the suite ends, in whatever way, the process
 group ends too.
 """
 
@@ -52,7 +55,7 @@ class Blocked(OSError):
 
 
 def block(event: str, arguments: tuple[Any, ...]) -> None:
-    """Raise if an audit event is network access or the start of an installer. An audit hook cannot be removed.
+    """Raise if an audit event is network access or the start of an installer; used as an audit hook.
 
     Raises:
         Blocked: the event is network access, or the start of an installer.
@@ -73,7 +76,7 @@ def follow_to_the_end(lifeline: int) -> None:
 def end_if_out_of_memory(error: BaseException) -> None:
     """End the process if the error means that the memory limit is reached, so that the memory is freed at once."""
     if isinstance(error, MemoryError):
-        os._exit(OUT_OF_MEMORY)  # at once: there may be no room for a message
+        os._exit(OUT_OF_MEMORY)  # immediately: there may be no memory for a message
     if "can't allocate memory" in str(error):
         print(f"{type(error).__name__}: {str(error).splitlines()[0][:300]}", file=sys.stderr, flush=True)
         os._exit(OUT_OF_MEMORY)
@@ -117,9 +120,9 @@ class Stub(type):
 
 
 def stub_module(name: str) -> None:
-    """Install an empty stub for a missing module that the package imports but the assigner and loss never use.
+    """Install a stub for a missing module that the package imports but its assigner and loss never use.
 
-    Attribute access and calls succeed; using the result in a computation raises TypeError.
+    Reading and calling the stub's attributes succeeds; using the result in a computation raises TypeError.
     """
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         return
@@ -172,7 +175,7 @@ def made(fields: dict[str, Any]) -> Any:
 
 
 def spelt_dialect(dialect: Any) -> str:
-    """Return a dialect as text that the suite can parse, a list of its choices; a text is returned unchanged."""
+    """Return a dialect as a text that the suite can parse (a list of its choices); return unchanged if it is a text."""
     return spelling(dialect) if isinstance(dialect, Dialect) else str(dialect)
 
 
@@ -209,7 +212,7 @@ def failure(error: BaseException) -> bytes:
 
 
 def serve(requests: int, answers: int) -> None:
-    """Answer messages one after the other until the pipe is closed."""
+    """Read requests and reply to them, one after the other, until the pipe `requests` is closed."""
     from tal_conformance.core.determinism import fixed_arithmetic
     from tal_conformance.implementations.workers.remote import REMAKE, answer
 
@@ -232,7 +235,7 @@ Answer = Callable[[Any, dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any]
 
 
 def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
-    """Return one message with the answers to all questions of the request."""
+    """Return one message (encoded) with the answers to all questions of a request."""
     replies: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for number, question in enumerate(request.fields["questions"]):
@@ -251,12 +254,12 @@ def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
         tensors |= {prefix + name: tensor for name, tensor in results.items()}
     try:
         return encoded({"answers": replies}, tensors)
-    except Exception as error:  # tensors that cannot be sent
+    except Exception as error:  # results with tensors that cannot be sent
         return encoded({"answers": [decoded_failure(error) for _ in replies]})
 
 
 def decoded_failure(error: BaseException) -> dict[str, Any]:
-    """Return the answer to a question if processing the question raised `error`."""
+    """Return the fields that describe the exception `error`, which was raised while a question was processed."""
     try:
         message = str(error)
         details = str(getattr(error, "details", "") or traceback.format_exc())
@@ -271,7 +274,7 @@ def decoded_failure(error: BaseException) -> dict[str, Any]:
 
 
 def main(requests: int, answers: int, lifeline: int) -> None:
-    """Set up this process as a worker, and answer messages until the pipe is closed.
+    """Set up this process as a worker, and reply to requests until the pipe `requests` is closed.
 
     Args:
         requests: file descriptor of the pipe to read from.

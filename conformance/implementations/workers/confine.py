@@ -24,9 +24,9 @@ NAMESPACE, HOOKS = "namespace", "audit hooks"
 def end_with_parent(parent: int) -> None:
     """Let the system kill this process a second after its parent ends, even if code holds the interpreter's lock.
 
-    During this second a thread that waits for the end of the suite kills the descendants, which the system does not
-    do. The system sends SIGHUP, whose number is 1, and the handler is C's `alarm`, which is called with the
-    number of the signal: after 1 second SIGALRM ends the process.
+    During this second a thread that waits for the end of the suite kills the descendants of this process, which the
+    system would leave running. When the parent ends, the system sends SIGHUP, whose number is 1. Its handler is C's
+    `alarm`, which is called with the number of the signal: after 1 second SIGALRM ends the process.
 
     Args:
         parent: process id of the parent; if the parent has ended already, this process ends at once.
@@ -77,7 +77,9 @@ def main() -> None:
     importlib.import_module("tal_conformance.implementations.protocol")
     folders = [folder for folder in os.environ.pop(FOLDERS_VARIABLE, "").split(os.pathsep) if folder]
     sys.path[:0] = folders
-    os.environ["PYTHONPATH"] = os.pathsep.join([*folders, packages])  # for the processes that it starts
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [*folders, packages]
+    )  # for the processes that the worker starts
     child.main(*map(int, pipes))
 
 

@@ -21,7 +21,7 @@ def end_before_python(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def main() -> None:
-    """Run pip."""
+    """Run pip with an audit hook that ends this process before it starts another Python."""
     sys.addaudithook(end_before_python)
     sys.argv = ["pip", *sys.argv[1:]]
     runpy.run_module("pip", run_name="__main__", alter_sys=True)

@@ -41,7 +41,7 @@ def _shared_files(pid: int) -> dict[tuple[int, int], int]:
     """Return the sizes in bytes of the shared memory behind a process's file descriptors, by device and inode."""
     sizes = {}
     with contextlib.suppress(OSError):
-        for number in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 (asked four times a second)
+        for number in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 (read four times a second)
             with contextlib.suppress(OSError):
                 path = f"/proc/{pid}/fd/{number}"
                 if os.readlink(path).startswith(SHARED_FILES):  # noqa: PTH115 (a target that is not a path)

@@ -89,7 +89,7 @@ def decoded(
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without shared memory, which safetensors rejects."""
+    """Return the tensors, copied where several of them share memory, which safetensors rejects."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():

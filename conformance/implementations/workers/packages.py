@@ -1,6 +1,6 @@
 """The cache of installed packages: one folder per package and version, installed once and verified on each use.
 
-pip installs a package into a separate folder, without dependencies: these come from this environment, so that every
+pip installs a package into a separate folder, without its dependencies, which come from this environment, so that every
 implementation computes with the same torch. A list of hashes beside the files detects a damaged folder, which is
 removed and installed again. A file lock ensures that concurrent runs install a package only once.
 """
@@ -92,7 +92,7 @@ def ensure_package(package: Package) -> Path:
 
 
 def refuse_shared(folder: Path) -> None:
-    """Raise if other users can change files in the cache, because its code runs with this user's rights.
+    """Raise if other users can change files in the cache, because code from the cache runs with this user's rights.
 
     Raises:
         OSError: other users can change files, and the variable `SHARED_VARIABLE` does not allow it.

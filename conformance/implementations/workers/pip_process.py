@@ -29,7 +29,7 @@ QUIET = ("--disable-pip-version-check", "--no-input", "--quiet")
 
 
 class PipFailed(Exception):
-    """Error: pip ended with an exit status other than 0, or did not end in time. The text is its last error."""
+    """Error: pip ended with an exit status other than 0, or did not end in time. The text is pip's last error."""
 
 
 def pip_environment() -> dict[str, str]:
@@ -50,11 +50,11 @@ def run_pip(
     script: Path | None = None,
     expected: int = 0,
 ) -> None:
-    """Run pip, isolated from the working directory, and end everything that it started.
+    """Run pip, isolated from the working directory, and end all processes that pip started.
 
     Args:
         arguments: arguments of pip.
-        environment: its environment variables; None for `pip_environment()`.
+        environment: environment variables of pip; None for `pip_environment()`.
         script: a script that runs pip with these arguments; None to run pip itself.
         expected: exit status on success.
 
@@ -63,7 +63,7 @@ def run_pip(
     """
     program = ("-m", "pip") if script is None else (str(script),)
     with tempfile.TemporaryDirectory(prefix="tal-conformance-pip-") as empty:
-        process = subprocess.Popen(  # noqa: S603 - our own words and checked names
+        process = subprocess.Popen(  # noqa: S603 - constant options and checked names
             [sys.executable, "-I", *program, *arguments],
             cwd=empty,
             env=pip_environment() if environment is None else dict(environment),
@@ -87,7 +87,7 @@ def run_pip(
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Kill a process with everything that it started, if it still runs, and its process group."""
+    """Kill a process, if it still runs, with its process group and all processes that it started."""
     started = descendants(process.pid)
     try:
         os.killpg(process.pid, signal.SIGKILL)

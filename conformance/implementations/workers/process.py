@@ -1,4 +1,8 @@
-"""The suite's side of a worker process, which is started on demand, restarted if it dies, and killed if it hangs."""
+"""The suite's side of a worker process, which is started on demand, restarted if it dies, and killed if it hangs.
+
+A question holds the arguments of one call of the worker's adapter, or of a sequence of calls; the worker's answer to it
+holds the results, or a description of an exception.
+"""
 
 import contextlib
 import fcntl
@@ -60,7 +64,7 @@ LAST_WORDS = 600
 
 
 class WorkerFailed(Exception):
-    """Error: the process died, hung, or did not send an answer. The next question starts a new process.
+    """Error: the worker process died, hung, or did not send an answer. The next question starts a new process.
 
     Attributes:
         what: the failure, as a sentence without a subject, such as "died with exit status 1".
@@ -92,7 +96,7 @@ class Launch:
 
 @dataclass
 class Running:
-    """A started process with its pipes, its log and its folder."""
+    """A started worker process with its pipes, its log and its folder."""
 
     process: subprocess.Popen[bytes]
     requests: int
@@ -103,14 +107,14 @@ class Running:
     limit: int
 
     def last_words(self) -> str:
-        """Return the end of the process's output as one line."""
+        """Return the end of the text that the process printed, as one line."""
         size = self.log.seek(0, os.SEEK_END)
         self.log.seek(max(0, size - LAST_WORDS))
         lines = self.log.read().decode(errors="replace").strip().splitlines()
         return " | ".join(line.strip() for line in lines[-4:] if line.strip())
 
     def end(self) -> None:
-        """Kill the process, its group and everything else it started, and remove its folder."""
+        """Kill the process, its process group and all other processes that it started, and remove its folder."""
         started = descendants(self.process.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -140,7 +144,7 @@ class Worker:
         self._end: Callable[[], object] = lambda: None
 
     def start(self) -> Message:
-        """Start the process, unless it runs.
+        """Start the worker process, unless it is running.
 
         Returns:
             A description of the adapter, or of the exception that making the adapter raised (`raised`, `message`,
@@ -180,7 +184,7 @@ class Worker:
             longest: largest number of bytes that the tensors of all answers together may have.
 
         Raises:
-            WorkerFailed: there is no answer. Ask the questions one at a time to learn which of them failed.
+            WorkerFailed: the worker did not answer. The caller can ask one question at a time to find the failing one.
         """
         tensors = {
             f"{number}.{name}": tensor
@@ -220,7 +224,7 @@ class Worker:
         self._running = None
 
     def _refuse(self, request: bytes) -> None:
-        """Raise if the worker died or hung too often to be restarted, or an earlier call with this request hung.
+        """Raise if the worker died or hung too often to be restarted, or hung on the same request before.
 
         Raises:
             WorkerFailed: the request must not be sent.
@@ -241,7 +245,7 @@ class Worker:
             text: largest number of bytes of the answer's text.
 
         Raises:
-            WorkerFailed: the process is dead, hangs, or did not answer with a message; it is ended.
+            WorkerFailed: the process is dead, hangs, or sent bytes that are not a message; the process is killed.
         """
         assert self._running is not None
         if os.fstat(self._running.log.fileno()).st_size > LONGEST_LOG:
@@ -264,7 +268,7 @@ class Worker:
             raise self._failed(f"died{self._how()}") from error
 
     def _check_memory(self) -> None:
-        """Kill the process if it and its descendants use more memory than a worker may.
+        """Kill the process if it and its descendants use more memory than `memory_limit` allows.
 
         Raises:
             WorkerFailed: the process was killed.
@@ -278,7 +282,7 @@ class Worker:
             )
 
     def _how(self) -> str:
-        """Return the exit status or signal of the ended process, as text that ends a sentence."""
+        """Return the exit status or signal of the ended process, as text for the end of a sentence."""
         assert self._running is not None
         try:
             status = self._running.process.wait(timeout=5)
@@ -354,7 +358,7 @@ def launched(launch: Launch) -> Running:
         requests, answers, lifeline = opened[:2], opened[2:4], opened[4:]
         theirs = requests[0], answers[1], lifeline[0]
         arguments = [str(PACKAGES), str(os.getpid()), *map(str, theirs)]
-        process = subprocess.Popen(  # noqa: S603 - our own module
+        process = subprocess.Popen(  # noqa: S603 - a script of this project
             [sys.executable, "-P", confine.__file__, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,

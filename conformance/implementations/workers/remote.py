@@ -1,6 +1,9 @@
 """An adapter whose code runs in a worker process. The suite uses it like any other adapter.
 
 The worker computes the gradients of the loss too. Differentiating the returned total gives the worker's gradients.
+
+A question is the arguments of one call of the adapter, or of a sequence of calls, as JSON fields and tensors; the
+worker's answer holds the results in the same form.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,7 +68,7 @@ class RemoteAdapter:
 
     Args:
         name: name of the implementation.
-        worker: the process.
+        worker: the worker process.
         dialect: dialect that the implementation is judged by; None: the dialect that the adapter declares.
 
     Raises:
@@ -110,7 +113,7 @@ class RemoteAdapter:
             self.supports = self._supports
 
     def renewed(self) -> "RemoteAdapter":
-        """Return an adapter without earlier calls: the worker makes it again for every question."""
+        """Return a copy of this object, for which the worker makes a new adapter for every question."""
         other = copy(self)
         other._fresh = True
         other._offer(self._about)  # methods of the copy
@@ -120,12 +123,12 @@ class RemoteAdapter:
         """Return the adapter in another worker process, without earlier calls.
 
         Raises:
-            PackageUnavailable: the adapter could not be made there.
+            PackageUnavailable: the adapter could not be made in the other process.
         """
         return RemoteAdapter(self.name, Worker(self.worker.launch, self.worker.timeout), self.dialect_given)
 
     def answers(self, way: str, calls: Sequence[Call]) -> list[Answer]:
-        """Make an adapter in the worker, call it in one way, and return the results.
+        """Make an adapter in the worker, call it in the given way, and return the results.
 
         Raises:
             WorkerError, ProtocolViolation: as `_ask`.
@@ -135,7 +138,7 @@ class RemoteAdapter:
         return decode_answers(facts, {name: tensor.to(device) for name, tensor in tensors.items()})
 
     def _supports(self, head: Head, hyperparameters: Hyperparameters) -> bool | str:
-        """Return the answer of the adapter's `supports` in the worker."""
+        """Return the result of the adapter's `supports`, called in the worker."""
         answer, _ = self._ask(question("supports", head, hyperparameters, torch.device("cpu")), {})
         reason: str = answer["reason"]
         return reason or True
@@ -284,7 +287,7 @@ def question(kind: str, head: Head, hyperparameters: Hyperparameters, device: to
 
 
 def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
-    """Answer a question of the suite by calling the adapter; runs in the worker.
+    """Call the adapter as a question of the suite demands, and return the results; runs in the worker.
 
     Raises:
         ProtocolViolation: the adapter returned a value that the protocol does not allow.
@@ -326,12 +329,12 @@ REMAKE: list[Callable[[], Any]] = []
 
 
 def remake(adapter: Any) -> Any:
-    """Return the worker's adapter without earlier calls; the given adapter if it cannot be made again."""
+    """Return a new adapter, without earlier calls, in the worker; the given adapter if it cannot be made again."""
     if not REMAKE:
         return adapter
     try:
         return REMAKE[0]()
-    except Exception:  # it was made before: making it twice is not what the implementation is tested for
+    except Exception:  # the adapter was made before: the suite does not test that it can be made twice
         return adapter
 
 
@@ -358,7 +361,9 @@ def loss_answer(
     )
     loss = copies.loss(adapter.loss(maps, tensors["annotations"], head, hyperparameters))
     if facts["differentiate"]:
-        check_loss(loss, maps, findings=Findings())  # the suite's process finds the mistakes again
+        check_loss(
+            loss, maps, findings=Findings()
+        )  # the suite's process validates the results again, and finds the mistakes
     total = loss.total.sum()
     results = {"total": total} | ({} if loss.items is None else {"items": loss.items.detach()})
     if facts["differentiate"]:
@@ -385,10 +390,10 @@ def mixed_precision(device: torch.device, dtype: str | None) -> Iterator[None]:
 
 
 def checked_tensors(part: Any, kind: type) -> dict[str, Tensor]:
-    """Return the tensors of an assignment, with its stages, or of an assigner's inputs, by name.
+    """Return a dict from names to the tensors of an assignment, with its stages, or of an assigner's inputs.
 
     Raises:
-        ProtocolViolation: the part is not of the class `kind`, or a field is not a tensor.
+        ProtocolViolation: `part` is not of the class `kind`, or a field is not a tensor.
     """
     if not isinstance(part, kind):
         raise ProtocolViolation(f"returned a value of type {type(part).__name__}, expected {kind.__name__}")

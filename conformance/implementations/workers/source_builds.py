@@ -1,8 +1,8 @@
 """Build a source release: its build script runs code of strangers, without network and without the user's secrets.
 
-pip downloads and unpacks the release, and downloads wheels of what its build needs; no code of the release runs until
-then. The build itself runs in a network namespace, with an empty home folder and an environment without the user's
-variables. It is not a sandbox: the script runs with this user's rights.
+pip downloads and unpacks the release, and downloads wheels of the packages that its build needs; no code of the release
+runs before the build. The build itself runs in a network namespace, with an empty home folder and an environment
+without the user's variables. It is not a sandbox: the build script runs with this user's rights.
 """
 
 import os
@@ -39,7 +39,8 @@ def install_source(release: str, target: Path) -> None:
         target: folder for its modules.
 
     Raises:
-        PipFailed: pip failed, or the build cannot be separated from the network and the user did not allow that.
+        PipFailed: pip failed, or the build cannot be separated from the network and the user did not allow
+            a build with network.
     """
     with tempfile.TemporaryDirectory(prefix="tal-conformance-build-") as name:
         folder = Path(name)
@@ -70,7 +71,7 @@ def fetched(release: str, folder: Path) -> Path:
     """Download and unpack a source release, and return the folder of its files; none of its code runs.
 
     Raises:
-        PipFailed: pip failed, or it left no source release.
+        PipFailed: pip failed, or did not leave an unpacked source release.
     """
     folder.mkdir()
     arguments = [
@@ -100,7 +101,7 @@ def build_requirements(unpacked: Path) -> list[str]:
     """Return the packages that the build of a release needs, as NAME and version specifier.
 
     Raises:
-        PipFailed: `pyproject.toml` cannot be read, or it requires something other than packages of the index.
+        PipFailed: `pyproject.toml` cannot be read, or its build requires anything other than packages of the index.
     """
     path = unpacked / "pyproject.toml"
     required = LEGACY
@@ -124,11 +125,11 @@ def build_requirements(unpacked: Path) -> list[str]:
     return [
         *map(str, parsed),
         *(["wheel"] if needs_wheel else []),
-    ]  # setuptools asks for it before version 70.1
+    ]  # setuptools needs this package before version 70.1
 
 
 def build_environment(folder: Path) -> dict[str, str]:
-    """Return the environment variables of a build, without the user's; its home folder is empty."""
+    """Return the environment variables of a build, with an empty home folder and without the user's variables."""
     home, scratch = folder / "home", folder / "scratch"
     for path in (home, scratch):
         path.mkdir()

@@ -155,7 +155,7 @@ def contested_goes_to_the_first(selected: Tensor, overlap: Tensor) -> Tensor:
     return _settled(selected, selected.float())
 
 
-# The reported ground truth may be right by chance; the weights of all ground truths that selected the anchor add up.
+# The reported ground truth may be correct by chance; the weights of all ground truths that selected the anchor add up.
 @fault(
     at="tal_reference.assignment.settle_contested",
     outputs_stages=(

@@ -41,7 +41,7 @@ def _settled(selected: Tensor, overlap: Tensor, contested: Tensor) -> Tensor:
     return torch.where(contested, best, selected)
 
 
-# If the count overflows to 0 or 1, the anchor stays with all ground truths that selected it, and their weights add up.
+# If the count overflows to 0 or 1, the anchor stays with all ground truths that selected it; their weights are added.
 _STAYS_WITH_ALL = (StageName.CONFLICT, StageName.METRIC, StageName.NORMALISATION, StageName.TARGETS)
 
 

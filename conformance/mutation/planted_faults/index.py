@@ -1,4 +1,4 @@
-"""Index of the faults planted in the detection task: name, violated clauses, stage that the report must name.
+"""Index of the faults planted in the detection task: name, violated clauses, and the stage that the report must name.
 
 The code of a fault is a function of the same name in another module of this package.
 """

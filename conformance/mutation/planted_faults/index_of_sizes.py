@@ -1,4 +1,4 @@
-"""The part of the index with the faults of the modules `counters`, `chunks`, `heads` and `class_weights`."""
+"""Section of the index of planted faults: faults of the modules `counters`, `chunks`, `heads` and `class_weights`."""
 
 from tal_conformance.core.task import StageName
 from tal_conformance.mutation.planted_faults.row import Row

@@ -1,4 +1,4 @@
-"""Faults planted in the loss of rotated boxes: those of its own functions, and detection's in the shared ones."""
+"""Faults planted in the loss of rotated boxes, both in its own functions and in those it shares with detection."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -336,6 +336,9 @@ _replace("distance_clamped_early", tal_reference__rotated__FARTHEST=1)
 _replace("no_variance_in_the_loss", tal_reference__rotated__LOSS_VARIANCE=0.0)
 _replace("sum_without_the_angle", tal_reference__annotations__GroundTruths__real=property(_without_angle))
 _replace("every_row_is_real", tal_reference__annotations__GroundTruths__real=property(_all_real))
-for _name in ("no_row_dropped", "rows_below_eight_pixels_dropped"):  # other rows have stages of another shape
+for _name in (
+    "no_row_dropped",
+    "rows_below_eight_pixels_dropped",
+):  # a fault that drops other rows returns stages of another shape
     ROTATED_FAULTS[_name] = replace(ROTATED_FAULTS[_name], implementation=partial(_hidden, _name))
 ROTATED_FAULTS.update({name: ENTERED[name] for name in SHARED})
