@@ -28,6 +28,12 @@ from tal_reference import (
 from tal_reference.loss import read_predictions
 
 
+def _detection_truths(
+    annotations: Tensor, images: int, size: tuple[int, int], dialect: Dialect = NEWEST
+) -> list[GroundTruths]:
+    return ground_truths(annotations, images, size, dialect)  # a planted fault may replace it
+
+
 def _rotated_truths(
     annotations: Tensor, images: int, size: tuple[int, int], _: Dialect = NEWEST
 ) -> list[GroundTruths]:
@@ -40,7 +46,7 @@ def _rotated_predictions(feature_maps: Sequence[Tensor], head: Head) -> Predicti
 
 PREDICTIONS_BY_TASK = {DETECT.name: read_predictions, OBB.name: _rotated_predictions}
 """The reference's function that reads the feature maps of every task."""
-TRUTHS_BY_TASK = {DETECT.name: ground_truths, OBB.name: _rotated_truths}
+TRUTHS_BY_TASK = {DETECT.name: _detection_truths, OBB.name: _rotated_truths}
 """The reference's function that converts the annotation rows of every task."""
 LOSSES_BY_TASK = {DETECT.name: detection_loss, OBB.name: rotated_loss}
 """The reference's loss of every task."""

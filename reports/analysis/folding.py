@@ -66,11 +66,21 @@ def _by_choice(log: Log, failures: Sequence[Line]) -> tuple[dict[tuple[str, str]
             groups.setdefault((line["implementation"], words), []).append(line)
     found = {}
     for (name, words), lines in groups.items():
-        ordered = sorted(lines, key=example_rank)
+        ordered = sorted(lines, key=lambda line: (_stage_place(line, log.stages), *example_rank(line)))
         parts = causes(ordered, log.stages)
         follows = tuple(part for part in parts if ordered[0] not in part.lines)
         found[name, words] = Cause(tuple(ordered), None, words, follows)
     return found, others
+
+
+def _stage_place(line: Line, stages: Sequence[str]) -> tuple[bool, int]:
+    """Return a sort key that puts failures against the reference first, and among them those at earlier stages.
+
+    The example of a choice is then a failure at the stage that the choice changes, not a relation that follows from it.
+    """
+    stage = line.get("stage")
+    place = stages.index(stage) if stage in stages else len(stages)
+    return str(line.get("clause") or "").startswith("META-"), place
 
 
 def _heads(log: Log, found: Sequence[Cause], rest: Sequence[Cause], cause: Cause) -> Iterator[Cause]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import Phase
+from tests.common.faults import parameters
 
 import tal_reference
 from tal_conformance.checks.profiles import PROFILES
@@ -67,7 +68,7 @@ LARGER = {"strides_sorted": 80, "floor_of_the_second_smallest": 80}
 LINE = 260
 """Largest number of characters of a readable line."""
 
-every_fault = pytest.mark.parametrize("name", FAULTS)
+every_fault = pytest.mark.parametrize("name", parameters(FAULTS))
 
 
 def large(name: str) -> bool:
@@ -131,7 +132,7 @@ def test_what_has_no_fault_is_not_found():
     assert attack(find("reference"), "conflict") is None
 
 
-@every_fault
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_lasts_only_while_it_is_planted(name: str):
     names = FAULTS[name].replaces
     before = {name: looked_up(name) for name in names}

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.common.faults import parameters
 
 import tal_reference
 from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK, TURNABLE
@@ -16,7 +17,7 @@ from tal_conformance.mutation.attack import Hit, attack, faulty
 from tal_conformance.mutation.planted_faults import FAULTS_BY_TASK
 
 FAULTS = FAULTS_BY_TASK[OBB.name]
-every_fault = pytest.mark.parametrize("name", FAULTS)
+every_fault = pytest.mark.parametrize("name", parameters(FAULTS))
 
 
 def found(implementation: Implementation, check: str) -> Hit | None:
@@ -25,6 +26,7 @@ def found(implementation: Implementation, check: str) -> Hit | None:
     return next((hit for lane in lanes if (hit := attack(implementation, lane, task=OBB.name))), None)
 
 
+@pytest.mark.slow
 @every_fault
 def test_found_where_stages_are_exposed(name: str):
     """A fault is found at its stage if stages are exposed."""

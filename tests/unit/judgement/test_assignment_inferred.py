@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tests.common.faults import parameters
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
@@ -154,14 +155,7 @@ def test_the_best_fit_explains_the_gradients_on_the_distances(monkeypatch: pytes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.long] * (FAULTS[name].check == "crossings"))
-        for name in FAULTS
-        if name not in UNSEEN
-    ],
-)
+@pytest.mark.parametrize("name", parameters(FAULTS, [name for name in FAULTS if name not in UNSEEN]))
 def test_a_fault_that_shows_in_the_loss_is_found(name: str):
     """A fault of a loss without exposed assignment is found by the check of its stage, `metric` or `loss`."""
     fault = FAULTS[name]

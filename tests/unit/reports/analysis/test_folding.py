@@ -107,6 +107,14 @@ def test_the_example_is_the_smallest_failure_well_above_its_bound(run_dir: Path)
     assert cause.example["case"] == clear["case"]
 
 
+def test_the_example_of_a_choice_is_at_the_earliest_stage_and_no_relation(run_dir: Path):
+    relation = divergence(1, stage="overlap", clause="META-BEST-SCORE")
+    later, first = divergence(2, stage="normalisation"), divergence(3, stage="metric")
+    found = identification(explained("alpha of 1", relation, later, first))
+    (cause,) = folded(run_dir, relation, later, first, found=found)
+    assert (cause.example["stage"], cause.example["case"]) == ("metric", first["case"])
+
+
 def test_batches_of_all_folded_failures_are_counted(run_dir: Path):
     lines = [
         divergence(1, stage="overlap", stages=states(overlap="diverges")),
