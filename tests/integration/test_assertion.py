@@ -59,6 +59,8 @@ def outcome_of(project: Path, source: str, *arguments: str) -> subprocess.Comple
     )
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_classes_objects_functions_and_names_conform(project: Path):
     done = outcome_of(
         project,

@@ -126,6 +126,7 @@ CAUSES = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", CAUSES)
 def test_causes_of_all_kinds_are_named_on_one_screen(tmp_path: Path, name: str):
     chosen, words = CAUSES[name]

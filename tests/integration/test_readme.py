@@ -62,6 +62,7 @@ def test_the_template_adapter_conforms(adapter: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_documented_adapters_conform(tmp_path: Path, documented_adapters: dict[str, str]):
     """Every adapter in docs/adapters.md conforms if its code is stored in a file."""
     assert len(documented_adapters) >= 5

@@ -12,7 +12,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import recipes
 from tal_conformance.batches.truths import Truth
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 LINE = 140
 """Largest number of characters of a readable line."""
