@@ -155,7 +155,7 @@ def run(folder: Path, names: list[str], *options: str) -> Done:
     return Done(done.returncode, done.stdout, log.parent, working, lines)
 
 
-@pytest.fixture(scope="module", params=["here", "elsewhere"])
+@pytest.fixture(scope="module", params=["here", pytest.param("elsewhere", marks=pytest.mark.long)])
 def done(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, list[Batch], dict[str, str]]:
     """Return a run of misbehaving adapters, with or without `--isolate`, its batches, and expected errors."""
     folder = tmp_path_factory.mktemp(request.param)
