@@ -404,7 +404,7 @@ def format_fit(fit: DialectFit) -> str:
 
 
 def distinguishable(dialects: Iterable[Dialect]) -> list[Dialect]:
-    """Return the dialects, leaving out those that differ from an earlier one only in name or unjudged choices."""
+    """Return the dialects without any dialect that differs from an earlier one only in name or unjudged choices."""
     first: dict[object, Dialect] = {}
     for dialect in dialects:
         first.setdefault(key_of(dialect), dialect)

@@ -24,8 +24,6 @@ from tal_conformance.implementations.workers.remote import RemoteAdapter
 from tal_reference.eras import dialect_of
 
 PACKAGE = "ultralytics"
-PREFIX = f"{PACKAGE}@"
-"""Beginning of an `--implementation` value; the rest is the path of a source tree."""
 SUFFIXES = (".py", ".yaml", ".yml", ".json", ".txt")
 """Suffixes of the files that are copied; the package needs no others to import its assigner and loss."""
 MAX_BYTES = 64 * 2**20
@@ -35,19 +33,19 @@ DIGITS = 10
 VERSION = re.compile(r"""^__version__\s*(?::[^=]+)?=\s*["']([^"']+)["']""", re.MULTILINE)
 
 
-def checkout(name: str) -> RemoteAdapter:
+def checkout(name: str, folder: Path) -> RemoteAdapter:
     """Return the loss and the assigner of a source tree of Ultralytics, in a worker process.
 
     The tree is judged by the dialect of the release that its `__version__` names.
 
     Args:
-        name: "ultralytics@" and the path of the tree: the folder that contains `ultralytics/`, or
-            the folder `ultralytics/` itself.
+        name: name of the implementation.
+        folder: the tree: the folder that contains `ultralytics/`, or `ultralytics/` itself.
 
     Raises:
         PackageUnavailable: the folder has no such package, or the package could not be copied or started.
     """
-    package = package_in(Path(name.removeprefix(PREFIX)).expanduser())
+    package = package_in(folder.expanduser())
     version = version_of(package)
     try:
         numbers = parsed(".".join(re.findall(r"\d+", version)[:3]))
@@ -87,7 +85,7 @@ def package_in(folder: Path) -> Path:
         if package.resolve().name == PACKAGE and (package / "__init__.py").is_file():
             return package
     raise PackageUnavailable(
-        f"{PREFIX}{folder}: expected a folder that contains {PACKAGE}/__init__.py"
+        f"{folder}: expected a folder that contains {PACKAGE}/__init__.py"
         + ("" if folder.exists() else "; the folder does not exist")
     )
 

@@ -172,7 +172,7 @@ def _fetched(name: str) -> Any:
     package, _, version = name.partition("==")
     try:
         if name.startswith(TREE):
-            return checkout(name)
+            return checkout(name, Path(name.removeprefix(TREE)))
         if package == "ultralytics":
             return release(version)
         if package in OTHER_PROJECTS:

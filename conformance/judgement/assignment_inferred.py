@@ -114,7 +114,7 @@ def explained_by_an_assignment(
     chosen, out_of_time = list(replay.expected.assignment), ""
     judged = replay.judged(chosen)
     if not fits or not judged.verdict.fails:
-        return judged, chosen, ""  # there is no other assignment, or this one explains the loss
+        return judged, chosen, ""  # no other assignment is admissible, or the chosen one explains the loss
     if read is not None:
         try:
             targets = read.targets(fits, chosen)

@@ -265,7 +265,7 @@ class OutputsJudge(ImageJudge):
         return best_weight <= (self.oracle.overlap * positives).amax(1) + slack
 
     def check_replayed_weights(self, positives: Tensor, clause: str) -> Agreement:
-        """Compare the weights with those that the implementation's positives and the expected u and t give."""
+        """Compare the weights with the weights of the implementation's positives for the expected u and t."""
         own = self.oracle.same_dtype
         same_dtype = self.oracle.normalised(own["metric"], own["overlap"], positives)
         exact, rounding, moved = self.oracle.weights(positives, self.dtype)

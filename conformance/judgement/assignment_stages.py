@@ -133,7 +133,7 @@ class StagesJudge(ImageJudge):
         )
 
     def check_targets(self, positives: Tensor) -> Agreement:
-        """Compare foreground, index, label and box with those that the positives determine (TAL-TGT-1)."""
+        """Compare foreground, index, label and box with the values that the positives determine (TAL-TGT-1)."""
         foreground, index = positives.any(0), positives.int().argmax(0)  # (A,), (A,)
         quantity = self.quantity("foreground", "TAL-TGT-1", "anchor")
         assert_equal(quantity, self.assignment.foreground[self.image], foreground)

@@ -250,7 +250,7 @@ class Expectation:
         Args:
             index: index of the image.
             inputs: inputs that the implementation's assigner read.
-            errors: possible differences of `inputs` from those that the implementation read; None if they are equal.
+            errors: possible differences between `inputs` and the implementation's inputs; None if both are equal.
         """
         settled = self.settled
         truths, dialect = len(self.truths[index]), settled.dialect

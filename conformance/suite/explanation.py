@@ -66,7 +66,7 @@ def explain_failures(run: SessionState, seconds: float, begins: Callable[[], Non
 def explanation(
     run: SessionState, log: Log, implementation: Implementation, seconds: float, advance: Advance
 ) -> Line:
-    """Return the log line that explains an implementation's failures, or says why there is no explanation."""
+    """Return the log line with the explanation of an implementation's failures, or why it is missing."""
     began = time.process_time()
     try:
         fields = _explained(run, log, implementation, seconds, advance)

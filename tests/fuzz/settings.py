@@ -143,7 +143,7 @@ def build_reader(folder: Path) -> Reader:
     )
     names = (
         b"x @ file:///etc",
-        b"--index-url=http://x",
+        b"--editable=.",
         b"a[b]<3; python_version>'3'",
         b"-r /etc/passwd",
         b"",

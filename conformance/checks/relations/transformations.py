@@ -170,7 +170,7 @@ def unreachable_class(batch: Batch) -> Iterator[TransformationPlan]:
 def shifted_logits(batch: Batch) -> Iterator[TransformationPlan]:
     """Yield one transformation: add a number to all distance logits of each side; softmax is unchanged (DEC-1)."""
     if batch.head.reg_max == 1:
-        return  # with one bin there is no softmax: the logit is the distance
+        return  # a head of one bin has no softmax: its logit is the distance
     rounded = shiftable(batch)
     distances, logits = flatten(rounded.feature_maps, batch.head)  # (B, A, 4, R), (B, A, C)
     number = torch.arange(4 * batch.anchors, device=batch.device).view(-1, 4)  # (A, 4)

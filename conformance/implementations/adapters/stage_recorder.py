@@ -51,7 +51,7 @@ class RecordingAssigner:
         return self._record(self._assigner, arguments)
 
     def attach(self) -> None:
-        """Record every later call of the assigner, also those that the official loss makes."""
+        """Record every later call of the assigner, including calls by the official loss."""
         forward = self._assigner.forward
         self._assigner.forward = lambda *arguments: self._record(forward, arguments)
 

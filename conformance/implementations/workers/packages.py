@@ -163,7 +163,7 @@ def install(package: Package, target: Path, because: str) -> None:
 
 
 def install_wheel(package: Package, target: Path) -> None:
-    """Run pip to install a package from a wheel; from a source release if there is no wheel and the user allows it.
+    """Run pip to install a package from a wheel or, if no wheel exists and the user allows it, from its source.
 
     Raises:
         PipFailed: pip failed.

@@ -23,7 +23,7 @@ PIP_KEEPS = (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 )
-"""Environment variables that pip inherits, besides its own and those that name proxies and certificates."""
+"""Environment variables that pip inherits, besides pip's own variables and the names of proxies and certificates."""
 QUIET = ("--disable-pip-version-check", "--no-input", "--quiet")
 """Options of every run of pip."""
 

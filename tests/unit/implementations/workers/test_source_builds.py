@@ -204,7 +204,7 @@ def test_a_build_that_fails_leaves_nothing(index: Path, mark: Path, monkeypatch:
     ("text", "message"),
     [
         ('[build-system]\nrequires = ["x @ file:///etc"]\n', "expected a package of the index"),
-        ('[build-system]\nrequires = ["--index-url=http://x"]\n', "cannot be read: InvalidRequirement"),
+        ('[build-system]\nrequires = ["--editable=."]\n', "cannot be read: InvalidRequirement"),
         ("[build-system]\nrequires = 3\n", "cannot be read: TypeError"),
         ("build-system = 3\n", "cannot be read: TypeError"),
         ("[", "cannot be read: TOMLDecodeError"),
