@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from tal_conformance.commands.program import CommandError, program_name
+from tal_conformance.core.interrupts import lost_interrupts
 from tal_conformance.core.names import unknown_name
 from tal_conformance.core.supervision import Marks, supervise, supervised
 from tal_text import warn
@@ -140,10 +141,13 @@ def main(arguments: list[str] | None = None) -> int:
     assert command is not None
     if arguments is None:
         supervise(lambda marks, how: _conclude(f"{program} {command_name}", marks, how))
+    restore_handler = lost_interrupts.record()
     status = 0  # if an exception is raised, Python sets the exit status
     try:
         status = _status(command, options, f"{program} {command_name}")
     finally:
+        restore_handler()
+        lost_interrupts.forget()
         supervised.finish(status)
     return status
 

@@ -383,7 +383,7 @@ class Search:
         return (chosen + [recipe for recipe in fastest if recipe not in chosen])[:count]
 
     def without_needless(self, dialect: Dialect) -> Dialect:
-        """Return the dialect with as few unofficial choices as possible.
+        """Return the dialect with as few unofficial choices as possible, based on a release's dialect if possible.
 
         A choice is reset to its official value if as many batches are explained with that value.
         """
@@ -398,7 +398,18 @@ class Search:
                 shortest = pruned
             if named(shortest) == (0, False):
                 break
-        return shortest
+        return self.of_a_release(shortest, explained) if base_of(shortest) is ARTICLE else shortest
+
+    def of_a_release(self, dialect: Dialect, explained: Sequence[Recipe]) -> Dialect:
+        """Return the first release's dialect that explains as much with the choices of an article-based dialect.
+
+        The name of a release tells a user more than the article's. Without such a release, `dialect` is returned.
+        """
+        changes = judged_differences(dialect, ARTICLE)
+        releases = (replace(base, **changes) for base in DIALECTS.values() if base is not ARTICLE)
+        return next(
+            (one for one in releases if all(self.conforming(recipe, one) for recipe in explained)), dialect
+        )
 
     def pruned(self, dialect: Dialect, base: Dialect, explained: Sequence[Recipe]) -> Dialect:
         """Return the dialect, with the values of `base` for all choices that are not needed to explain the recipes.

@@ -15,6 +15,7 @@ from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.benchmarks.table import table
 from tal_conformance.checks.registry import CHECKS, chosen_task
 from tal_conformance.core.determinism import fixed_arithmetic
+from tal_conformance.core.interrupts import lost_interrupts
 from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.guards.code_state import CodeState, baseline, own_code
 from tal_conformance.implementations.guards.open_files import open_files
@@ -93,6 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.collectonly or config.option.help:
         return
     make_draws_reproducible()
+    config.add_cleanup(lost_interrupts.record())
     seed = seed_hypothesis(config)
     load_profile(config)
     tested = devices(config)
@@ -152,6 +154,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Print the progress of the suite's tests without a line for each file."""
     if session.config.stash.get(RUN, None) is not None:
         hide_paths(session.config)
+
+
+def pytest_keyboard_interrupt() -> None:
+    """Forget a Ctrl-C that ends the session, because the failures are still explained and reported."""
+    lost_interrupts.forget()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -51,36 +51,39 @@ def causes_of(log: Log, failures: Iterable[Line]) -> list[Cause]:
 def _by_choice(log: Log, failures: Sequence[Line]) -> tuple[dict[tuple[str, str], Cause], list[Line]]:
     """Return a cause for every choice that explains failures, and the failures that no choice explains."""
     choices = {
-        (line["implementation"], *(failure.get(name) for name in KEYS)): cause["words"]
+        (line["implementation"], *(failure.get(name) for name in KEYS)): (cause["words"], cause.get("clause"))
         for line in log.identifications
         for cause in line.get("causes") or ()
         for failure in cause["lines"]
     }
-    groups: dict[tuple[str, str], list[Line]] = {}
+    groups: dict[tuple[str, str, str | None], list[Line]] = {}
     others = []
     for line in failures:
-        words = choices.get((line["implementation"], *(line.get(name) for name in KEYS)))
-        if words is None:
+        choice = choices.get((line["implementation"], *(line.get(name) for name in KEYS)))
+        if choice is None:
             others.append(line)
         else:
-            groups.setdefault((line["implementation"], words), []).append(line)
+            groups.setdefault((line["implementation"], *choice), []).append(line)
     found = {}
-    for (name, words), lines in groups.items():
-        ordered = sorted(lines, key=lambda line: (_stage_place(line, log.stages), *example_rank(line)))
+    for (name, words, clause), lines in groups.items():
+        ordered = sorted(
+            lines, key=lambda line: (*_example_place(line, clause, log.stages), *example_rank(line))
+        )
         parts = causes(ordered, log.stages)
         follows = tuple(part for part in parts if ordered[0] not in part.lines)
         found[name, words] = Cause(tuple(ordered), None, words, follows)
     return found, others
 
 
-def _stage_place(line: Line, stages: Sequence[str]) -> tuple[bool, int]:
-    """Return a sort key that puts failures against the reference first, and among them those at earlier stages.
+def _example_place(line: Line, clause: str | None, stages: Sequence[str]) -> tuple[bool, bool, int]:
+    """Return a sort key that puts failures of the choice's clause first, then those at earlier stages, relations last.
 
-    The example of a choice is then a failure at the stage that the choice changes, not a relation that follows from it.
+    The example of a choice is then a failure of what the choice changes, not one that follows from it. A failure that
+    follows can be at an earlier stage: a pick of an anchor that is no candidate, where all metrics are 0.
     """
-    stage = line.get("stage")
+    stage, failed = line.get("stage"), str(line.get("clause") or "")
     place = stages.index(stage) if stage in stages else len(stages)
-    return str(line.get("clause") or "").startswith("META-"), place
+    return failed != clause, failed.startswith("META-"), place
 
 
 def _heads(log: Log, found: Sequence[Cause], rest: Sequence[Cause], cause: Cause) -> Iterator[Cause]:

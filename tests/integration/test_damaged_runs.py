@@ -21,11 +21,19 @@ DOUBLES = Path(__file__).parents[1] / "fauxmplementations" / "misbehaving.py"
 
 
 def start(
-    folder: Path, *options: str, names: tuple[str, ...] = ("reference",), blocks: str = "unlimited"
+    folder: Path,
+    *options: str,
+    names: tuple[str, ...] = ("reference",),
+    blocks: str = "unlimited",
+    path: Path = ROOT,
 ) -> subprocess.Popen[str]:
-    """Start a short run of the suite; `blocks` limits each file that the run writes, in blocks of 512 bytes."""
+    """Start a short run of the suite, which can import modules from the folder `path`.
+
+    `blocks` limits each file that the run writes, in blocks of 512 bytes.
+    """
     asked = [word for name in names for word in ("--implementation", name)]
     drawn = ("-k", "test_metric", "--device", "cpu", "--hypothesis-seed", "0", *options)
+    modules = os.pathsep.join((ENVIRONMENT["PYTHONPATH"], str(path)))
     return subprocess.Popen(
         [
             *("sh", "-c", f'ulimit -S -f {blocks}; exec "$@"', "sh"),
@@ -33,7 +41,7 @@ def start(
             *("--report-dir", str(folder), *asked, *drawn),
         ],
         cwd=folder.parent if folder.parent.is_dir() else "/",
-        env=os.environ | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": modules, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -131,6 +139,34 @@ def test_interrupted_from_the_keyboard(tmp_path: Path):
     assert not (tmp_path / "runs" / "latest").exists()
     assert (folder / "report.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
     assert f"report: {folder}/report.html" in said
+
+
+DISCARDED = """
+import gc
+import signal
+
+import pytest
+
+calls = []
+
+def interrupt(phase, info):
+    calls.append(phase)
+    if len(calls) == 50:
+        signal.raise_signal(signal.SIGINT)
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call():
+    gc.callbacks.append(interrupt)
+"""
+"""A pytest plugin: while the garbage collector works, Ctrl-C arrives, whose exception Python discards."""
+
+
+def test_an_interrupt_that_python_discards_ends_the_run(tmp_path: Path):
+    (tmp_path / "discarded.py").write_text(DISCARDED)
+    run = start(tmp_path / "runs", "--examples", "3000", "-p", "discarded", path=tmp_path)
+    said, _ = run.communicate(timeout=600)
+    assert run.returncode == pytest.ExitCode.INTERRUPTED, said
+    assert "not finished (0 of 1 test)" in said
 
 
 def test_a_case_file_that_does_not_fit_leaves_nothing(tmp_path: Path):

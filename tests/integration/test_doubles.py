@@ -1,5 +1,6 @@
 """Every misbehaving adapter has the result that docs/security.md lists, with and without `--isolate`."""
 
+import threading
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -54,10 +55,14 @@ def test_the_page_has_the_table():
 
 @pytest.fixture
 def code_before() -> Iterator[None]:
+    """Take the code and the open files before a test; after it, wait for the threads that a double has started."""
     import_module("ultralytics.utils.tal")
+    threads = set(threading.enumerate())
     open_files.protect()
     baseline.take()
     yield
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(timeout=2)
     baseline.forget()
     open_files.release()
 
@@ -66,7 +71,8 @@ def result_of(name: str, isolate: bool) -> str:
     """Return the result of an adapter on a batch as docs/security.md names it, such as "divergent" or "error"."""
     try:
         double = find(f"{FOLDER}/{name}", isolate)
-    except (UnknownImplementation, ProtocolViolation):
+    except (UnknownImplementation, ProtocolViolation) as refusal:
+        print(f"{name} is refused: {refusal}")
         return REFUSED
     try:
         outcome = execute(double, BATCH)

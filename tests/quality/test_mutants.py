@@ -230,6 +230,16 @@ def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(batc
     assert judge_mutant(target.implementation, batches).test is None
 
 
+def test_the_unchanged_copy_of_the_reference_lives_and_runs_none_of_the_original(
+    batches: list[GeneratedCase],
+):
+    """The copy conforms, and its losses run the copied functions, which are the ones that mutants replace."""
+    target = reference_target()
+    with watching(target.places) as seen:
+        assert judge_mutant(target.implementation, batches).test is None
+    assert {"dfl_loss", "boxes_around"} <= {place.function for place, lines in seen.items() if lines}
+
+
 @pytest.mark.slow
 def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
     """`power --mutants reference`, in a new process, kills a mutant of the reference's `boxes_around`."""

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.core.reference_inputs import LOSSES_BY_TASK
 from tal_conformance.core.task import OBB, TASKS, task_of
 from tal_conformance.implementations.protocol import EVERY
 from tal_reference import (
@@ -16,8 +15,8 @@ from tal_reference import (
     Targets,
     assign,
 )
-from tal_reference.composed import reach_of
-from tal_reference.rotated import assign_rotated
+from tal_reference.composed import detection_loss, reach_of
+from tal_reference.rotated import assign_rotated, rotated_loss
 
 
 class ReferenceAdapter:
@@ -57,8 +56,8 @@ class ReferenceAdapter:
         hyperparameters: Hyperparameters,
     ) -> Loss:
         """Compute the reference's loss."""
-        reference = LOSSES_BY_TASK[task_of(annotations.shape[1]).name]
-        loss = reference(feature_maps, annotations, head, hyperparameters, self.dialect, keep_trace=True)
+        of_task = rotated_loss if task_of(annotations.shape[1]) is OBB else detection_loss
+        loss = of_task(feature_maps, annotations, head, hyperparameters, self.dialect, keep_trace=True)
         return Loss(loss.terms, loss.items, _assignment(loss.targets, head.classes))
 
 

@@ -6,14 +6,12 @@ error of the implementation. A real Ctrl-C is recognised by the signal that arri
 """
 
 import os
-import signal
-import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
+from tal_conformance.core.interrupts import Interrupts, lost_interrupts
 from tal_conformance.core.names import LONGEST_MESSAGE, LONGEST_TRACEBACK, cut
 from tal_conformance.implementations.errors import (
     ImplementationFailed,
@@ -28,26 +26,6 @@ TRACEBACK_ELSEWHERE = "; the report has the traceback"
 """Part of the message of a raised exception, which commands without a report leave out."""
 
 
-class Interrupts:
-    """Record of the signal SIGINT (Ctrl-C) while code of an implementation runs.
-
-    Attributes:
-        arrived: True once the signal has arrived.
-    """
-
-    def __init__(self) -> None:
-        self.arrived = False
-
-    def raise_if_arrived(self) -> None:
-        """Raise if SIGINT has arrived.
-
-        Raises:
-            KeyboardInterrupt: the user interrupted the run.
-        """
-        if self.arrived:
-            raise KeyboardInterrupt
-
-
 @contextmanager
 def recorded_interrupts() -> Iterator[Interrupts]:
     """Record SIGINT while the block runs, and also call the previous handler, which is restored afterwards.
@@ -55,24 +33,16 @@ def recorded_interrupts() -> Iterator[Interrupts]:
     In threads other than the main thread nothing is recorded, because Python delivers signals to the main thread.
 
     Raises:
-        KeyboardInterrupt: the signal arrived, and the block suppressed the interrupt.
+        KeyboardInterrupt: the signal arrived, and the block suppressed the interrupt; or it arrived before the block,
+            and Python discarded the interrupt.
     """
+    lost_interrupts.raise_if_arrived()
     interrupts = Interrupts()
-    previous = signal.getsignal(signal.SIGINT)
-    if not callable(previous) or threading.current_thread() is not threading.main_thread():
-        yield interrupts
-        return
-    call_previous = previous
-
-    def record(number: int, frame: FrameType | None) -> None:
-        interrupts.arrived = True
-        call_previous(number, frame)
-
-    signal.signal(signal.SIGINT, record)
+    restore = interrupts.record()
     try:
         yield interrupts
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()
     interrupts.raise_if_arrived()
 
 

@@ -25,9 +25,13 @@ def identification(*causes: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {"implementation": "my-assigner", "causes": list(causes), **known, **fields}
 
 
-def explained(words: str, *lines: dict[str, Any]) -> dict[str, Any]:
+def explained(words: str, *lines: dict[str, Any], clause: str | None = None) -> dict[str, Any]:
     keys = ("test", "parameter", "device", "dtype", "case")
-    return {"words": words, "lines": [{key: line.get(key) for key in keys} for line in lines]}
+    return {
+        "words": words,
+        "clause": clause,
+        "lines": [{key: line.get(key) for key in keys} for line in lines],
+    }
 
 
 def folded(run_dir: Path, *lines: dict[str, Any], found: dict[str, Any] | None = None) -> list[Cause]:
@@ -113,6 +117,14 @@ def test_the_example_of_a_choice_is_at_the_earliest_stage_and_no_relation(run_di
     found = identification(explained("alpha of 1", relation, later, first))
     (cause,) = folded(run_dir, relation, later, first, found=found)
     assert (cause.example["stage"], cause.example["case"]) == ("metric", first["case"])
+
+
+def test_the_example_of_a_choice_is_a_failure_of_its_clause(run_dir: Path):
+    earlier = divergence(1, stage="candidates", clause="TAL-CAND-1")
+    own = divergence(2, stage="metric", clause="TAL-MET-1")
+    found = identification(explained("alpha and beta exchanged", earlier, own, clause="TAL-MET-1"))
+    (cause,) = folded(run_dir, earlier, own, found=found)
+    assert (cause.example["stage"], cause.example["case"]) == ("metric", own["case"])
 
 
 def test_batches_of_all_folded_failures_are_counted(run_dir: Path):
