@@ -1,5 +1,6 @@
 """pytest hooks and fixtures of the suite: configure a session, parametrize its tests, log and report the results."""
 
+import gc
 import importlib
 import sys
 from collections.abc import Iterator
@@ -127,6 +128,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("benchmark_columns", "absent") is None:  # pytest-benchmark prints tables of its own
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
         config.option.benchmark_quiet = config.option.benchmark_quiet or terminal_output.is_brief(config)
+    gc.freeze()  # what was imported lives until the end: the garbage collector need not look at it again
     if not worker:
         try:
             begin(run, config)

@@ -187,6 +187,7 @@ def test_unittest_and_decorated_tests_run_over_two_workers(project: Path):
     assert "FAILED test_mine.py::test_each[Exchanged]" in done.stdout
 
 
+@pytest.mark.long
 def test_a_traced_test_is_not_traced_in_the_child(project: Path):
     done = outcome_of(
         project,

@@ -152,6 +152,7 @@ def test_an_adapter_that_raises_is_not_given_a_choice_as_cause(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_where_no_choice_explains_a_failure_the_run_says_what_failing_batches_share(tmp_path: Path):
     lines, folder = failing_run(
         tmp_path,

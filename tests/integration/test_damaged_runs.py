@@ -66,7 +66,10 @@ def test_killed_runs():
     assert sum(map(int, re.findall(r": (\d+)", done.stdout))) == 4
 
 
-@pytest.mark.parametrize("names", [("reference", f"{DOUBLES}:Raises"), (f"{DOUBLES}:Raises",)])
+@pytest.mark.parametrize(
+    "names",
+    [("reference", f"{DOUBLES}:Raises"), pytest.param((f"{DOUBLES}:Raises",), marks=pytest.mark.long)],
+)
 def test_a_disk_that_is_full(tmp_path: Path, names: tuple[str, ...]):
     """A run whose log reaches the allowed file size stops with a message, and the log remains readable."""
 

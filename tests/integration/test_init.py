@@ -35,8 +35,8 @@ def written(folder: Path, target: str, *options: str) -> subprocess.CompletedPro
 @pytest.mark.parametrize(
     "target",
     [
-        "ultralytics.utils.tal:TaskAlignedAssigner",
-        "ultralytics.utils.loss:v8DetectionLoss",
+        pytest.param("ultralytics.utils.tal:TaskAlignedAssigner", marks=pytest.mark.long),
+        pytest.param("ultralytics.utils.loss:v8DetectionLoss", marks=pytest.mark.long),
         "mine.py:RowLoss",
     ],
 )

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pytest
 from tests.common.commands import run
 
 
@@ -12,6 +13,7 @@ def planned(folder: Path, *options: str) -> str:
     return run(*command, "--report-dir", str(folder), *options).stdout
 
 
+@pytest.mark.long
 def test_large_batches_are_drawn_when_they_are_asked_for(tmp_path: Path):
     assert "test_large.py::test_training_size[ultralytics-cpu]" in planned(tmp_path, "--large")
     without = planned(tmp_path)

@@ -213,9 +213,8 @@ BEFORE = {"exact", "within_bound", "inconclusive"}
 """Verdicts of correct results; a batch is inconclusive if overlaps of one of its images are 0 / 0 (IOU-1)."""
 
 
-@pytest.mark.parametrize(
-    "options", [[], pytest.param(["--isolate"], marks=pytest.mark.long)], ids=["here", "elsewhere"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("options", [[], ["--isolate"]], ids=["here", "elsewhere"])
 def test_what_fails_at_the_500th_batch_is_told_of_that_batch(tmp_path: Path, options: list[str]):
     """Adapters that raise at their 500th batch, or from that batch on, are reported as errors at that batch."""
     names = ["RaisesLate", "RaisesFromThenOn"]

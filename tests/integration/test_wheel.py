@@ -279,6 +279,7 @@ def test_the_console_script_says_its_version(consumer: Consumer):
     assert re.search(r"\d+\.\d+", done.stdout)
 
 
+@pytest.mark.long
 def test_assert_conforms_runs_beside_packages_of_all_three_names(namesake: Consumer, readme_assigner: str):
     (namesake.folder / "my_adapter.py").write_text(readme_assigner)
     (namesake.folder / "test_mine.py").write_text(

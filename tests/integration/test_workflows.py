@@ -201,6 +201,7 @@ def test_a_shard_of_a_gpu_without_one_is_no_green_run(checkout: Path, environmen
     assert "--device cuda: device not available" in done.stderr + done.stdout
 
 
+@pytest.mark.long
 def test_a_survivor_fails_the_night(checkout: Path, environment: dict[str, str]):
     """A surviving mutant fails the nightly job, unless equivalent.toml lists it."""
     nightly = steps(NIGHTLY)

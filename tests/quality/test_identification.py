@@ -98,6 +98,8 @@ def identified(**choices: Any) -> Identification:
     return found
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_picks_with_a_metric_of_about_zero_are_dropped():
     """Case 13: an assigner that drops selected anchors with a metric near 0 is identified by this choice."""
     assert [choice.clause for choice in identified(dropped_picks="tiny").choices] == ["TAL-TOPK-1"]
@@ -109,6 +111,8 @@ def test_an_edge_counts_in_a_dialect_without_widening():
     assert "ultralytics-8.3.253 with anchors on an edge counted." in found.sentence
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_plain_iou_without_topk2():
     """Case 15: an assigner with IoU that rejects topk2 is identified by exactly these two choices."""
     found = identified(overlap="iou", topk2=False)

@@ -256,6 +256,7 @@ def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_mutants_and_planted_faults_are_one_run(tmp_path: Path):
     """One call of the command `power` judges a planted fault and a pair of dialects in a single run."""
     code = (

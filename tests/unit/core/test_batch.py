@@ -349,6 +349,7 @@ def untouched(size: int) -> torch.Tensor:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_bytes_beyond_32_bits_of_length_change_the_digest():
     zeros = untouched(2**32 + 16)
     digests = [digest({}, {"x": zeros[: 2**32 + count]}) for count in (0, 16)]

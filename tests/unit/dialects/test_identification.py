@@ -43,6 +43,7 @@ def test_an_official_dialect_is_named_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_choices_are_named_with_their_evidence():
     """For an implementation with plain IoU and an unscaled total, both choices are named, with a smallest batch."""
     found = identify(port(overlap="iou", total_times_images=False))

@@ -143,6 +143,7 @@ def test_stopping_at_the_first_failure_leaves_the_others_unfinished(tmp_path: Pa
     assert "error, not finished (1 of 3 tests)" in short.output
 
 
+@pytest.mark.long
 def test_a_worker_process_that_died_leaves_its_test_unfinished(tmp_path: Path):
     short = run(tmp_path, "-n", "1", names=("Dies",))
     assert (short.status, short.is_latest) == (pytest.ExitCode.TESTS_FAILED, False), short.output

@@ -38,6 +38,7 @@ def reason(implementation: Implementation) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_answer_of_gigabytes_is_not_read():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     said = reason(isolated("overwhelming.py:AnswersGigabytes"))
