@@ -7,7 +7,6 @@ import pytest
 
 from tal_conformance.mutation.planted_faults.fault import Fault
 
-
 LARGE = ("target_index_in_float32", "sums_in_16_bits")
 """Names of faults that show only on batches of thousands of anchors, which take minutes."""
 
