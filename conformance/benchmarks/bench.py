@@ -124,8 +124,8 @@ class Bench:
     def peak(self, benchmark: Benchmark) -> int | None:
         """Return the peak memory in bytes of the benchmarked call of an assigner or a loss.
 
-        Return None if the benchmark plan does not measure memory for this case, or if the benchmark is not of the last
-        lap.
+        Return None if the benchmark plan does not measure memory for this case, or if the benchmark does not time the
+        whole call (its lap, or timed part, is not the last).
 
         Raises:
             ImplementationFailed: the implementation raised, or its process died.

@@ -85,7 +85,7 @@ def assigning(adapter: Any, batch: Batch) -> Operation:
 
 
 def training(adapter: Any, batch: Batch) -> Operation:
-    """Return the timed call of a loss. Times are taken after the loss and after its gradient for the feature maps."""
+    """Return the timed call of a loss. Times are taken after the forward and after the backward pass."""
 
     def prepare() -> tuple[tuple[Tensor, ...], Tensor]:
         maps = tuple(level.detach().clone().requires_grad_() for level in batch.feature_maps)

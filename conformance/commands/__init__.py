@@ -172,7 +172,7 @@ def _status(command: ModuleType, options: argparse.Namespace, program: str) -> i
 
 
 def _conclude(program: str, marks: Marks, how: str) -> None:
-    """Print that a command's process ended before the command was done; `how` is the end of the sentence."""
+    """Print that a command's process ended before the command was done; `how` completes the printed sentence."""
     from tal_reports import visible
 
     name = f"{visible(marks.call)}: " if marks.call else ""

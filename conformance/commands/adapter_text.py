@@ -218,7 +218,7 @@ MODEL = """\
 
 
 def _made(target: Target, missing: list[str]) -> str:
-    """Return the lines of code that assign the object or function under test to `under_test`; append to `missing`."""
+    """Return lines of code that assign the object under test to `under_test`; append unknown arguments to `missing`."""
     if target.kind != "class":
         return f"        under_test = {target.attribute}\n"
     model = [p for p in target.constructor if p.name == "model"]

@@ -1,4 +1,7 @@
-"""`tal-conformance bisect A..B`: find the release of Ultralytics that changed the assigner or the loss."""
+"""`tal-conformance bisect A..B`: find the release of Ultralytics that changed the assigner or the loss.
+
+The behaviour of a release (its dialect) consists of choices, such as CIoU instead of IoU as the overlap.
+"""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -24,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print, for each choice of behaviour that differs between two releases, the release that changed it.
+    """Print, for each choice that differs between two releases, the first release with the new behaviour.
 
     Returns:
         0 if nothing changed, 1 otherwise.
@@ -84,7 +87,7 @@ def check_clause(clause: str) -> None:
 def format_choice(
     choice: Choice, releases: Sequence[Version], is_as_before: Callable[[Version], bool]
 ) -> str:
-    """Find by bisection the release that changed a choice, and return one line of text about this release."""
+    """Find by bisection the first release with a changed choice, and return one line of text about this release."""
     edge = first_changed_release(releases, is_as_before)
     if edge is None:
         return f"{choice.clause}: no release changed it, on {choice.recipe}"

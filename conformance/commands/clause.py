@@ -1,4 +1,7 @@
-"""`tal-conformance clause TAL-CAND-2`: print a clause of the specification, and how dialects differ in it."""
+"""`tal-conformance clause TAL-CAND-2`: print a clause of the specification, and how dialects differ in it.
+
+A dialect is the behaviour of a range of releases. It consists of choices, such as CIoU instead of IoU as the overlap.
+"""
 
 import argparse
 

@@ -107,7 +107,7 @@ def format_releases(releases: Sequence[Version]) -> str:
 
 
 def format_eras(sources: Sequence[CheckedSource]) -> list[str]:
-    """Return the lines of the result: table of eras, sources with a problem, totals, unchecked borders."""
+    """Return the result as lines: eras, sources with a problem, totals, eras whose first release is unchecked."""
     lines = [f"{'from':8} {'dialect':22} {'releases':>8} {'sources':>8}  last checked"]
     for era in ERAS:
         of_era = [source for source in sources if source.era is era]

@@ -1,4 +1,7 @@
-"""`tal-conformance identify NAME`: find the dialect and the choices in it that an implementation follows."""
+"""`tal-conformance identify NAME`: find the dialect and the choices in it that an implementation follows.
+
+A dialect is the behaviour of a range of releases. It consists of choices, such as CIoU instead of IoU as the overlap.
+"""
 
 import argparse
 

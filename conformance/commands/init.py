@@ -144,7 +144,7 @@ def _rank(trial: Trial) -> tuple[int, int]:
 
 
 def _tried(text: AdapterText, file: Path) -> Trial:
-    """Judge an adapter on some batches in a worker process, which loads it from a temporary file beside `file`."""
+    """Judge an adapter in a worker process, from a temporary file beside `file`, and return the result."""
     with TemporaryDirectory(prefix=".tal-conformance-", dir=file.resolve().parent) as folder:
         draft = Path(folder) / file.name
         source = f"import sys\nsys.path.append({str(file.resolve().parent)!r})\n{text.source}"

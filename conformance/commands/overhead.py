@@ -92,7 +92,8 @@ def steps() -> dict[str, Callable[[], object]]:
     """Return the functions to time, by name: a whole training step, and the loss alone.
 
     Raises:
-        UnknownImplementation: ultralytics is not installed, cannot be imported, or has other photographs.
+        UnknownImplementation: ultralytics is not installed, cannot be imported, or its photographs differ from the
+            labelled ones.
     """
     model, images = build_model(), Schedule().images(0)
     criterion, rows = official_criterion(model), images.annotations

@@ -1,4 +1,9 @@
-"""Find what an implementation computes: an official dialect, and the choices that it makes differently."""
+"""Find what an implementation computes: an official dialect, and the choices that it makes differently.
+
+A dialect is the complete behaviour of an implementation, such as a release of Ultralytics. A choice is one property of
+a dialect, such as CIoU instead of IoU as the overlap. A dialect explains a batch if the implementation conforms to the
+dialect on the batch. A recipe describes a generated batch.
+"""
 
 import time
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,8 @@
-"""The result of an identification: a dialect, the evidence for its choices, and what it does not explain."""
+"""The result of an identification: a dialect, the evidence for its choices, and the unexplained batches.
+
+A dialect is the complete behaviour of an implementation, such as a release of Ultralytics. A choice is one property of
+a dialect, such as CIoU instead of IoU as the overlap.
+"""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,8 @@
-"""Outcomes of an implementation, observed once and judged by many dialects."""
+"""Outcomes of an implementation, observed once and judged by many dialects.
+
+An outcome is everything that an implementation returns for a batch. A dialect is the complete behaviour of an
+implementation, such as a release of Ultralytics. A recipe describes a generated batch.
+"""
 
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -195,7 +199,7 @@ class Observations:
         return judgement.verdict is not Verdict.INCONCLUSIVE
 
     def _expectation(self, recipe: Recipe, dialect: Dialect) -> Expectation:
-        """Return the expectation of a dialect for a batch; all dialects share the decoded predictions."""
+        """Return the results that a dialect requires on a batch; all dialects share the decoded predictions."""
         batch = self.batch(recipe)
         if recipe not in self._expected:
             self._expected[recipe] = Expectation(batch, dialect)

@@ -71,7 +71,8 @@ class Checker(BatchChecker):
         reasons: number of these inconclusive batches by the reason, if the judge gave a reason.
         since: reading of the clock when the previous batch was judged, in seconds.
         last: the batch that was judged last; None before the first batch.
-        formal: a failure for each formal mistake, by the mistake with its numbers replaced by `#`.
+        formal: a failure for each formal mistake (such as a wrong dtype or shape of a result), by the text of the
+            mistake with numbers replaced by `#`.
         absent: names of the results that the implementation does not have.
     """
 
@@ -164,9 +165,9 @@ class Checker(BatchChecker):
         self._pass_on(batch, judgement.verdict, judgement if judgement.unsupported else None, began)
 
     def _note_formal(self, failure: Failure) -> None:
-        """Keep the smallest failure with each formal mistake, to be reported after the test.
+        """Store the smallest failure for each formal mistake (such as a wrong dtype), to be reported after the test.
 
-        A mistake that occurs only while another failure is shrunk is left out: both may have the same cause.
+        A mistake that first occurs while Hypothesis shrinks another failure is ignored: both may have the same cause.
         """
         outcome = failure.outcome
         mistakes = failure.formal or (() if outcome is None else outcome.formal)

@@ -1,7 +1,9 @@
 """Explain at the end of a run what a failing implementation computes, and log the explanation.
 
-The explanation only adds lines to the log, and does not change a verdict. If the search for it raises, a line of the
-log says so.
+The behaviour that an implementation must follow is called its dialect. A dialect consists of choices, such as CIoU
+instead of IoU as the overlap. An explanation names the dialect, with changed choices, that a failing implementation
+follows. It only adds lines to the log, and does not change a verdict. If the search for an explanation raises, a line
+of the log says so.
 """
 
 import time

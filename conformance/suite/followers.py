@@ -1,4 +1,8 @@
-"""Find for each logged failure the choice that explains it, so that a report has one card for a cause."""
+"""Find for each logged failure the deviation that explains it, so that the report has one card for each deviation.
+
+The behaviour that an implementation declares is called its dialect. A dialect consists of choices, such as CIoU instead
+of IoU as the overlap. A deviation is a choice, or the release, in which the implementation differs from its dialect.
+"""
 
 import time
 from collections.abc import Sequence
@@ -30,11 +34,11 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class ChosenCause:
-    """One choice, or the release, in which an implementation differs from its declared dialect.
+    """One deviation: a choice, or the release, in which an implementation differs from its declared dialect.
 
     Attributes:
-        words: the choice in a few words.
-        clause: clause of the choice.
+        words: the deviation in a few words.
+        clause: clause of the specification that the deviation violates.
         values: fields of the dialect with the declared values.
     """
 
@@ -44,7 +48,7 @@ class ChosenCause:
 
 
 def chosen_causes(identification: Identification) -> list[ChosenCause]:
-    """Return the unofficial choices that were found; first the release that was found, if another one was declared."""
+    """Return the deviations from the declared dialect; if the release differs, it is the first of them."""
     found, base = identification.dialect, identification.base
     declared = identification.implementation.dialect
     own = judged_differences(found, base)
@@ -64,7 +68,7 @@ def chosen_causes(identification: Identification) -> list[ChosenCause]:
 def followers(
     folder: Path, identification: Identification, lines: Sequence[Line], deadline: float
 ) -> list[Line]:
-    """Return, for every choice that was found, the failures that this choice explains, as fields of the run log.
+    """Return, for every deviation from the declared dialect, the logged failures that it explains, as log fields.
 
     Args:
         folder: folder of the run, with the case files.

@@ -208,8 +208,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that the options exclude, so that pytest does not list them as skipped.
 
-    With `--case`, only case files are judged. Large batches are judged only with `--large`. Of another task than
-    detection, only generated checks whose strategy the task has are run.
+    With `--case`, only case files are judged. Large batches are judged only with `--large`. For tasks other than
+    detection, only generated checks are run, if their Hypothesis strategy supports the task.
     """
     run = config.stash.get(RUN, None)
     if run is None:

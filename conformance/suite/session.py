@@ -67,8 +67,8 @@ class SessionState:
         unsupported: sentences about implementations whose adapters exclude too many batches.
         stale: sentences about known issues that make the run fail, such as expired ones.
         shrinking: failures that were shrunk, and the budget of processor time for shrinking.
-        mistakes: formal mistakes that are reported: implementation, device and mistake.
-        absent: results that implementations do not have, and that are logged: implementation and name.
+        mistakes: formal mistakes (such as a wrong dtype) that were reported, as (implementation, device, mistake).
+        absent: missing results that were logged, as (implementation, name of the result).
         task: name of the loss family to test.
         report: path of the report, or the exception that prevented it; None before the end of the session.
     """
@@ -341,7 +341,7 @@ def uncovered_clauses(run: SessionState) -> list[str]:
 
 
 def new_mistakes(run: SessionState, checker: Checker) -> list[Failure]:
-    """Return the failures for formal mistakes that a test found, and that no test of this process has reported."""
+    """Return the failures for formal mistakes (such as a wrong dtype) that no earlier test has reported."""
     subject = checker.subject
     found = []
     for mistake, failure in checker.formal.items():
@@ -353,7 +353,7 @@ def new_mistakes(run: SessionState, checker: Checker) -> list[Failure]:
 
 
 def note_absent(run: SessionState, checker: Checker) -> None:
-    """Log the results that an implementation does not have, each of them once."""
+    """Log every result that an implementation does not return, such as the loss terms, once in a run."""
     name = checker.subject.implementation.name
     for absent in sorted(checker.absent):
         if (name, absent) not in run.absent:

@@ -56,7 +56,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Split:
-    """Numbers of failing batches among the batches that have a property, and among the others.
+    """Numbers of failing batches among the batches that have a property, and among the batches that lack the property.
 
     Attributes:
         words: predicate of the group that fails more often: the batches with the property, or those without it.

@@ -20,14 +20,14 @@ OTHERS = tuple(name for name in WAYS if name not in SLOW)
 
 @check("CALL", batches=CALLED, share=45, least=1, parameter=("way", OTHERS), mutants="never")
 def test_calling(checker: Checker, way: str, recipe: Recipe) -> None:
-    """CALL-1 to CALL-6: a plain call of the batch conforms, and other ways of calling give the same answer."""
+    """CALL-1 to CALL-6: a plain call on a batch conforms, and another way of calling returns the same results."""
     refuse_unsupported(checker, way)
     checker(recipe, by=partial(called, way=way))
 
 
 @check("CALL", batches=CALLED, share=10**6, least=1, parameter=("way", SLOW), mutants="never", shrinks=False)
 def test_calling_slowly(checker: Checker, way: str, recipe: Recipe) -> None:
-    """CALL-5, CALL-7: as `test_calling`, on one batch: tracing takes seconds, and so do two processes."""
+    """CALL-5, CALL-7: as `test_calling`, but for one batch, because tracing and starting processes take seconds."""
     refuse_unsupported(checker, way)
     if settings.get_current_profile_name() == "conformance-dev":
         checker.not_tested(

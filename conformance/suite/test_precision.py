@@ -21,7 +21,7 @@ from tal_conformance.suite.checker import Checker
     mutants="last",
 )
 def test_precision(checker: Checker, precision: str, recipe: Recipe) -> None:
-    """The same clauses, with the rounding of the dtype."""
+    """Judge the loss in a dtype other than float32, with error bounds for the rounding of this dtype."""
     if precision not in checker.subject.implementation.precisions:
         checker.not_tested(f"precision {precision}: the adapter does not declare it (attribute `precisions`)")
     dtype, autocast = PRECISIONS[precision]

@@ -24,9 +24,9 @@ from tal_conformance.suite.checker import Checker
     shrinks=False,
 )
 def test_state(checker: Checker, sequence: str, recipe: Recipe) -> None:
-    """STATE-1, STATE-2: every batch of a sequence has the answer of a fresh implementation.
+    """STATE-1, STATE-2: after a sequence of calls, a batch has the results of the first call of a new instance.
 
-    A failing batch is not shrunk: the sequence is, to the shortest one that fails.
+    Hypothesis does not shrink a failing batch. The sequence is shortened instead, to the shortest sequence that fails.
     """
     implementation = checker.subject.implementation
     if sequence in implementation.unsupported_ways:

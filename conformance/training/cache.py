@@ -48,13 +48,14 @@ def cached_training(schedule: Schedule = WHOLE) -> RecordedTraining:
     """Return the result of `recorded_training`, which trains a YOLOv8n, from the cache if possible.
 
     Raises:
-        UnknownImplementation: ultralytics is not installed, cannot be imported, or has other photographs.
+        UnknownImplementation: ultralytics is not installed, cannot be imported, or its photographs differ from the
+            labelled ones.
     """
     return _kept(f"training {schedule}", lambda: recorded_training(schedule), write_training, read_training)
 
 
 def cached_controls(recorded: RecordedTraining, device: str) -> float:
-    """Return the root mean square distance of control trainings (`rms_of_controls`), from the cache if possible.
+    """Return the root mean square distance of the control trainings' weights from the reference's, cached if possible.
 
     Args:
         recorded: the training of a YOLOv8n that the control trainings continue.
@@ -69,7 +70,7 @@ def cached_controls(recorded: RecordedTraining, device: str) -> float:
 
 
 def cached_reference(recorded: RecordedTraining, dialect: Dialect, device: str) -> Ended:
-    """Return the end of the training that continues `recorded` with the reference's loss, cached if possible."""
+    """Return the result of the training that continues `recorded` with the reference's loss, cached if possible."""
     return _kept(
         f"reference {recorded.schedule} {dialect} {device}",
         lambda: reference_training(recorded, dialect, device=device),
@@ -169,7 +170,7 @@ def read_training(folder: Path) -> RecordedTraining:
     """Return the training that `write_training` wrote, with bitwise equal tensors.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: the folder does not hold a training.
+        OSError, ValueError, KeyError, TypeError: the folder does not contain a training.
     """
     facts: dict[str, Any] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
     schedule = facts["schedule"] | {
@@ -187,7 +188,7 @@ def read_training(folder: Path) -> RecordedTraining:
 
 
 def write_ended(ended: Ended, folder: Path) -> None:
-    """Write the end of a training into a folder, as safetensors.
+    """Write the result of a training with the reference's loss into a folder, as safetensors.
 
     The tensors are the weights and, for each step and image, the positives `choice.STEP.IMAGE` (M, A) bool.
 
@@ -203,10 +204,10 @@ def write_ended(ended: Ended, folder: Path) -> None:
 
 
 def read_ended(folder: Path, device: str) -> Ended:
-    """Return the end of a training that `write_ended` wrote: weights on the CPU, choices on the device.
+    """Return the result that `write_ended` wrote: final weights on the CPU, positives of each step on `device`.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: the folder does not hold the end of a training.
+        OSError, ValueError, KeyError, TypeError: the folder does not contain such a result.
     """
     tensors = load_file(folder / ENDED)
     weights = tensors.pop("weights")

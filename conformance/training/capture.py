@@ -1,8 +1,9 @@
 """Capture the calls of the official detection loss during a training, for any release. Nothing is recomputed.
 
-The argument of the loss has one of four structures, by release and mode: a list of feature maps, `(y, list)`, boxes and
-scores by name, or `(y, names)`. Heads call the method `loss` from 8.4.0 on, and the loss object before; the method that
-exists is wrapped during the capture.
+The predictions that the loss receives have one of two structures, depending on the release: a list of feature maps, or
+a dictionary of boxes and scores. In a validation, they are the second item of a tuple. From release 8.4.0 on, the head
+calls the method `loss` of the loss object; earlier releases call the object itself. The method that is called is
+wrapped during the capture.
 """
 
 import functools
@@ -35,7 +36,7 @@ class Call:
 
     Attributes:
         criterion: the loss object.
-        predictions: output of the head, in any of the four structures.
+        predictions: output of the head, in any of the structures that the module's docstring names.
         rows: the data loader's batch: `batch_idx`, `cls` and `bboxes`.
         result: the returned values; the first is the total, or a tensor of its three terms.
         autocast: dtype of automatic mixed precision of a detached call; None without mixed precision.

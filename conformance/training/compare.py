@@ -1,4 +1,4 @@
-"""Test that training with an implementation's loss leads to the same weights as training with the reference's.
+"""Test that training with an implementation's loss leads to the same weights as training with the reference's loss.
 
 Two correct losses round differently, so that the weights that they lead to differ too, and every step
 enlarges or reduces the differences. The allowed difference is measured, on the same model, images and steps,
@@ -26,9 +26,9 @@ at the end of a schedule: there, ten steps double a distance of 1e-5. A box gain
 exceeds the bound thirty times. (A factor on the whole loss has no effect here, because the gradient is clipped
 to a fixed norm, as in Ultralytics' trainer; the stage "total" detects it.)
 
-If two anchors are equally good up to rounding, the two trainings may choose differently (ambiguities T1, T2 and T4 of
-the specification). Then the implementation's outcome of that step is judged like the outcome of any batch. If the
-judgement does not fail, the reference makes the same choice and continues.
+If two anchors are equally good up to rounding, the two losses may assign different positives (ambiguities T1, T2 and T4
+of the specification). Then the implementation's result of that step is judged like its result on any batch. If the
+judgement does not fail, the reference's training adopts the implementation's positives and continues.
 """
 
 from collections.abc import Sequence
@@ -81,17 +81,17 @@ Positives = list[Tensor]
 
 @dataclass(frozen=True)
 class TrainingComparison:
-    """Result of training the same model with two losses.
+    """Result of training the same model twice: with an implementation's loss, and with the reference's loss.
 
     Attributes:
         implementation: name of the implementation that was compared with the reference.
-        steps: number of steps trained with each loss.
+        steps: number of steps of each training.
         bound: largest allowed distance of the weights, as a share of the distance that the reference's training
             travelled.
         worst: distance of the weights after the last step, as a share of the same distance.
-        agrees: True if the distance is within the bound, and no choice of the implementation was wrong.
-        followed: number of steps at which several choices are allowed and the reference adopted the choice of
-            the implementation.
+        agrees: True if the distance is within the bound, and all positives of the implementation are allowed.
+        followed: number of steps at which the positives of the two losses differ, both are allowed, and the reference's
+            training adopted the implementation's.
         summary: the result in one or two sentences.
     """
 
@@ -178,11 +178,11 @@ class Reference:
 
     Attributes:
         dialect: dialect of the reference.
-        subject: implementation whose choice the reference adopts if several choices are allowed; None: no
-            implementation.
+        subject: loss whose positives the reference adopts at steps at which several assignments are allowed; None to
+            use the reference's own positives at every step.
         choices: positives at each step.
-        followed: number of steps at which the reference adopted the implementation's choice.
-        problem: description of the implementation's first choice that is not allowed; "" without such a choice.
+        followed: number of steps at which the reference adopted the positives of `subject`.
+        problem: description of the first assignment of `subject` that is not allowed; "" if all are allowed.
     """
 
     dialect: Dialect
@@ -194,7 +194,7 @@ class Reference:
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
         """Return the gradients of the reference's total loss with respect to the feature maps.
 
-        The assignment is the reference's, or the implementation's if this differs from it and is admissible.
+        The positives are the reference's own, or those of `subject` if they differ and the specification allows them.
         """
         maps = [level.clone().requires_grad_() for level in batch.feature_maps]
         loss = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, self.dialect)
@@ -206,7 +206,7 @@ class Reference:
         return gradient_on(batch, followed)
 
     def followed_choice(self, step: int, own: Positives) -> Positives | None:
-        """Return the implementation's positives at a step if they differ from `own` and are admissible."""
+        """Return the positives of `subject` at a step if they differ from `own` and are allowed, else None."""
         if self.subject is None or same_choice(own, self.subject.choices[step]):
             return None
         outcome = self.subject.outcomes[step]
@@ -228,7 +228,7 @@ class Control:
     """The reference's loss with random rounding errors, which are larger than the rounding errors of any correct loss.
 
     Attributes:
-        choices: the positives at each step. They are fixed: a control training varies roundings, not choices.
+        choices: the positives at each step. They are given: a control training varies rounding errors, not positives.
         seed: seed of the rounding errors.
     """
 
@@ -236,7 +236,7 @@ class Control:
     seed: int
 
     def __call__(self, step: int, batch: Batch) -> Sequence[Tensor]:
-        """Return the gradients of the reference's total loss for the feature maps, with random rounding errors."""
+        """Return the gradients of the total loss with respect to the feature maps, with random rounding errors."""
         with RoundingNoise(self.seed * MOST_STEPS + step, ROUGHNESS):
             return gradient_on(batch, self.choices[step])
 
@@ -250,7 +250,7 @@ def compare_training(
     rms: float | None = None,
     ended: Ended | None = None,
 ) -> TrainingComparison:
-    """Train the same model with an implementation's loss and with the reference's, and compare the weights.
+    """Train a model twice, with an implementation's and with the reference's loss, and compare the final weights.
 
     Args:
         implementation: an implementation with a loss.
@@ -282,13 +282,13 @@ def compare_training(
 
 
 def _followed(start: Start, subject: Subject, ended: Ended) -> tuple[Reference, Tensor]:
-    """Return a `Reference` whose choices follow the implementation's, and its weights after the last step.
+    """Return a `Reference` that adopts the implementation's positives where allowed, and the weights that it leads to.
 
     Args:
         start: the common start of the trainings.
         subject: the implementation's loss, after its training.
-        ended: an earlier result of the reference's training. The reference is trained again if the implementation made
-            other choices than `ended` has.
+        ended: an earlier result of the reference's training. The training is repeated if the implementation assigned
+            other positives than `ended` has.
     """
     dialect = subject.implementation.dialect
     if all(same_choice(one, other) for one, other in zip(ended.choices, subject.choices, strict=True)):
@@ -310,7 +310,7 @@ def rms_of_controls(
 def reference_training(
     recorded: RecordedTraining, dialect: Dialect, steps: int = STEPS, device: str = "cpu"
 ) -> Ended:
-    """Return the end of the training with the reference's loss, with which all other trainings are compared."""
+    """Return the result of the training with the reference's loss, with which all other trainings are compared."""
     return _reference_training(_start(recorded, steps, device), dialect)
 
 

@@ -1,7 +1,7 @@
 """Monte Carlo arithmetic: add a random error, deliberately larger than the rounding error, to every result.
 
-Repeated computations show how much rounding can change a result, without the assumption of a bound that all errors
-have the same sign (Parker, Monte Carlo Arithmetic, 1997).
+Repeated computations show how much rounding can change a result (Parker, Monte Carlo Arithmetic, 1997). A worst-case
+bound is larger, because it assumes that all errors have the same sign.
 """
 
 from typing import Any

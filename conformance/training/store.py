@@ -23,7 +23,8 @@ class Kept:
         path: path of the file.
         size: size in bytes.
         step: number of the training step.
-        reasons: reasons to store the batch. A record, such as the largest loss, is removed when a batch exceeds it.
+        reasons: reasons to store the batch. A reason that is a record, such as the largest loss so far, is removed when
+            a later batch exceeds the record.
     """
 
     path: Path

@@ -134,7 +134,7 @@ def build_model(seed: int = 0) -> nn.Module:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """When the block ends, restore torch's random state and print options, which building a model changes."""
+    """Restore torch's random state and print options, which building a model changes, when the `with` block ends."""
     printing = dict(vars(torch._tensor_str.PRINT_OPTS))
     try:
         with torch.random.fork_rng(devices=()):
@@ -203,7 +203,8 @@ def recorded_training(schedule: Schedule = Schedule()) -> RecordedTraining:
     The result is cached in the process.
 
     Raises:
-        UnknownImplementation: ultralytics is not installed, cannot be imported, or has other photographs.
+        UnknownImplementation: ultralytics is not installed, cannot be imported, or its photographs differ from the
+            labelled ones.
     """
     model = build_model(schedule.seed)
     criterion, head, trainee = official_criterion(model), head_of(model), Trainee(model, schedule)

@@ -1,4 +1,8 @@
-"""Group failures that follow from one cause: by the choice that explains them, else by the first diverging stage."""
+"""Group failures that follow from one cause: by the choice that explains them, else by the first diverging stage.
+
+A choice is one property of an implementation's behaviour, such as CIoU instead of IoU as the overlap. If an
+implementation differs from its declared dialect in a choice, this choice is the cause of many failures.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -78,8 +82,8 @@ def _by_choice(log: Log, failures: Sequence[Line]) -> tuple[dict[tuple[str, str]
 def _example_place(line: Line, clause: str | None, stages: Sequence[str]) -> tuple[bool, bool, int]:
     """Return a sort key that puts failures of the choice's clause first, then those at earlier stages, relations last.
 
-    The example of a choice is then a failure of what the choice changes, not one that follows from it. A failure that
-    follows can be at an earlier stage: a pick of an anchor that is no candidate, where all metrics are 0.
+    The first failure, which becomes the example of the choice, then shows the change itself and not a consequence. A
+    consequence can be at an earlier stage: if all metrics are 0, an anchor that is not a candidate can be selected.
     """
     stage, failed = line.get("stage"), str(line.get("clause") or "")
     place = stages.index(stage) if stage in stages else len(stages)
@@ -89,7 +93,7 @@ def _example_place(line: Line, clause: str | None, stages: Sequence[str]) -> tup
 def _heads(log: Log, found: Sequence[Cause], rest: Sequence[Cause], cause: Cause) -> Iterator[Cause]:
     """Yield the causes of the same implementation from which `cause` may follow.
 
-    Causes that are choices are included only if the choices that were found explain every batch.
+    Causes that stand for a choice are included only if the choices that were found explain every batch.
     """
     name = cause.example["implementation"]
     whole = any(

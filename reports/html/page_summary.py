@@ -107,7 +107,7 @@ class Summary:
     def untested_names(self) -> str:
         """The names of everything that was not tested, without reasons, in one line.
 
-        A reason without a name begins with one, as in "benchmarks: ... are not in this profile".
+        If the name is empty, the reason begins with a name, as in "benchmarks: ... are not in this profile".
         """
         tested = {row.name for row in self.rows if row.batches}
         names = dict.fromkeys(

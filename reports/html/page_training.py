@@ -1,4 +1,4 @@
-"""Training: weights after a training with an implementation's loss and with the reference's, compared."""
+"""Training: comparison of the weights after a training with an implementation's loss and with the reference's loss."""
 
 import math
 from typing import Any

@@ -72,7 +72,7 @@ right = {
 
 @planted("OBB-ANN-1", StageName.DECODE, "decoding", "rotated_truths", *ASSIGNED)
 def sides_exchange_with_the_angle(annotations: Tensor, images: int, size: tuple[int, int]) -> Any:
-    """Normalise sides by the other side of the input."""
+    """Return ground truths whose normalised widths are multiplied by the input's height, and heights by its width."""
     height, width = size
     rows = annotations.clone()
     rows[:, 4] = rows[:, 4] * height / width
@@ -82,7 +82,7 @@ def sides_exchange_with_the_angle(annotations: Tensor, images: int, size: tuple[
 
 @planted("OBB-ANN-1", StageName.DECODE, "decoding", "rotated_truths", *ASSIGNED)
 def angle_taken_anticlockwise(annotations: Tensor, images: int, size: tuple[int, int]) -> Any:
-    """Read angles as if y pointed up."""
+    """Return ground truths with the angles of the annotations negated, as if the y axis pointed up."""
     rows = annotations.clone()
     rows[:, 6] = -rows[:, 6]
     return right["rotated_truths"](rows, images, size)
@@ -90,27 +90,27 @@ def angle_taken_anticlockwise(annotations: Tensor, images: int, size: tuple[int,
 
 @planted("OBB-ANN-2", StageName.GRADIENTS, "annotations", "SMALLEST_SIDE")
 def no_row_dropped() -> None:
-    """Keep rows with sides below two pixels."""
+    """Set the limit of side lengths to 0, so that annotation rows with sides below 2 pixels are kept."""
 
 
 @planted("OBB-ANN-2", StageName.CLS, "annotations", "SMALLEST_SIDE")
 def rows_below_eight_pixels_dropped() -> None:
-    """Drop rows with sides below eight pixels."""
+    """Set the limit of side lengths to 8 pixels instead of 2, so that more annotation rows are dropped."""
 
 
 @planted("OBB-ANN-3", StageName.CANDIDATES, "annotations", "GroundTruths", home="tal_reference.annotations")
 def sum_without_the_angle() -> None:
-    """Leave the angle out of the sum that decides whether a ground truth is real."""
+    """Count a ground truth as real if x + y + w + h > 0, without adding the angle."""
 
 
 @planted("OBB-ANN-3", StageName.CANDIDATES, "annotations", "GroundTruths", home="tal_reference.annotations")
 def every_row_is_real() -> None:
-    """Keep ground truths whose numbers add up to zero or less."""
+    """Count every ground truth as real, also if its five numbers add up to zero or less."""
 
 
 @planted("OBB-DEC-1", StageName.DECODE, "decoding", "read_rotated", *ASSIGNED)
 def angle_read_as_logit(feature_maps: Any, head: Any) -> Any:
-    """Apply the head's sigmoid to an angle once more."""
+    """Return predictions whose angles were passed through the head's sigmoid a second time."""
     predictions = right["read_rotated"](feature_maps, head)
     angles = (predictions.angles.sigmoid() - 0.25) * torch.pi
     return rotated.RotatedPredictions(
@@ -120,35 +120,35 @@ def angle_read_as_logit(feature_maps: Any, head: Any) -> Any:
 
 @planted("OBB-DEC-1", StageName.DECODE, "decoding", "read_rotated", *ASSIGNED)
 def angle_wrapped_to_a_quarter(feature_maps: Any, head: Any) -> Any:
-    """Wrap angles to [0, pi/2)."""
+    """Return predictions with all angles wrapped to [0, pi/2)."""
     predictions = right["read_rotated"](feature_maps, head)
     return replace(predictions, angles=predictions.angles.remainder(torch.pi / 2))
 
 
 @planted("OBB-DEC-2", StageName.DECODE, "decoding", "decode_rotated", *ASSIGNED)
 def centre_not_turned(distances: Tensor, angles: Tensor, anchors: Anchors) -> Tensor:
-    """Add the offset of the centre along the image's axes."""
+    """Return boxes whose centre is offset along the axes of the image instead of the axes of the box."""
     box = right["decode_rotated"](distances, torch.zeros_like(angles), anchors)
     return torch.cat((box[..., :4], angles), dim=-1)
 
 
 @planted("OBB-DEC-2", StageName.DECODE, "decoding", "decode_rotated", *ASSIGNED)
 def centre_turned_the_other_way(distances: Tensor, angles: Tensor, anchors: Anchors) -> Tensor:
-    """Turn the offset of the centre anticlockwise."""
+    """Return boxes whose centre offset is rotated by minus the angle."""
     box = right["decode_rotated"](distances, -angles, anchors)
     return torch.cat((box[..., :4], angles), dim=-1)
 
 
 @planted("OBB-DEC-2 LOSS-GRAD-1", StageName.GRADIENTS, "loss", "decode_rotated")
 def centre_without_gradient_on_the_angle(distances: Tensor, angles: Tensor, anchors: Anchors) -> Tensor:
-    """Detach the angle where the centre is turned."""
+    """Return boxes whose centre has no gradient with respect to the angle."""
     box = right["decode_rotated"](distances, angles.detach(), anchors)
     return torch.cat((box[..., :4], angles), dim=-1)
 
 
 @planted("OBB-CAND-1", StageName.CANDIDATES, "borders", "candidates_of", *ASSIGNED)
 def edges_excluded(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Leave out anchors whose centre lies on an edge."""
+    """Return candidates without the anchors whose centre lies exactly on an edge of the box."""
     box = rotated.widened(truths.boxes, floor)[:, None]
     offset = rotated.to_own_frame(centres - box[..., :2], box[..., 4:])
     return (offset.abs() < box[..., 2:4] / 2).all(-1) & truths.real[:, None]
@@ -156,20 +156,20 @@ def edges_excluded(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]
 
 @planted("OBB-CAND-1", StageName.CANDIDATES, "borders", "candidates_of", *ASSIGNED)
 def box_taken_as_upright(truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Ignore the angle in the choice of candidates."""
+    """Return candidates as if every ground truth had the angle 0."""
     boxes = truths.boxes * truths.boxes.new_tensor((1, 1, 1, 1, 0))
     return right["candidates_of"](GroundTruths(truths.labels, boxes), centres, floor) & truths.real[:, None]
 
 
 @planted("OBB-CAND-1 TAL-CAND-2", StageName.CANDIDATES, "small_boxes", "widened", *ASSIGNED)
 def no_side_widened(boxes: Tensor, floor: tuple[int, int]) -> Tensor:
-    """Never widen a side."""
+    """Return boxes unchanged, although short sides must be widened."""
     return boxes
 
 
 @planted("OBB-IOU-1", StageName.OVERLAP, "metric", "covariance", *ASSIGNED, StageName.BOX)
 def variance_of_a_quarter(boxes: Tensor, variance: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Take a quarter of the squared side for the variance."""
+    """Return covariances with the variance side^2 / 4 instead of side^2 / 12."""
     scale = boxes.new_tensor((1, 1, 3**0.5, 3**0.5, 1))
     xx, yy, xy = right["covariance"](boxes * scale, variance)
     return xx, yy, xy
@@ -177,14 +177,14 @@ def variance_of_a_quarter(boxes: Tensor, variance: float) -> tuple[Tensor, Tenso
 
 @planted("OBB-IOU-1", StageName.OVERLAP, "metric", "covariance", *ASSIGNED, StageName.BOX)
 def covariance_without_the_angle(boxes: Tensor, variance: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Ignore the angle in the Gaussian."""
+    """Return the covariances of the boxes' Gaussians as if every angle were 0."""
     xx, yy, xy = right["covariance"](boxes * boxes.new_tensor((1, 1, 1, 1, 0)), variance)
     return xx, yy, xy
 
 
 @planted("OBB-IOU-2", StageName.GRADIENTS, "loss", "box_loss")
 def gradient_of_equal_boxes(predicted: Tensor, target: Tensor) -> Tensor:
-    """Let the gradient of equal boxes pass: the clamp of B from below acts on the value alone."""
+    """Return the box loss with a nonzero gradient for equal boxes, where the clamp must make it zero."""
     loss = right["box_loss"](predicted, target)
     pull = (predicted - predicted.detach())[:, :4].sum(1)
     return loss + 0.1 * pull * (loss.detach() < 1e-3)
@@ -192,12 +192,12 @@ def gradient_of_equal_boxes(predicted: Tensor, target: Tensor) -> Tensor:
 
 @planted("OBB-IOU-2", StageName.OVERLAP, "metric", "FARTHEST", *ASSIGNED)
 def distance_clamped_early() -> None:
-    """Clamp B at 1."""
+    """Set the upper limit of the Bhattacharyya distance to 1."""
 
 
 @planted("OBB-MET-1", StageName.OVERLAP, "metric", "overlaps_of", *ASSIGNED)
 def variance_in_the_assignment(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
-    """Add the box loss's variance to the overlap of the assignment, scaled to pixels."""
+    """Return overlaps for the assignment with the variance that only the box loss must add."""
     truth, anchor = pairs = candidates.nonzero(as_tuple=True)
     values = right["probiou"](truths[truth], boxes[anchor], 1.0).clamp(min=0)
     return scatter_pairs(values, pairs, candidates)
@@ -205,44 +205,44 @@ def variance_in_the_assignment(truths: Tensor, boxes: Tensor, candidates: Tensor
 
 @planted("OBB-MET-1", StageName.OVERLAP, "small_boxes", "overlaps_of", *ASSIGNED)
 def overlap_of_widened_boxes(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
-    """Use sides of at least 16 px in the overlap."""
+    """Return overlaps of ground truths whose sides are widened to at least 16 pixels."""
     sides = torch.cat((truths[:, :2], truths[:, 2:4].clamp(min=16), truths[:, 4:]), dim=1)
     return right["overlaps_of"](sides, boxes, candidates)
 
 
 @planted("OBB-BOX-1", StageName.BOX, "loss", "LOSS_VARIANCE")
 def no_variance_in_the_loss() -> None:
-    """Leave the variance out of the box loss."""
+    """Set the variance that the box loss adds to 0."""
 
 
 @planted("OBB-BOX-1", StageName.BOX, "loss", "box_loss")
 def hellinger_squared(predicted: Tensor, target: Tensor) -> Tensor:
-    """Leave out the root."""
+    """Return the squared box loss: the squared Hellinger distance instead of the distance."""
     return right["box_loss"](predicted, target).square()
 
 
 @planted("OBB-DFL-1", StageName.DFL, "loss", "distances_in_frame")
 def distances_along_the_image(boxes: Tensor, centres: Tensor) -> Tensor:
-    """Measure target distances along the axes of the image, as the first releases do."""
+    """Return target distances along the axes of the image instead of the box, as the first releases do."""
     return right["distances_in_frame"](boxes * boxes.new_tensor((1, 1, 1, 1, 0)), centres)
 
 
 @planted("OBB-DFL-1", StageName.DFL, "loss", "distances_in_frame")
 def left_and_right_exchanged(boxes: Tensor, centres: Tensor) -> Tensor:
-    """Exchange opposite distances."""
+    """Return target distances with left and right exchanged, and top and bottom exchanged."""
     return right["distances_in_frame"](boxes, centres)[:, [2, 3, 0, 1]]
 
 
 @planted("OBB-ANG-1", StageName.ANGLE, "loss", "angle_loss")
 def angle_loss_without_shape(angles: Tensor, target: Tensor) -> Tensor:
-    """Weight all shapes alike."""
+    """Return the angle loss without the weight that depends on the box's aspect ratio."""
     loss: Tensor = (2 * (angles - target[:, 4])).sin().square()
     return loss
 
 
 @planted("OBB-ANG-1", StageName.ANGLE, "loss", "angle_loss")
 def angle_loss_of_a_half_turn(angles: Tensor, target: Tensor) -> Tensor:
-    """Use the sine of the difference, with a period of 180 degrees."""
+    """Return the angle loss of half the angles, so that its period is 180 instead of 90 degrees."""
     halved = torch.cat((target[:, :4], target[:, 4:] / 2), dim=1)
     loss: Tensor = right["angle_loss"](angles / 2, halved)
     return loss
@@ -250,7 +250,7 @@ def angle_loss_of_a_half_turn(angles: Tensor, target: Tensor) -> Tensor:
 
 @planted("OBB-CLS-1 LOSS-CLS-1", StageName.CLS, "loss", "cls_sum")
 def class_loss_of_positives(logits: Tensor, positives: Any, dialect: Any, class_weights: Any = None) -> Any:
-    """Leave out the background."""
+    """Return the class loss of the positives only, without background anchors."""
     own = logits[positives.image, positives.anchor]  # (P, C)
     nothing = right_cls_sum(logits * 0, positives, dialect, class_weights) * 0
     return own.sigmoid().sum() + nothing
@@ -260,20 +260,20 @@ def class_loss_of_positives(logits: Tensor, positives: Any, dialect: Any, class_
 def targets_at_the_first_class(
     logits: Tensor, positives: Any, dialect: Any, class_weights: Any = None
 ) -> Any:
-    """Learn every target score at class 0."""
+    """Return the class loss with every target score at class 0 instead of the ground truth's class."""
     first = replace(positives, labels=torch.zeros_like(positives.labels))
     return right_cls_sum(logits, first, dialect, class_weights)
 
 
 @planted("OBB-BOX-1 LOSS-SUM-1", StageName.BOX, "loss", "weighted_sums")
 def terms_not_divided(losses: Any, weights: Tensor, dialect: Any) -> Any:
-    """Divide neither term by N; the class loss stays as it is."""
+    """Return the weighted sums of box loss, DFL and angle loss without division by N, the sum of target scores."""
     return tuple((loss * weights).sum() for loss in losses)
 
 
 @planted("OBB-SUM-1", StageName.BOX, "hyperparameters", "rotated_items")
 def angle_gain_on_the_box(predictions: Any, targets: Any, numbers: Any, *others: Any) -> Tensor:
-    """Exchange the gains of box and angle."""
+    """Return the loss items with the gains of the box loss and the angle loss exchanged."""
     swapped = type(numbers)(
         **{**vars(numbers), "box_gain": numbers.angle_gain, "angle_gain": numbers.box_gain}
     )
@@ -283,13 +283,13 @@ def angle_gain_on_the_box(predictions: Any, targets: Any, numbers: Any, *others:
 
 @planted("OBB-SUM-1", StageName.TOTAL, "loss", "DetectionLoss")
 def total_without_the_angle(terms: Tensor, items: Tensor, *others: Any) -> DetectionLoss:
-    """Leave the angle loss out of the total."""
+    """Return the loss with a total that lacks the angle loss."""
     return DetectionLoss(torch.cat((terms[:3], terms[3:] * 0)), items, *others)
 
 
 @planted("OBB-SUM-1 LOSS-GAIN-1", StageName.TOTAL, "loss", "DetectionLoss")
 def total_of_one_image(terms: Tensor, items: Tensor, *others: Any) -> DetectionLoss:
-    """Leave out the factor of the batch size."""
+    """Return the loss with a total that is not multiplied by the batch size."""
     return DetectionLoss(terms / len(others[0]), items, *others)
 
 
@@ -311,7 +311,7 @@ class HiddenReference(FaultyReference):
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        """Run the reference's loss with the fault planted, and return total and items alone."""
+        """Run the reference's loss with the fault planted, and return only its total and its items."""
         loss = super().loss(feature_maps, annotations, head, hyperparameters)
         return Loss(loss.total, loss.items)
 
@@ -323,7 +323,7 @@ def _hidden(name: str, _: str) -> Implementation:
 
 
 def _replace(name: str, **replaces: Any) -> None:
-    """Replace attributes that are not functions: constants and properties, by their dotted names."""
+    """Register replacements of constants and properties for the fault `name`, which has no replaced function."""
     known = ROTATED_FAULTS[name]
     stages = (*known.outputs_stages, *ASSIGNED)
     named = {key.replace("__", "."): value for key, value in replaces.items()}

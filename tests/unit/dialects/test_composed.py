@@ -1,4 +1,4 @@
-"""Composed dialects: every choice changes a result on some batch, and the judge applies every choice."""
+"""Composed dialects: every choice changes a result on some batch, and the judge applies the choice."""
 
 from dataclasses import fields, replace
 from enum import Enum

@@ -33,7 +33,7 @@ def test_the_dialect_that_is_computed_is_the_most_similar(shows: str):
 
 
 def test_differences_below_rounding_still_rank():
-    """Clamping at 1e-9 in place of adding 1e-9 changes target scores by less than `is_similar` sees."""
+    """Clamping at 1e-9 in place of adding 1e-9 changes target scores by less than the tolerance of `is_similar`."""
     measured = resemblance("all", norm_clamped=True)
     recipes = sample_recipes(STRATEGIES["metric"], 6)
     clamped = parse("ultralytics-8.4.190, norm_clamped")

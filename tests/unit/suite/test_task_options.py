@@ -20,7 +20,7 @@ def config_with(task: str | None) -> Any:
 
 
 def offering(*tasks: str, dialect: str = "ultralytics-8.4.190") -> Implementation:
-    """Return the reference with these tasks, held to a dialect."""
+    """Return the reference as an implementation that offers the given tasks and declares a dialect."""
     return replace(find("reference"), tasks=tasks, dialect=parse(dialect))
 
 
