@@ -47,7 +47,7 @@ def centre_penalty(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pair
 def shape_penalty(
     one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"], overlap: Float[Tensor, "*#pairs"]
 ) -> Float[Tensor, "*#pairs"]:
-    """Return the aspect ratio term alpha v of CIoU; its weight alpha grows with the overlap (IOU-1)."""
+    """Return CIoU's term alpha v: v compares aspect ratios, and its weight alpha grows with `overlap` (IOU-1)."""
     (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
     angle = torch.atan(w2 / h2) - torch.atan(w1 / h1)
     difference = 4 / math.pi**2 * angle.square()  # v

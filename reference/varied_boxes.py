@@ -1,4 +1,4 @@
-"""Overlaps of two boxes other than CIoU, by choice: IoU, GIoU, DIoU, and CIoU with another shape penalty."""
+"""Measures of overlap that dialects may use instead of CIoU: IoU, GIoU, DIoU, and CIoU with another shape penalty."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Strategy of batches whose classes have weights (COR-7)."""
+"""Hypothesis strategy of batches whose classes have weights in the class loss (COR-7)."""
 
 from dataclasses import replace
 

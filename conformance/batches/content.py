@@ -60,7 +60,7 @@ class Content:
         self.image, self.labels, self.boxes = image[real], labels[real], every_box[real]  # (n,), (n,), (n, 4)
 
     def has(self, what: str) -> bool:
-        """Return True if the batch contains what a detector needs.
+        """Return True if the batch contains `what`, which a detector of a hazard needs.
 
         Args:
             what: "truth" for a real GT, "pair" for two GTs in one image, "candidate" for a candidate anchor,

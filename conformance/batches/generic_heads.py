@@ -1,4 +1,4 @@
-"""Strategies of heads, hyperparameters and logits that the clauses allow but no official model has."""
+"""Hypothesis strategies of heads, hyperparameters and logits that clauses allow, but no official model has."""
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy

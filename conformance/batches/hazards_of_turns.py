@@ -44,7 +44,7 @@ class TurnedContent:
         self.boxes, self.image, self.labels = boxes[kept], rows[kept, 0].long(), rows[kept, 1].long()
 
     def has(self, what: str) -> bool:
-        """Return True if the batch contains what a detector needs: "truth", "pair" (in one image), or "" (nothing)."""
+        """Return True if the batch contains `what`: a GT ("truth"), two GTs in one image ("pair"), or nothing ("")."""
         match what:
             case "truth":
                 return len(self.boxes) > 0
@@ -183,7 +183,10 @@ def below_floor(content: TurnedContent) -> Tensor:
 
 @hazard("truth", tasks=ROTATED)
 def turned_edge_on_centre(content: TurnedContent) -> Tensor:
-    """The centre of an anchor lies on an edge, up to rounding (OBB-CAND-1, ambiguity T7)."""
+    """The centre of an anchor lies on an edge, up to rounding (OBB-CAND-1, ambiguity T7).
+
+    The edge is that of a GT whose small sides are widened.
+    """
     return (content.depth.abs() < 1e-4).any()
 
 
@@ -254,19 +257,28 @@ def turned_many_candidates(content: TurnedContent) -> Tensor:
 
 @hazard("truth", tasks=ROTATED)
 def exact_hit(content: TurnedContent) -> Tensor:
-    """A candidate predicts its GT exactly, up to rounding: B is clamped from below, without gradient (OBB-IOU-2)."""
+    """A candidate predicts its GT exactly, up to rounding: B is clamped from below, without gradient (OBB-IOU-2).
+
+    B is the Bhattacharyya distance of the GT and the predicted box.
+    """
     return (content.candidates & (content.distance < 1e-7)).any()
 
 
 @hazard("truth", tasks=ROTATED)
 def nearly_equal(content: TurnedContent) -> Tensor:
-    """A candidate predicts its GT nearly: rounding of B changes u visibly (1e-7 < B < 1e-4)."""
+    """A candidate predicts its GT nearly: rounding of B changes u visibly (1e-7 < B < 1e-4).
+
+    B is the Bhattacharyya distance of the GT and the predicted box, u their overlap (probIoU).
+    """
     return (content.candidates & (content.distance > 1e-7) & (content.distance < 1e-4)).any()
 
 
 @hazard("truth", tasks=ROTATED)
 def far_apart(content: TurnedContent) -> Tensor:
-    """A candidate's prediction is so far from its GT that B is clamped at 100 (OBB-IOU-2)."""
+    """A candidate's prediction is so far from its GT that B is clamped at 100 (OBB-IOU-2).
+
+    B is the Bhattacharyya distance of the GT and the predicted box.
+    """
     return (content.candidates & (content.distance > 100)).any()
 
 
@@ -286,7 +298,10 @@ def inside_out(content: TurnedContent) -> Tensor:
 
 @hazard("truth", tasks=ROTATED)
 def zero_side_predicted(content: TurnedContent) -> Tensor:
-    """A candidate predicts a box with a side of zero: its determinant is zero (OBB-IOU-1)."""
+    """A candidate predicts a box with a side of zero: its determinant is zero (OBB-IOU-1).
+
+    The determinant is that of the covariance matrix of the box's Gaussian.
+    """
     flat = (content.predicted[content.image][..., 2:4].abs() < 1e-6).any(-1)  # (n, A)
     return (content.candidates & flat).any()
 
@@ -300,7 +315,11 @@ def turned_in_non_square_input(content: TurnedContent) -> bool:
 
 @hazard("pair", tasks=ROTATED)
 def one_set_in_two_forms(content: TurnedContent) -> Tensor:
-    """Two GTs of one image are the same set of points, in the same or another form: u is equal up to rounding (T2)."""
+    """Two GTs of one image are the same set of points, in the same or another form: u is equal up to rounding (T2).
+
+    Another form has exchanged sides and an angle that differs by 90 degrees, or an angle that differs by 180 degrees.
+    The overlap u of any predicted box with the two GTs is then the same.
+    """
     one, other = content.pairs
     return (bhattacharyya(content.boxes[one], content.boxes[other]) < 1e-7).any()
 

@@ -313,7 +313,7 @@ def extreme(scene: Scene) -> DesiredPrediction:
 
 
 def quantised(desired: DesiredPrediction, levels: int) -> DesiredPrediction:
-    """Return the prediction with distances in halves of a grid unit and with few different class logits.
+    """Return the prediction `desired` with distances in halves of a grid unit and with few different class logits.
 
     Many predicted boxes and scores are then equal.
 
@@ -334,7 +334,7 @@ def quantised(desired: DesiredPrediction, levels: int) -> DesiredPrediction:
 
 
 def any_sides(scene: Scene) -> Tensor:
-    """Return random distances (B, A, 4) in grid units, from a quarter of `scene.reach` to all of it.
+    """Return random distances (B, A, 4) in grid units, from a quarter of `scene.reach` to all of `scene.reach`.
 
     With smaller distances, predicted boxes would overlap the ground truths little.
     """
@@ -416,7 +416,7 @@ def angles_near(scene: Scene, owner: Tensor, covered: Tensor, error: float) -> T
 
 
 def joined_angles(where: Tensor, first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """Return the angles `first` (B, A) where the mask is True, else `second`; None for upright boxes."""
+    """Return (B, A) angles: `first` where the mask `where` is True, else `second`; None for upright boxes."""
     return None if first is None or second is None else torch.where(where, first, second)
 
 
@@ -437,9 +437,11 @@ def plant_tie(
 ) -> None:
     """Make two candidates of a ground truth predict the same box with the same scores, in place.
 
-    The box is the source's, moved to half cells so that both anchors can encode it exactly, and grown to contain both
-    centres. That changes the overlap u, so the score is adjusted to keep the source's alignment metric t,
-    and so its rank, as far as a score can. If too few candidates have t > 0, nothing is planted.
+    Both predict the box of the candidate with rank `copy.source`, moved to half cells so that both anchors can encode
+    the box exactly, and grown to contain both anchors' centres. The new box has another overlap u with the ground
+    truth. Therefore the scores are changed so that the alignment metric t, and with it the rank, stays what it was for
+    the candidate with rank `copy.source`, as far as a score can compensate u. If too few candidates have t > 0, nothing
+    is planted.
 
     Args:
         copy: the ground truth, and the ranks of the two candidates.
@@ -485,7 +487,7 @@ def _overlap(box: Tensor, predicted: Tensor, scene: Scene, anchors: Tensor | Non
 
 
 def _shared_box(box: Tensor, scene: Scene, both: Tensor) -> Tensor:
-    """Return `box` (4,) moved to edges on half cells, so that it contains both anchors and both can predict it.
+    """Return `box` (4,) with edges moved to half cells, so that two anchors lie in the box and can both predict it.
 
     Args:
         box: xyxy in pixels.

@@ -32,10 +32,10 @@ def recipe_from(text: str) -> Recipe:
 
 
 def _value(node: ast.expr) -> Any:
-    """Return the value of a literal, or of a call of one of `TYPES` with such values.
+    """Return the value of a syntax node: a literal, or a call of one of `TYPES` with values of the same two kinds.
 
     Raises:
-        ValueError: the expression is neither.
+        ValueError: the node is neither a literal nor such a call.
     """
     if isinstance(node, ast.Tuple):
         return tuple(_value(element) for element in node.elts)

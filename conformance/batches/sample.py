@@ -10,7 +10,7 @@ from tal_conformance.batches.recipe import Recipe
 
 @cache
 def sample_recipes(strategy: SearchStrategy[Recipe], count: int) -> tuple[Recipe, ...]:
-    """Return up to `count` recipes of a strategy, the same ones in every process."""
+    """Return up to `count` recipes drawn from a strategy, the same recipes in every process."""
     kept: list[Recipe] = []
 
     @settings(

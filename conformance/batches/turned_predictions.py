@@ -19,7 +19,7 @@ TURNED_PREDICTION_KINDS: dict[str, Callable[[Scene], DesiredPrediction]] = dict(
 
 
 def other_form(scene: Scene) -> DesiredPrediction:
-    """Return predictions as `exact_hit` does, in other forms: turned by 0 to 3 quarters, with sides to match."""
+    """Return predictions as `exact_hit` does, but write the same boxes with angles changed by 0 to 3 quarter turns."""
     desired = exact_hit_of_any(scene)
     assert desired.angles is not None
     quarters = (4 * scene.uniform(scene.anchors)).floor()  # (B, A)

@@ -62,7 +62,7 @@ class Sink(Protocol):
         """Receive the result of one batch."""
 
     def line(self, kind: str, **fields: Any) -> None:
-        """Receive any other line of the run log."""
+        """Receive a line of the run log that does not describe a batch; `kind` is the line's type."""
 
 
 class NoSink:

@@ -81,7 +81,7 @@ class Check:
 
         Args:
             repeats: generate the same batches in every run, independently of the function's source.
-            task: name of the loss family of the batches. A check that does not apply to it generates detection's.
+            task: name of the loss family of the batches. A check that does not apply to it gets batches of detection.
         """
         strategy = self.strategy_of(task)
         test = given(**{self.argument: self.strategy if strategy is None else strategy})(self.body)

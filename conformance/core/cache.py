@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
 
 def others_can_write(folder: Path) -> str | None:
-    """Return the reason why other users can change an entry of the cache, or None if they cannot."""
+    """Return the reason why other users can change files in the cache folder, or None if they cannot."""
     status = folder.lstat()
     if stat.S_ISLNK(status.st_mode):
         return f"{folder} is a link"

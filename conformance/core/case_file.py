@@ -42,7 +42,7 @@ class InvalidCase(ValueError):
 
 
 class Content(NamedTuple):
-    """The content of a case file: the fields of a Batch, in their order."""
+    """The content of a case file: the fields of `Batch`, in the order in which `Batch` defines them."""
 
     feature_maps: tuple[Tensor, ...]
     annotations: Tensor

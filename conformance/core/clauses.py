@@ -43,7 +43,7 @@ def clauses() -> dict[str, dict[str, str]]:
 
 
 def written(entries: dict[str, dict[str, str]]) -> str:
-    """Return the JSON text of the package's data file, for the clauses that `read_pages` returned."""
+    """Return the JSON text of the package's data file for `entries`, the clauses that `read_pages` returned."""
     return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
 
 

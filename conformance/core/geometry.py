@@ -55,7 +55,7 @@ def flatten(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]
 def fold(distances: Tensor, classes: Tensor, grids: Sequence[Grid], *others: Tensor) -> tuple[Tensor, ...]:
     """Return the feature maps (B, 4R + C, H, W) of distance and class logits, the inverse of `flatten` (PRE-1).
 
-    The channels of further head fields, `others`, (B, A, width) each, follow.
+    The channels of further head fields, `others`, (B, A, width) each, follow the class logits.
     """
     rows = torch.cat((distances.flatten(2), classes, *others), dim=2).transpose(1, 2)  # (B, 4R + C, A)
     levels = rows.split([height * width for height, width in grids], dim=2)

@@ -57,7 +57,7 @@ def kill(pids: set[int]) -> None:
 
 
 def strays(before: set[int]) -> dict[int, str]:
-    """Return the command lines, by id, of child processes that are not in `before` and run longer than `PATIENCE`."""
+    """Return the command lines, by id, of child processes that are not in `before` and still run after `PATIENCE` s."""
     new = children() - before
     if not new:
         return {}

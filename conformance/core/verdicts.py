@@ -51,7 +51,7 @@ class Uniqueness(StrEnum):
 
 
 def least_unique(*kinds: Uniqueness) -> Uniqueness:
-    """Return the least unique of some kinds: TIE if it occurs, else NEAR_TIE if it occurs, else UNIQUE."""
+    """Return the least unique of the given values: TIE if it occurs, else NEAR_TIE if it occurs, else UNIQUE."""
     order = (Uniqueness.UNIQUE, Uniqueness.NEAR_TIE, Uniqueness.TIE)
     return max(kinds, key=order.index, default=Uniqueness.UNIQUE)
 
@@ -174,7 +174,7 @@ class StageJudgement:
         self.mismatch = self.mismatch or mismatch
 
     def merge(self, other: "StageJudgement") -> None:
-        """Add the comparisons of another judgement of the same stage."""
+        """Add the comparisons of `other`, another judgement of the same stage."""
         if other.state is State.AGREES:
             self.add(Agreement(other.margin or 0.0, other.exact))
         if other.mismatch is not None:

@@ -1,4 +1,7 @@
-"""Names of unusual ways and sequences of calls, which an adapter declares in `unsupported_ways` if it excludes them."""
+"""Names of the ways and sequences of calls that the suite tests, such as "retained-graph" and "multi-scale".
+
+An adapter lists in `unsupported_ways` those names whose ways of calling its code is not meant for.
+"""
 
 WAY_NAMES = (
     "scaled-gradients",

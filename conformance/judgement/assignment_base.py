@@ -94,7 +94,7 @@ class ImageJudge:
         return problem
 
     def check_labels_and_boxes(self, foreground: Tensor, index: Tensor) -> Agreement:
-        """Compare label and box of each positive with those of the ground truth that owns it (TAL-TGT-1).
+        """Compare each positive's target label and box with label and box of the ground truth that owns it (TAL-TGT-1).
 
         Label and box must be bit-identical, unless the implementation's own ground truths are known only within a
         bound.
@@ -117,7 +117,7 @@ class ImageJudge:
         return assert_within(box, observed.where(foreground[:, None], 0), bounded)
 
     def check_scores(self, weights: Bounded, positives: Tensor, clause: str = "TAL-NORM-1") -> Agreement:
-        """Compare the target score at the label of each positive with its weight; all others must be zero (TAL-TGT-1).
+        """Compare the target score of each positive at its label with `weights`; other scores must be zero (TAL-TGT-1).
 
         Target scores at other classes are recorded as a mismatch of the stage "targets"; this function then compares
         only the scores of the positives.
@@ -156,7 +156,7 @@ class ImageJudge:
         return self.inputs.labels[self.image, : self.truths, 0].long()[positives.int().argmax(0)]
 
     def misplaced_scores(self, positives: Tensor) -> Tensor:
-        """Return (A, C) bool: True where a target score is not zero, but no positive of the class is there."""
+        """Return (A, C) bool: True where a target score is not zero, but the anchor is not a positive of the class."""
         scores = self.assignment.scores[self.image]  # (A, C)
         own = torch.zeros_like(scores, dtype=torch.bool).scatter(1, self.labels_of(positives)[:, None], True)
         return (scores != 0) & ~(own & positives.any(0)[:, None])
@@ -172,7 +172,7 @@ class ImageJudge:
         return Quantity(name, clause, dimensions, self.image)
 
     def counts(self, positives: Tensor) -> list[Value]:
-        """Return the observed and the admissible number of positives of each ground truth, for a message."""
+        """Return the number of positives of each ground truth, observed and admissible, as values for a message."""
         min_count, most = self.oracle.selection.min_count.tolist(), self.oracle.selection.max_count.tolist()
         return [
             Value(

@@ -172,7 +172,7 @@ class AssignmentFit:
 
     @cached_property
     def possible(self) -> Tensor:
-        """(M, A) bool: True if an admissible assignment or the reference's own gives the anchor to the ground truth."""
+        """(M, A) bool: True if the reference's or an admissible assignment gives the anchor to the ground truth."""
         may = self.oracle.selection.may  # (M, A)
         contested = may.sum(0) > 1  # (A,)
         reference = self.expected.assignment[self.image]

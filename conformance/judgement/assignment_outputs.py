@@ -259,13 +259,13 @@ class OutputsJudge(ImageJudge):
         return StageName.METRIC if explained_by_metric[alone].all() else StageName.OVERLAP
 
     def up_to_overlap(self, positives: Tensor) -> Tensor:
-        """Return (M,) bool: True if the largest weight is at most the largest overlap, as for any t (TAL-NORM-1)."""
+        """Return (M,) bool: True if the largest weight is at most the largest overlap, as for every t (TAL-NORM-1)."""
         best_weight = self.implied(positives)[2][:, 0]  # (M,)
         slack = (self.oracle.overlap_error * positives).amax(1) + ROUNDINGS * 8 * torch.finfo(self.dtype).eps
         return best_weight <= (self.oracle.overlap * positives).amax(1) + slack
 
     def check_replayed_weights(self, positives: Tensor, clause: str) -> Agreement:
-        """Compare the weights with the weights of the implementation's positives for the expected u and t."""
+        """Compare the target scores with weights computed from the expected u and t of the observed positives."""
         own = self.oracle.same_dtype
         same_dtype = self.oracle.normalised(own["metric"], own["overlap"], positives)
         exact, rounding, moved = self.oracle.weights(positives, self.dtype)

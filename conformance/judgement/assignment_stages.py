@@ -50,7 +50,7 @@ class StagesJudge(ImageJudge):
             self.judgement.chose_differently = True
 
     def check_candidates(self, candidates: Tensor) -> Agreement:
-        """Compare the candidates (M, A) with the certain and the possible candidates (TAL-CAND-1, TAL-CAND-2)."""
+        """Compare the implementation's candidates (M, A) with the admissible candidates (TAL-CAND-1, TAL-CAND-2)."""
         expected = self.oracle.candidate
         wrong = (candidates & ~self.oracle.may_candidate) | (~candidates & expected)
         clause = self.clause_of(wrong) if wrong.any() else self.judgement.task.clauses[StageName.CANDIDATES]
@@ -59,7 +59,7 @@ class StagesJudge(ImageJudge):
         return assert_equal(self.quantity(name, clause, *PAIR), candidates, expected)
 
     def check_overlap(self, overlap: Tensor, candidates: Tensor) -> Agreement:
-        """Compare the overlap u on the implementation's candidates; u must be zero elsewhere (TAL-MET-1)."""
+        """Compare u of the implementation's candidates with the oracle's u; u must be zero elsewhere (TAL-MET-1)."""
         if self.oracle.everywhere:
             candidates = torch.ones_like(candidates)
         else:
@@ -72,7 +72,7 @@ class StagesJudge(ImageJudge):
         return assert_within_at(quantity, overlap, pairs, Bounded(expected, error, same_dtype))
 
     def check_metric(self, metric: Tensor, overlap: Tensor, candidates: Tensor) -> Agreement:
-        """Compare the metric t, given the implementation's overlap; t must be zero off the candidates (TAL-MET-1)."""
+        """Compare the implementation's metric t with t computed from its own overlap; 0 off candidates (TAL-MET-1)."""
         numbers = self.inputs.hyperparameters
         if self.oracle.everywhere and not self.dialect.metric_masked:
             candidates = torch.ones_like(candidates)
@@ -88,7 +88,7 @@ class StagesJudge(ImageJudge):
         return assert_within_at(quantity, metric, pairs, Bounded(exact, error, same_dtype))
 
     def check_selected(self, selected: Tensor, metric: Tensor, candidates: Tensor) -> Agreement:
-        """Compare the selection, given the implementation's metric: only equal values leave a choice (TAL-TOPK-1)."""
+        """Compare the implementation's selection with the top k of its own metric, where ties are open (TAL-TOPK-1)."""
         k = self.inputs.hyperparameters.topk
         exact, boxes = metric.double(), self.inputs.truth_boxes[self.image, : self.truths]
         real = counting(
@@ -102,7 +102,7 @@ class StagesJudge(ImageJudge):
     def check_positives(
         self, positives: Tensor, selected: Tensor, overlap: Tensor, metric: Tensor
     ) -> Agreement:
-        """Compare the owners, given the implementation's own selection and overlap (TAL-CONF-1, TAL-CONF-2)."""
+        """Compare the positives with the owners that exposed selection and overlap allow (TAL-CONF-1, TAL-CONF-2)."""
         image, k = self.image, self.inputs.hyperparameters.effective_topk2
         contested = selected.sum(0) > 1  # (A,)
         counts = selected.sum(1)  # (M,)
@@ -142,7 +142,7 @@ class StagesJudge(ImageJudge):
         return self.check_labels_and_boxes(foreground, index)
 
     def check_weights(self, positives: Tensor, metric: Tensor, overlap: Tensor) -> Agreement:
-        """Compare the weights, given the implementation's own metric, overlap and positives (TAL-NORM-1)."""
+        """Compare the target scores with weights computed from the exposed metric, overlap, positives (TAL-NORM-1)."""
         exact = self.oracle.normalised(metric.double(), overlap.double(), positives)  # (A,)
         same_dtype = self.oracle.normalised(metric, overlap, positives)
         eps = torch.finfo(self.dtype).eps

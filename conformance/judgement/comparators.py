@@ -277,7 +277,7 @@ def _values(
     expected: Tensor,
     tolerance: Tensor | None,
 ) -> list[Value]:
-    """Return the `SHOWN` places with the largest differences, largest first."""
+    """Return the `SHOWN` places with the largest `badness` among those where `differs` is True, largest first."""
     name, _, dimensions, image = quantity
     order = badness[differs].argsort(descending=True, stable=True)[:SHOWN]
     return [

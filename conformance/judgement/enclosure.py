@@ -70,7 +70,7 @@ class Enclosure:
         return self * inverse
 
     def square(self) -> "Enclosure":
-        """Return the squares."""
+        """Return the enclosures of the squares."""
         size, least = (
             torch.maximum(self.low.abs(), self.high.abs()),
             torch.minimum(self.low.abs(), self.high.abs()),
@@ -79,22 +79,22 @@ class Enclosure:
         return self._outward(least.square(), size.square())
 
     def sqrt(self) -> "Enclosure":
-        """Return the roots; numbers below zero count as zero."""
+        """Return the enclosures of the square roots; numbers below zero count as zero."""
         return self._outward(self.low.clamp(min=0).sqrt(), self.high.clamp(min=0).sqrt())
 
     def log(self) -> "Enclosure":
-        """Return the logarithms; numbers below zero count as zero."""
+        """Return the enclosures of the logarithms; numbers below zero count as zero."""
         return self._outward(self.low.clamp(min=0).log(), self.high.clamp(min=0).log())
 
     def exp(self) -> "Enclosure":
-        """Return the exponentials; the exponential of a number <= 0 is at most 1, however it is rounded."""
+        """Return the enclosures of the exponentials; that of a number <= 0 is at most 1, however it is rounded."""
         result = self._outward(self.low.exp(), self.high.exp())
         return Enclosure(
             result.low, torch.where(self.high <= 0, result.high.clamp(max=1), result.high), self.eps
         )
 
     def clamp(self, low: float | None = None, high: float | None = None) -> "Enclosure":
-        """Return the numbers clamped to [low, high], which does not round."""
+        """Return the enclosures of the numbers clamped to [low, high]; clamping does not round."""
         return Enclosure(self.low.clamp(low, high), self.high.clamp(low, high), self.eps)
 
     def with_zero(self, where: Tensor) -> "Enclosure":

@@ -53,10 +53,10 @@ class Geometry(Protocol):
     """Operations on the boxes of one task."""
 
     def boxes_unit(self, predictions: Predictions, reg_max: int, eps: float) -> Tensor:
-        """Return the error (B, A, box) of all decoded boxes in pixels, by one rounding in each operation."""
+        """Return the error (B, A, box) in pixels of all decoded boxes, caused by one rounding in each operation."""
 
     def truth_unit(self, boxes: Tensor, eps: float) -> Tensor:
-        """Return the error (.., box) of converted ground truths (.., box), by one rounding in each operation."""
+        """Return the error of ground truths (.., box) converted from annotation rows, by one rounding per operation."""
 
     def converts_exactly(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         """Return True for each normalised box (N, box) whose conversion to pixels is exact."""
@@ -141,11 +141,11 @@ class UprightBoxes:
     """Boxes xyxy in pixels, with IoU, CIoU or the overlap that a dialect chooses."""
 
     def boxes_unit(self, predictions: Predictions, reg_max: int, eps: float) -> Tensor:
-        """Return the error (B, A, 4) of all decoded boxes in pixels (DEC-2)."""
+        """Return the rounding error (B, A, 4) in pixels of all decoded boxes (DEC-2)."""
         return boxes_unit(predictions, reg_max, eps) * predictions.anchors.strides
 
     def truth_unit(self, boxes: Tensor, eps: float) -> Tensor:
-        """Return the error in pixels of converted boxes (.., 4) (ANN-1)."""
+        """Return the rounding error in pixels of boxes (.., 4) converted from annotation rows (ANN-1)."""
         return truth_unit(boxes, eps)
 
     def converts_exactly(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -253,7 +253,7 @@ class RotatedBoxes:
     """Boxes (cx, cy, w, h, angle) in pixels and radians, with probIoU (OBB-*)."""
 
     def boxes_unit(self, predictions: Predictions, reg_max: int, eps: float) -> Tensor:
-        """Return the error (B, A, 5) of all decoded boxes in pixels; angles are exact (OBB-DEC-2)."""
+        """Return the rounding error (B, A, 5) in pixels of all decoded boxes; angles are exact (OBB-DEC-2)."""
         assert isinstance(predictions, RotatedPredictions)
         error = distance_unit(predictions.distances, reg_max, eps)  # (B, A, 4)
         sides = expected_distances(predictions.distances, reg_max)  # (B, A, 4)
@@ -269,7 +269,7 @@ class RotatedBoxes:
         return torch.cat((unit, torch.zeros_like(cos)), dim=-1)
 
     def truth_unit(self, boxes: Tensor, eps: float) -> Tensor:
-        """Return the error of converted boxes (.., 5): one product each; the angle is exact (OBB-ANN-1)."""
+        """Return the rounding error of boxes (.., 5) converted from annotation rows; angles are exact (OBB-ANN-1)."""
         return eps * boxes.abs() * boxes.new_tensor((1, 1, 1, 1, 0))
 
     def converts_exactly(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:

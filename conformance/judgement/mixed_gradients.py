@@ -170,8 +170,8 @@ class MixedGradients:
     def _moved(self) -> Tensor:
         """Return the largest change (P, 4) of CIoU's gradient by the roundings of the predicted box.
 
-        For each sequence of roundings the 16 corners of the box's interval are tried, and those next to the target's
-        edges where these lie within it: the gradient jumps there.
+        For each sequence of roundings the 16 corners of the box's interval are tried. The gradient jumps at the
+        target's edges; if some lie within the interval, the points beside these edges are tried too.
         """
         target = self.terms.target
         exact = _gradients(target, self._predicted)
@@ -192,7 +192,7 @@ class MixedGradients:
         return most
 
     def _rounded(self, parts: CiouParts) -> Tensor:
-        """Return the error (P, 4) of CIoU's gradient by the roundings of its parts, and of the values they read."""
+        """Return the error (P, 4) of CIoU's gradient by roundings of its parts and of the values that they read."""
         terms, step = self.terms, self.terms.step
         (w1, h1), (w2, h2) = width_and_height(terms.target), width_and_height(self._predicted)  # (P,) each
         width = (
@@ -245,7 +245,7 @@ class MixedGradients:
         return self.share * (self.terms.step * parts + fine) + flushed
 
     def _underflow(self, parts: CiouParts) -> Tensor:
-        """Return the error (P, 4) of an edge's gradient by underflow: of each part, multiplied by what follows."""
+        """Return the error (P, 4) of an edge's gradient by underflow of each part, as later operations enlarge it."""
         w2, h2 = (side.abs() for side in width_and_height(self._predicted))  # (P,), (P,)
         by_quotient = parts.angle.abs() + (1 / h2 + w2 / h2.square())[:, None]  # (P, 4)
         return self.least * (5 + (w2 + h2)[:, None] + by_quotient)

@@ -61,7 +61,7 @@ class Interval:
 
     @classmethod
     def around(cls, values: Tensor, error: Tensor | float) -> "Interval":
-        """Return the intervals [value - error, value + error]."""
+        """Return the intervals [value - error, value + error] of given values, elementwise."""
         return cls(values - error, values + error)
 
     def stored(self, dtype: torch.dtype) -> "Interval":

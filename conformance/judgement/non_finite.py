@@ -85,8 +85,8 @@ def judge_non_finite(outcome: Outcome, expected: Expectation) -> Judgement:
         A judgement whose verdict does not fail.
 
     Raises:
-        Divergence: values are finite where those of the reference are not, or the reverse; or a value differs that the
-            prediction must not change.
+        Divergence: a value is finite although the reference's is not, or non-finite although the reference's is
+            finite; or a value differs that the non-finite prediction must not change.
     """
     judgement = Judgement(expected.batch.family)
     implementation = implementation_from(ReferenceAdapter(expected.dialect), "reference")

@@ -47,12 +47,12 @@ class TurnedBox:
 
     @cached_property
     def turn(self) -> tuple[Enclosure, Enclosure]:
-        """Cosine and sine of the angle."""
+        """Enclosures of cosine and sine of the box's angle."""
         return cosine_and_sine(self.angle, 0.0, self.eps)
 
     @cached_property
     def axes(self) -> tuple[Enclosure, Enclosure]:
-        """Variances along and across the box."""
+        """Enclosures of the Gaussian's variances along the box's own two axes."""
         return self.w.square() / 12.0 + self.variance, self.h.square() / 12.0 + self.variance
 
     @cached_property
@@ -83,7 +83,7 @@ class Probiou:
 
     @cached_property
     def together(self) -> tuple[Enclosure, Enclosure, Enclosure]:
-        """Entries a, b, c of S, the sum of both covariances."""
+        """Entries xx, yy and xy of S, the sum of both boxes' covariance matrices."""
         a, b, c = (
             one + other for one, other in zip(self.first.covariance, self.second.covariance, strict=True)
         )
@@ -96,40 +96,40 @@ class Probiou:
 
     @cached_property
     def determinant(self) -> Enclosure:
-        """D, the determinant of S."""
+        """D, the determinant of S, the sum of both boxes' covariance matrices."""
         a, b, c = self.together
         return a * b - c.square()
 
     @cached_property
     def denominator(self) -> Enclosure:
-        """Denominator of the first term of B, 4 (D + e)."""
+        """Denominator 4 (D + e) of the first term of the Bhattacharyya distance B (OBB-IOU-1)."""
         return (self.determinant + EPS) * 4.0
 
     @cached_property
     def centres(self) -> Enclosure:
-        """First term of B, from the distance of the centres."""
+        """First term of the Bhattacharyya distance B, which depends on the distance of the centres."""
         (a, b, c), (dx, dy) = self.together, self.apart
         return (b * dx.square() + a * dy.square() - c * dx * dy * 2.0) / self.denominator
 
     @cached_property
     def own(self) -> tuple[Enclosure, Enclosure]:
-        """Determinants of both boxes' covariance matrices, at least zero."""
+        """Determinants of the covariance matrices of both boxes' Gaussians, at least zero."""
         return self.first.determinant.clamp(low=0.0), self.second.determinant.clamp(low=0.0)
 
     @cached_property
     def root(self) -> Enclosure:
-        """Root of the product of both determinants."""
+        """Square root of the product of the determinants of both boxes' covariance matrices."""
         one, other = self.own
         return (one * other).sqrt()
 
     @cached_property
     def ratio(self) -> Enclosure:
-        """D / (4 root + e), whose logarithm is twice the second term of B."""
+        """D / (4 root + e), whose logarithm is twice the second term of B; D is the determinant of S (OBB-IOU-1)."""
         return self.determinant / (self.root * 4.0 + EPS)
 
     @cached_property
     def distance(self) -> Enclosure:
-        """B before it is clamped."""
+        """Bhattacharyya distance B of the two boxes, before it is clamped (OBB-IOU-1)."""
         return self.centres + (self.ratio + EPS).log() * 0.5
 
     @cached_property
@@ -145,7 +145,7 @@ class Probiou:
 
     @cached_property
     def slope(self) -> Enclosure:
-        """Derivative of 1 - probIoU in B: exp(-B) / (2 (1 - probIoU)); zero where B is clamped (OBB-IOU-2)."""
+        """Derivative of 1 - probIoU by B: exp(-B) / (2 (1 - probIoU)); zero where B is clamped (OBB-IOU-2)."""
         kept = -self.distance.clamp(EPS, FARTHEST)
         raw = kept.exp() / (self.loss * 2.0)
         low, high = self.distance.low.nan_to_num(nan=-torch.inf), self.distance.high.nan_to_num(nan=torch.inf)
@@ -154,7 +154,7 @@ class Probiou:
 
     @cached_property
     def of_covariance(self) -> tuple[Enclosure, Enclosure, Enclosure]:
-        """Derivatives of B in the entries xx, yy, xy of the second box's covariance."""
+        """Derivatives of the Bhattacharyya distance B by the entries xx, yy, xy of the second box's covariance."""
         (a, b, c), (dx, dy), first = self.together, self.apart, self.centres
         of_distance = (
             (dy.square() - first * b * 4.0) / self.denominator,

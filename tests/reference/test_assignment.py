@@ -185,7 +185,7 @@ def test_where_the_dialects_differ(dialect: Dialect, width: float, inside: list[
 
 
 def test_only_the_short_side_is_widened():
-    """TAL-CAND-2: in x and in y, a side is widened separately, about its own middle."""
+    """TAL-CAND-2: width and height are widened separately, each about the middle of its side."""
     boxes = torch.tensor([[5.0, -20, 11, 20], [-20, 3, 20, 5], [1, 2, 3, 4], [0, 0, 16, 16]])
     assert widened(boxes, (16, 16)).tolist() == [
         [0, -20, 16, 20],

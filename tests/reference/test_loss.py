@@ -211,7 +211,8 @@ def targets(first: float, second: float) -> BatchTargets:
 def box_term(width: Fraction, height: Fraction, shared: Fraction, apart: Fraction, around: Fraction) -> float:
     """Return 1 - CIoU (IOU-1) of a box and the 4 x 4 prediction.
 
-    `shared` is the intersection; `apart` is rho^2, and `around` c^2 without e.
+    `shared` is the area of the intersection, `apart` the squared distance of the centres, and `around` the squared
+    diagonal of the enclosing box without e.
     """
     iou = shared / (width * (height + EPS) + 4 * (4 + EPS) - shared + EPS)
     v = 4 / math.pi**2 * (math.atan(4 / (4 + EPS)) - math.atan(width / (height + EPS))) ** 2
@@ -301,7 +302,7 @@ def by_hand(map_images: int = 1) -> DetectionLoss:
 
 
 def right_half(w: int, h: int) -> float:
-    """Return CIoU of (0, 0, 2 w, h) and (w, 0, 2 w, h): inter w h, rho^2 (w / 2)^2, c^2 (2 w)^2 + h^2."""
+    """Return the CIoU of the boxes (0, 0, 2 w, h) and (w, 0, 2 w, h), computed by hand from IOU-1."""
     overlap = w * h / (3 * w * (h + 1e-7) - w * h + 1e-7)
     distance = w**2 / 4 / (4 * w**2 + h**2 + 1e-7)
     v = 4 / math.pi**2 * (math.atan(w / (h + 1e-7)) - math.atan(2 * w / (h + 1e-7))) ** 2

@@ -1,4 +1,4 @@
-"""Judge every image of a scope: all images with the dense oracle, and the suspects with the ordinary judge.
+"""Judge every image of a scope: all images with a vectorised check, and the suspects with the ordinary judge.
 
 A scope is a set of small images that is enumerated completely. Suspects are images for which the dense oracle, a fast
 vectorised judge, could not prove that all values are correct.
@@ -55,7 +55,7 @@ def judge_scope(checker: BatchChecker, scope: Scope) -> None:
 
 
 def _suspicious(checker: BatchChecker, scope: Scope, counts: Counter[str]) -> list[ChunkResult]:
-    """Check a scope (enumerated set of images) in chunks. Return chunks with suspects; record others as conforming."""
+    """Check a scope (enumerated set of images) in chunks; return chunks with suspects, record others as conforming."""
     suspicious = []
     for numbers in torch.arange(len(scope)).split(CHUNK_SIZE):
         began = time.perf_counter()

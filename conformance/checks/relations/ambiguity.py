@@ -59,7 +59,7 @@ class DecidingValues:
         return cls(told.may_candidate, uncertain(told), counts, *errors, told.selection, told.owners, numbers)
 
     def shown(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Self:
-        """Return the deciding values from the exposed stages (M, A), by name, of the two compared runs."""
+        """Return the deciding values from two dicts of exposed stages (M, A) by name, one for each compared run."""
         sure = one["candidates"] & other["candidates"] & ~self.doubtful  # (M, A)
         overlap, metric = (torch.maximum(one[name], other[name]).double() for name in ("overlap", "metric"))
         error = torch.maximum(self.metric_error, metric.abs() * self.amplified(overlap))
@@ -87,7 +87,7 @@ class DecidingValues:
 
     @property
     def tied_owners(self) -> Tensor:
-        """(M, A) bool: ground truths that may tie with another for the largest overlap of the anchor (T2, T4)."""
+        """(M, A) bool: ground truths that may tie with another one for the anchor's largest overlap (T2, T4)."""
         return self.owners & (self.owners.sum(0) > 1)
 
     @property

@@ -38,11 +38,11 @@ SIDE = ("anchor", "side")
 
 
 class Comparison:
-    """Comparison of two runs: compares values and records the result by stage.
+    """Comparison of a run on original batches with a run on transformed batches: records the result by stage.
 
     Args:
         judgement: receives the result.
-        clause: clause of the relation.
+        clause: clause of the metamorphic relation.
         how: description of the transformation, for messages.
     """
 
@@ -105,14 +105,14 @@ class Comparison:
 
 
 class ImageComparison:
-    """Comparison of two runs on one image.
+    """Comparison of one image's results in a run on the original batch and in a run on a transformed batch.
 
     Args:
         comparison: receives the result.
-        before: the run of the image's batch.
-        now: the run of the transformed batch.
+        before: the run on the original batch.
+        now: the run on the transformed batch.
         pair: indices of the image in both batches.
-        views: both runs' views of the image, in the layout of the first.
+        views: the results of both runs for the image, in the layout of the original batch.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class ImageComparison:
         self.counts: Tensor  # (M, A) where the owner of the anchor matters; set by `owners`
 
     def run(self) -> bool:
-        """Compare all stages of the image, and return True if everything agrees."""
+        """Compare all stages of the image between the two runs, and return True if everything agrees."""
         if self.old.equals(self.new):
             for stage in self.stages():
                 self.to.agrees(stage)
@@ -139,7 +139,7 @@ class ImageComparison:
         return self.shown(known) and self.owners(known) and self.targets() and self.weights(known)
 
     def stages(self) -> list[str]:
-        """Return the names of the stages that both runs expose."""
+        """Return the names of the assigner's stages that both runs expose."""
         decoded = [StageName.DECODE] if self.before.outcome.exposes_inputs else []
         shown = (
             [StageName.CANDIDATES, StageName.OVERLAP, StageName.METRIC, StageName.TOP_K]
@@ -149,14 +149,14 @@ class ImageComparison:
         return [*decoded, *shown, StageName.CONFLICT, StageName.TARGETS, StageName.NORMALISATION]
 
     def all_finite(self) -> bool:
-        """Return True if every value is finite."""
+        """Return True if the image's values in the transformed run are finite; otherwise record a failure."""
         fine = self.to.finite(StageName.NORMALISATION, "target score w", self.new.scores, SCORE)
         for name in ("overlap", "metric") if self.new.shown else ():
             fine = self.to.finite(name, name, self.new.shown[name], CELL) and fine
         return fine
 
     def inputs(self) -> bool:
-        """Compare the inputs of the assigner for the image (stage "decode")."""
+        """Compare the assigner's inputs for the image between the two runs (stage "decode")."""
         if not self.before.outcome.exposes_inputs:
             return True
         old, new, image = self.old.read, self.new.read, self.image
@@ -234,7 +234,7 @@ class ImageComparison:
         return told.shown(self.old.shown, self.new.shown) if self.old.shown else told
 
     def shown(self, known: DecidingValues) -> bool:
-        """Compare the stages "candidates" to "top-k", which the implementation exposes."""
+        """Compare the exposed stages "candidates" to "top-k" between the two runs."""
         old, new = self.old.shown, self.new.shown
         if not old:
             return True
@@ -261,7 +261,7 @@ class ImageComparison:
         return self.to.equal(StageName.TOP_K, "selected", now, before, CELL, self.image) and fine
 
     def owners(self, known: DecidingValues) -> bool:
-        """Compare the stage "conflict": the owner of an anchor differs only if a choice was open."""
+        """Compare the owners of the anchors between the two runs; only ties allow a difference (stage "conflict")."""
         old, new = self.old.positives, self.new.positives  # (M, A)
         differs = old != new
         if self.old.shown:
@@ -404,7 +404,7 @@ class ImageComparison:
         return torch.maximum(errors, own).where(differs, errors)
 
     def targets(self) -> bool:
-        """Compare the stage "targets": label and box of every anchor that kept its owner."""
+        """Compare label and box of every anchor that has the same owner in both runs (stage "targets")."""
         same = (self.old.owner >= 0) & (self.old.owner == self.new.owner)  # (A,)
         before, now = (each.labels.where(same, 0) for each in (self.old, self.new))
         fine = self.to.equal(StageName.TARGETS, "label", now, before, ("anchor",), self.image)
@@ -416,7 +416,7 @@ class ImageComparison:
         )
 
     def weights(self, known: DecidingValues) -> bool:
-        """Compare the stage "normalisation": the target scores.
+        """Compare the target scores between the two runs (stage "normalisation").
 
         If a ground truth's positives with possible weight differ between the runs, its anchors are left out.
         """

@@ -39,7 +39,7 @@ class LossComparison:
         self.task = sources[0].batch.family
 
     def run(self) -> None:
-        """Compare terms, totals and gradients."""
+        """Compare terms, totals and gradients of the source batches with those of the transformed batches."""
         if self.identical():
             for stage in self.task.stages_of("term", "total", "gradients"):
                 self.to.agrees(stage)
@@ -75,7 +75,7 @@ class LossComparison:
         )
 
     def all_finite(self, run: Run) -> bool:
-        """Return True if every loss item, the total and every gradient is finite."""
+        """Return True if every loss item, the total and every gradient of a run is finite."""
         results = [
             self.to.finite(stage, self.task.terms[at].quantity, run.loss.items[at], ())
             for stage, at in self.task.item_of.items()
@@ -120,7 +120,7 @@ class LossComparison:
         self.to.assert_within(StageName.TOTAL, "total times N", now[-1], before[-1], error[-1])
 
     def gradients(self, pair: Pair, now: Run, moved: tuple[Tensor, ...] | None) -> None:
-        """Compare the gradients of one image in both runs, multiplied by N / B (LOSS-GRAD-1)."""
+        """Compare one image's gradients, times N / B, between source and transformed batch (LOSS-GRAD-1)."""
         source = self.sources[pair.source]
         (old, old_error), (new, new_error) = source.gradients, now.gradients
         image = pair.image if not pair.source else None
@@ -170,7 +170,7 @@ def _of(values: tuple[Tensor, ...], image: int) -> tuple[Tensor, Tensor]:
 
 
 def _moved_back(values: tuple[Tensor, ...], pair: Pair) -> tuple[Tensor, Tensor]:
-    """Undo the transformation of one image's gradients, (A, 4, R) and (A, C): return them in the source's layout."""
+    """Return one image's gradients, (A, 4, R) and (A, C), with the transformation undone: in the original layout."""
     distances, logits = _of(values, pair.changed_image)
     mapping = pair.mapping
     return mapping.sides(distances[mapping.anchors]), logits[mapping.anchors][:, mapping.classes]

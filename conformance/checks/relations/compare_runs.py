@@ -17,16 +17,16 @@ from tal_conformance.implementations.errors import ImplementationFailed
 
 
 def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Comparison) -> None:
-    """Run the source and transformed batches of a plan, compare the results, and record the comparison in `to`.
+    """Run the original and the transformed batches of `plan`, and compare the results of the former and the latter.
 
     If a choice that the specification leaves open is resolved differently, the losses may differ and are not compared;
     the judgement then sets `chose_differently`. If the assignment is not visible and a choice may be resolved
     differently, equal losses prove that the runs agree, and different losses prove nothing.
 
     Args:
-        plan: the source batches and the transformed batches.
+        plan: the original batches (`sources`) and the transformed batches (`changed`) of a metamorphic relation.
         run: runs the implementation on a batch.
-        to: receives the result.
+        to: receives the result of the comparison.
 
     Raises:
         ImplementationFailed: the implementation failed on one of the batches.
@@ -64,11 +64,17 @@ def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Compariso
 
 
 def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bool, bool, Tensor]:
-    """Compare the assignment of one image.
+    """Compare one image's assignment in the run on the original batch with that in the run on the transformed batch.
+
+    Args:
+        before: the run on the original batch.
+        now: the run on the transformed batch.
+        pair: indices of the image in both batches.
+        to: receives the result of the comparison.
 
     Returns:
-        Three values: a bool, True if everything agrees; a bool, True if a choice was or may have been resolved
-        differently; and the actual or possible difference of the weights (A,).
+        Three values: a bool, True if everything agrees; a bool, True if the two runs resolved, or may have resolved, a
+        tie differently; and the actual or possible difference (A,) of the weights between the runs.
     """
     if before.outcome.assignment is None or now.outcome.assignment is None:
         known = before.ambiguity_of(pair.image)

@@ -30,8 +30,8 @@ class Pair(NamedTuple):
     """One image before and after a transformation.
 
     Attributes:
-        source: index of its source batch.
-        image: index of the image in the source batch.
+        source: index, in the plan's `sources`, of the original batch that contains the image.
+        image: index of the image in this original batch.
         changed_image: index of the image in the changed batch.
         mapping: rows, anchors and classes of the image in the changed batch.
     """
@@ -44,12 +44,12 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class FollowUp:
-    """A transformed batch, and the source image of each of its images.
+    """A transformed batch, and for each of its images the original image from which it was made.
 
     Attributes:
-        batch: the changed batch.
-        pairs: one pair for each image of the changed batch.
-        extra: channel of an added class that the source batches do not have; None if no class was added.
+        batch: the transformed batch.
+        pairs: one pair of original and transformed image for each image of the transformed batch.
+        extra: channel of an added class that the original batches do not have; None if no class was added.
     """
 
     batch: Batch
@@ -59,12 +59,12 @@ class FollowUp:
 
 @dataclass(frozen=True)
 class TransformationPlan:
-    """Source batches and transformed batches to compare. Every source image appears once in the transformed batches.
+    """Original and transformed batches to compare. Every original image appears once in the transformed batches.
 
     Attributes:
         how: description of the change, for messages such as "`how`, the overlap is ...".
-        sources: the given batch, and further batches that the transformation needs.
-        changed: batches whose images and losses must equal those of the sources.
+        sources: the original batches: the given batch, and further batches that the transformation needs.
+        changed: transformed batches, whose images and losses must equal those of the original batches.
     """
 
     how: str
@@ -199,7 +199,7 @@ def gathered(sources: Sequence[Batch], order: Sequence[tuple[int, int]]) -> Foll
 
     Args:
         sources: the batches to take images from.
-        order: index of the source and of the image in the source, for each image of the result.
+        order: for each image of the result, the index of a batch in `sources` and of the image in this batch.
     """
     levels = len(sources[0].feature_maps)
     maps = tuple(
@@ -273,7 +273,7 @@ def _with(batch: Batch, maps: tuple[Tensor, ...], rows: Tensor, head: Head | Non
 
 
 def _joined(batch: Batch, other: Batch) -> FollowUp:
-    """Return one batch with the images of two batches."""
+    """Return one batch with the images of `batch`, followed by the images of `other`."""
     return gathered(
         (batch, other), [(s, i) for s, source in enumerate((batch, other)) for i in range(source.images)]
     )

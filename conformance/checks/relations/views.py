@@ -53,7 +53,7 @@ class ImageMapping:
         return points
 
     def sides(self, values: Tensor) -> Tensor:
-        """Return values of the sides (.., 4, R) in the order left, top, right, bottom of the image before mirroring."""
+        """Return `values` (.., 4, R) with the sides left, top, right, bottom as in the image before mirroring."""
         order = {None: (0, 1, 2, 3), 0: (2, 1, 0, 3), 1: (0, 3, 2, 1)}[self.mirrored]
         return values[..., order, :]
 
@@ -128,9 +128,9 @@ def view(outcome: Outcome, image: int, mapping: ImageMapping) -> ImageView:
     """Return one image's part of an outcome, in the layout of the batch before the transformation.
 
     Args:
-        outcome: outcome of a batch, with an assignment.
-        image: index of the image in that batch.
-        mapping: places of the image's parts in that batch.
+        outcome: outcome of a transformed batch, with an assignment.
+        image: index of the image in the transformed batch.
+        mapping: places of the image's rows, anchors and classes in the transformed batch.
     """
     assignment = outcome.assignment
     assert assignment is not None, "an outcome without an assignment has no views"

@@ -1,4 +1,4 @@
-"""Run a way of calling, or a sequence of calls, in this process or in a worker."""
+"""Call an implementation in a given way, or several times in a row, in this process or in a worker process."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict

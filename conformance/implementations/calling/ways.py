@@ -54,7 +54,7 @@ class Way:
 
 
 def scaled_gradients(caller: Caller) -> Iterator[Answer]:
-    """Yield results whose total was multiplied by a factor, and whose gradients were divided by it (GradScaler)."""
+    """Yield results of the loss with its total multiplied by factors and its gradients divided by them (GradScaler)."""
     for scale in SCALES:
         maps = caller.leaves()
         loss = caller.forward(maps)
@@ -64,7 +64,7 @@ def scaled_gradients(caller: Caller) -> Iterator[Answer]:
 
 
 def backward(caller: Caller) -> Iterator[Answer]:
-    """Yield results with gradients from `backward()` and `.grad`."""
+    """Yield results of the loss with gradients that are computed by `backward()` and read from `.grad`."""
     maps = caller.leaves()
     loss = caller.forward(maps)
     loss.total.sum().backward()
@@ -73,7 +73,7 @@ def backward(caller: Caller) -> Iterator[Answer]:
 
 
 def two_forwards(caller: Caller) -> Iterator[Answer]:
-    """Yield results of two batches whose losses are computed before the first backward pass."""
+    """Yield results of the loss on two batches, where both losses are computed before the first backward pass."""
     maps = caller.leaves(0), caller.leaves(1)
     losses = [caller.forward(own, call) for call, own in enumerate(maps)]
     gradients = gradients_of(losses[0].total.sum() + losses[1].total.sum(), (*maps[0], *maps[1]))
@@ -91,7 +91,7 @@ def two_assignments(caller: Caller) -> Iterator[Answer]:
 
 
 def retained_graph(caller: Caller) -> Iterator[Answer]:
-    """Yield results with gradients computed twice through a retained graph."""
+    """Yield results of the loss with gradients that are computed twice, through a retained autograd graph."""
     maps = caller.leaves()
     loss = caller.forward(maps)
     first = gradients_of(loss.total.sum(), maps, retain_graph=True)
@@ -101,7 +101,7 @@ def retained_graph(caller: Caller) -> Iterator[Answer]:
 
 
 def frozen_maps(caller: Caller) -> Iterator[Answer]:
-    """Yield results with each feature map frozen (no gradient) in turn; no results for a head with one level."""
+    """Yield results of the loss with each feature map frozen (no gradient) in turn; none for a head with one level."""
     levels = len(caller.calls[0].maps)
     for frozen in range(levels if levels > 1 else 0):
         maps = tuple(values.requires_grad_(level != frozen) for level, values in enumerate(caller.leaves()))
@@ -109,7 +109,7 @@ def frozen_maps(caller: Caller) -> Iterator[Answer]:
 
 
 def channels_last(caller: Caller) -> Iterator[Answer]:
-    """Yield results for feature maps in the channels-last memory format."""
+    """Yield results of the loss for feature maps in the channels-last memory format."""
     maps = tuple(
         level.detach().clone(memory_format=torch.channels_last).requires_grad_()
         for level in caller.calls[0].maps
@@ -125,7 +125,7 @@ def every_other(tensor: Tensor) -> Tensor:
 
 
 def strided_views(caller: Caller) -> Iterator[Answer]:
-    """Yield results for feature maps and annotations that are non-contiguous (strided) views."""
+    """Yield results of the loss for feature maps and annotations that are non-contiguous (strided) views."""
     call = caller.calls[0]
     maps = tuple(every_other(level.detach()).requires_grad_() for level in call.maps)
     rows = every_other(call.tensors["annotations"])
@@ -149,7 +149,7 @@ def in_one_memory(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def storage_offset(caller: Caller) -> Iterator[Answer]:
-    """Yield results for feature maps, and for annotations, with a storage offset in one memory block."""
+    """Yield results of the loss for feature maps, and for annotations, that lie with an offset in one memory block."""
     call = caller.calls[0]
     maps = tuple(view.detach().requires_grad_() for view in in_one_memory(list(call.maps)))
     (rows,) = in_one_memory([call.tensors["annotations"]])
@@ -163,7 +163,7 @@ def offset_inputs(caller: Caller) -> Iterator[Answer]:
 
 
 def after(mode: Callable[[], Any], word: str) -> Calling:
-    """Return a way of calling: the loss in an autograd mode without gradients, then for training.
+    """Return a function that calls the loss first in an autograd mode without gradients, then for training.
 
     `word` names the mode in messages.
     """
@@ -178,7 +178,7 @@ def after(mode: Callable[[], Any], word: str) -> Calling:
 
 
 def assigned_after(mode: Callable[[], Any], word: str) -> Calling:
-    """Return a way of calling: the assigner in an autograd mode without gradients, then in the default mode.
+    """Return a function that calls the assigner first in an autograd mode without gradients, then in the default mode.
 
     `word` names the mode in messages.
     """
@@ -233,7 +233,7 @@ def deterministic_algorithms() -> Iterator[None]:
 
 
 def within(*settings: tuple[Callable[[], Any], str]) -> tuple[Calling, Calling]:
-    """Return ways of calling a loss and an assigner, which repeat the call inside each given context manager."""
+    """Return two functions, which call a loss and an assigner once inside each given context manager."""
 
     def train(caller: Caller) -> Iterator[Answer]:
         for setting, word in settings:
@@ -288,7 +288,7 @@ def assigned_under_compile(caller: Caller) -> Iterator[Answer]:
 
 
 def non_leaf_maps(caller: Caller) -> Iterator[Answer]:
-    """Yield results for feature maps that other operations compute from leaf tensors, with gradients on the leaves."""
+    """Yield results of the loss for feature maps that are computed from leaf tensors, with gradients on the leaves."""
     leaves = caller.leaves()
     maps = tuple(leaf * 1.0 for leaf in leaves)
     loss = caller.forward(maps)
@@ -300,7 +300,7 @@ def non_leaf_maps(caller: Caller) -> Iterator[Answer]:
 
 
 def grad_attribute(caller: Caller) -> Iterator[Answer]:
-    """Yield results for feature maps whose `.grad` already holds a gradient of an earlier batch."""
+    """Yield results of the loss for feature maps whose `.grad` already holds the gradient of an earlier batch."""
     maps = caller.leaves()
     for values in maps:
         values.grad = torch.ones_like(values)

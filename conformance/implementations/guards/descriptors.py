@@ -23,7 +23,7 @@ class Descriptors:
 
 @contextmanager
 def reserve_descriptors() -> Iterator[Descriptors]:
-    """Lower the limit of file descriptors during the block; if none is free after it, close those it left open."""
+    """Lower the limit of file descriptors during the block; if no descriptor is then free, close those left open."""
     result, before = Descriptors(), open_descriptors()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowered = min(soft, max(soft - RESERVED, len(before) + RESERVED))

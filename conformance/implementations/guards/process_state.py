@@ -97,7 +97,7 @@ def _set_timers(timers: tuple[tuple[float, bool], ...]) -> None:
 
 
 def _mask() -> int:
-    """Return the mask of permissions, which can only be read by setting it."""
+    """Return the umask of this process, which the system reveals only when another umask is set."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -180,7 +180,7 @@ def spelt_dialect(dialect: Any) -> str:
 
 
 def first_answer(request: Message) -> tuple[Any, bytes]:
-    """Make the adapter, and return it with the message that describes it."""
+    """Make the adapter, and return it with the message that describes the adapter to the suite."""
     from tal_conformance.implementations.protocol import MIXED, exposes_stages_of
 
     torch.set_num_threads(request.fields["threads"])
@@ -235,7 +235,7 @@ Answer = Callable[[Any, dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any]
 
 
 def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
-    """Return one message (encoded) with the answers to all questions of a request."""
+    """Return one encoded message with the results of all calls of the adapter that a request asks for."""
     replies: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for number, question in enumerate(request.fields["questions"]):
@@ -259,7 +259,7 @@ def answered(adapter: Any, request: Message, answer: Answer) -> bytes:
 
 
 def decoded_failure(error: BaseException) -> dict[str, Any]:
-    """Return the fields that describe the exception `error`, which was raised while a question was processed."""
+    """Return the fields that describe the exception `error`, which was raised while a request was processed."""
     try:
         message = str(error)
         details = str(getattr(error, "details", "") or traceback.format_exc())

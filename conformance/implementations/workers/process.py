@@ -64,7 +64,7 @@ LAST_WORDS = 600
 
 
 class WorkerFailed(Exception):
-    """Error: the worker process died, hung, or did not send an answer. The next question starts a new process.
+    """Error: the worker process died, hung, or did not reply. The next request to the worker starts a new process.
 
     Attributes:
         what: the failure, as a sentence without a subject, such as "died with exit status 1".
@@ -127,7 +127,7 @@ class Running:
 
 
 class Worker:
-    """A process that runs an adapter and answers questions: requests to assign or to compute a loss.
+    """A process that runs an adapter, and replies to requests to assign or to compute a loss.
 
     Args:
         launch: instructions for starting the process.
@@ -177,14 +177,14 @@ class Worker:
         questions: Sequence[tuple[dict[str, Any], Mapping[str, Tensor]]],
         longest: int = LONGEST_TENSORS,
     ) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
-        """Return the answers to several questions, in one round trip.
+        """Send the arguments of several calls of the adapter in one message, and return the results of all calls.
 
         Args:
-            questions: fields and tensors of each question.
-            longest: largest number of bytes that the tensors of all answers together may have.
+            questions: fields and tensors of each call.
+            longest: largest number of bytes that the tensors of all results together may have.
 
         Raises:
-            WorkerFailed: the worker did not answer. The caller can ask one question at a time to find the failing one.
+            WorkerFailed: the worker did not reply. The caller can send one call at a time to find the failing call.
         """
         tensors = {
             f"{number}.{name}": tensor
@@ -219,7 +219,7 @@ class Worker:
         return self._running.process.pid if self._running else None
 
     def close(self) -> None:
-        """End the process. The next question starts a new one."""
+        """End the worker process. The next request starts a new process."""
         self._end()
         self._running = None
 
@@ -282,7 +282,7 @@ class Worker:
             )
 
     def _how(self) -> str:
-        """Return the exit status or signal of the ended process, as text for the end of a sentence."""
+        """Return the exit status or signal of the ended process as text, such as "with exit status 1"."""
         assert self._running is not None
         try:
             status = self._running.process.wait(timeout=5)

@@ -113,7 +113,7 @@ class RemoteAdapter:
             self.supports = self._supports
 
     def renewed(self) -> "RemoteAdapter":
-        """Return a copy of this object, for which the worker makes a new adapter for every question."""
+        """Return a copy of this object, for which the worker makes a new adapter for every call."""
         other = copy(self)
         other._fresh = True
         other._offer(self._about)  # methods of the copy
@@ -181,7 +181,7 @@ class RemoteAdapter:
         return Loss(total, items, shown, read)
 
     def _ask(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
-        """Send one question to the worker, and return its answer.
+        """Send the arguments of one call to the worker, and return the results of the call.
 
         Raises:
             WorkerError: the adapter raised, or the process failed.
@@ -204,7 +204,7 @@ class RemoteAdapter:
 
 
 def check_description(name: str, about: Mapping[str, Any]) -> None:
-    """Raise unless a worker's first answer describes its adapter, with every field and of the right type.
+    """Raise unless a worker's first message, `about`, describes its adapter by fields of the expected types.
 
     Raises:
         PackageUnavailable: a field is missing or has another type.
@@ -223,11 +223,11 @@ def check_description(name: str, about: Mapping[str, Any]) -> None:
 
 
 def longest_reply(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
-    """Return the maximum size of a correct answer's tensors, in bytes.
+    """Return the maximum size in bytes of the tensors that a worker may correctly return for a call.
 
     Args:
-        facts: fields of the question.
-        tensors: tensors of the question, by name.
+        facts: fields of the call, such as head and hyperparameters.
+        tensors: tensors among the call's arguments, by name.
     """
     if facts["kind"] == "supports":
         return HEADER
@@ -238,10 +238,10 @@ def longest_reply(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> in
 
 
 def longest_answer(tensors: Mapping[str, Tensor]) -> int:
-    """Return the maximum size of a correct answer's tensors in bytes: all results and stages, 8 bytes a number.
+    """Return the maximum size in bytes of all results and stages of one call, with 8 bytes for a number.
 
     Args:
-        tensors: tensors of the question, by name.
+        tensors: tensors among the call's arguments, by name.
     """
     if "scores" in tensors:
         images, anchors, classes = tensors["scores"].shape
@@ -275,7 +275,7 @@ class Answered(torch.autograd.Function):
 
 
 def question(kind: str, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> dict[str, Any]:
-    """Return the fields that every question to a worker has: head, hyperparameters, device and mixed precision."""
+    """Return the fields that a worker needs for every call: head, hyperparameters, device and mixed precision."""
     mixed = torch.is_autocast_enabled(device.type)
     return {
         "kind": kind,
@@ -287,7 +287,7 @@ def question(kind: str, head: Head, hyperparameters: Hyperparameters, device: to
 
 
 def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
-    """Call the adapter as a question of the suite demands, and return the results; runs in the worker.
+    """Call the adapter as a request of the suite demands, and return the results; runs in the worker.
 
     Raises:
         ProtocolViolation: the adapter returned a value that the protocol does not allow.
@@ -339,7 +339,7 @@ def remake(adapter: Any) -> Any:
 
 
 def calls_answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
-    """Call the adapter in the way that the question names, and return the results; runs in the worker."""
+    """Call the adapter in the way that the fields `facts` name, and return the results; runs in the worker."""
     calls = decode_calls(facts, tensors)
     with unchanged_torch_state(), forbid_side_effects():
         answers = run_calls(lambda: KeptAdapter(remake(adapter)), facts["way"], calls)

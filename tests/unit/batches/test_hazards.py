@@ -291,7 +291,7 @@ def test_hazard_is_not_found_beside_it(hazard: str):
 
 
 def test_the_harmless_box_is_harmless():
-    """A batch with only box A, from which the examples are built, has no hazard except many_candidates."""
+    """A batch with only the box A, on which all other examples are based, has no hazard except `many_candidates`."""
     assert gts(A)().hazards == {"many_candidates"}
 
 
@@ -312,7 +312,7 @@ def test_looking_for_hazards_changes_nothing(recipe: Recipe):
 
 
 def of_the_reference(batch: Batch) -> dict[str, bool]:
-    """Return, for each hazard of candidates, top-k and overlap by name, True if the reference finds it in the batch."""
+    """Return a dict from the names of hazards of candidates, top-k and overlap to True if the reference finds them."""
     k = batch.hyperparameters.topk
     names = (
         "contested",

@@ -1,4 +1,4 @@
-"""Hazards of sizes, heads and large logits are detected in batches with the hazard, and only there."""
+"""Hazards of sizes, heads and large logits are detected in batches that have the hazard, and in no others."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -161,7 +161,7 @@ def test_an_unknown_kind_is_refused():
 
 
 def planted(recipe: Recipe) -> tuple[Batch, Batch]:
-    """Return the recipe's batch with the anchor of rank 10 copied onto the anchor of rank 11, and without this copy."""
+    """Return the recipe's batch twice: with the prediction of rank 10 copied onto rank 11, and without this copy."""
     with_copy = dataclasses.replace(recipe, levels=None, copies=(Copy(0, 0, 9, 10),))
     return with_copy.build(), dataclasses.replace(with_copy, copies=()).build()
 
@@ -169,7 +169,7 @@ def planted(recipe: Recipe) -> tuple[Batch, Batch]:
 @quickly
 @given(recipe=recipes(kinds=["ordinary", "huge"], predictions=["near", "random"], contested=True))
 def test_a_copy_makes_two_anchors_equal_and_touches_nothing_else(recipe: Recipe):
-    """The two anchors have equal scores and, if the bins allow, equal boxes; all other logits are unchanged."""
+    """The copy and its original have equal scores and, if the bins allow, equal boxes; other logits are unchanged."""
     copied, original = planted(recipe)
     (boxes, logits), (_, before) = predicted(copied), predicted(original)
     ranked = int((Content(original).metric[0] > 0).sum())
@@ -188,7 +188,7 @@ def test_a_copy_makes_two_anchors_equal_and_touches_nothing_else(recipe: Recipe)
 
 
 def test_most_copies_make_a_tie_at_the_tenth_place():
-    """At least half of the recipes with rank 10 copied onto rank 11 have the hazard `tie_at_k`."""
+    """At least half of the batches in which the prediction of rank 10 is copied onto rank 11 have `tie_at_k`."""
     ties = tried = 0
     for seed in range(40):
         recipe = Recipe(

@@ -48,7 +48,7 @@ def built(name: str) -> list[Batch]:
 
 
 def draw(strategy: SearchStrategy[Recipe], count: int) -> list[Recipe]:
-    """Return `count` recipes from twelve runs of Hypothesis, because a single run often repeats earlier draws."""
+    """Return `count` recipes that twelve runs of Hypothesis drew; a single run often repeats earlier draws."""
     found: list[Recipe] = []
     for number in range(12):
 

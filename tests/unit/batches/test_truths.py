@@ -129,7 +129,7 @@ def test_pixels_survive_normalisation_to_the_last_bit(
 
 
 def test_most_inputs_are_exact():
-    """At least 70 % of the inputs have sides of 2^i or 2^i + 2^j pixels, on which boxes are not rounded."""
+    """At least 70 % of the generated inputs have sides of 2^i or 2^i + 2^j pixels, on which boxes are not rounded."""
     exact = [
         all(has_two_bits(count * strides[0]) for count in cells) for cells in CELLS for strides in STRIDES
     ]

@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 
 def use_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Replace standard error by a terminal, after pytest's capture has started."""
+    """Replace standard error by a stream that claims to be a terminal, after pytest's capture has started."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")

@@ -71,7 +71,7 @@ def test_the_facts_of_a_task_agree_with_each_other(task: Task):
 
 
 def test_detection():
-    """Stages, items and channels of the detection task are fixed, because case files, logs and reports use them."""
+    """Stages, items and channels of detection have the values that case files, logs and reports rely on."""
     assert list(DETECT.clauses) == [
         *("decode", "candidates", "overlap", "metric", "top-k", "conflict", "targets", "normalisation"),
         *("cls", "box", "dfl", "total", "gradients"),

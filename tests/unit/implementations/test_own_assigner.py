@@ -35,7 +35,7 @@ WRONG = {
 
 
 def changed(loss: ModuleType, numbers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Implementation:
-    """Return the installed release with other hyperparameters (`numbers`) in the assigner of its loss."""
+    """Return Ultralytics' installed release with the hyperparameters `numbers` in the assigner of its loss."""
     honest = loss.TaskAlignedAssigner
     monkeypatch.setattr(loss, "TaskAlignedAssigner", lambda **given: honest(**given | numbers))
     return implementation_from(UltralyticsAdapter(), "ultralytics")

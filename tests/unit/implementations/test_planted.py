@@ -141,7 +141,7 @@ class Double:
 
 
 def verdict(double: Any) -> tuple[Verdict, str, str]:
-    """Return verdict, name of the first diverging stage and message of an adapter on BATCH."""
+    """Return (verdict, name of the first diverging stage, message) of the adapter `double` on BATCH."""
     try:
         outcome = execute(implementation(double), BATCH)
         if outcome.formal:

@@ -203,7 +203,7 @@ def test_visible_selections(problem: Problem):
     st.integers(1, 2),
 )
 def test_ranges_admit_every_reachable_selection(pairs: list[tuple[int, int]], k: int):
-    """T4: if metrics are known up to rounding, every selection that can be the top-k is accepted."""
+    """T4: if metrics are known only up to rounding, every selection that can be the top-k is accepted."""
     low = torch.tensor([[1.0 + low for low, _ in pairs]])
     high = torch.tensor([[1.0 + low + width for low, width in pairs]])
     every = torch.ones_like(low, dtype=torch.bool)
@@ -215,7 +215,7 @@ def test_ranges_admit_every_reachable_selection(pairs: list[tuple[int, int]], k:
 
 
 def test_ranges_admit_some_unreachable_selections():
-    """Known gap: for k = 2, the selection {a, c} is accepted, although the top 2 can never be `a` and `c`."""
+    """Known gap: {a, c} is accepted as the top 2, although the value b is certainly larger than the value a."""
     low, high = torch.tensor([[0.0, 2.0, 0.9, 0.8]]), torch.tensor([[1.0, 3.0, 2.5, 2.2]])  # a, b, c, d
     every = torch.ones_like(low, dtype=torch.bool)
     choices = top_k_choices(Range(low, high), every, every, 2)

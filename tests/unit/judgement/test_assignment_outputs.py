@@ -1,4 +1,4 @@
-"""If an adapter exposes only its outputs, the faulty stage is inferred from these, even on a small batch."""
+"""If an adapter exposes only its outputs, the faulty stage is inferred from the outputs, even on a small batch."""
 
 from dataclasses import replace
 from typing import Any

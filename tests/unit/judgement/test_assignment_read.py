@@ -1,4 +1,4 @@
-"""Losses without exposed assignment, on batches that have too many admissible assignments to try every one."""
+"""Losses without exposed assignment, on batches with so many admissible assignments that not all can be tried."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -102,7 +102,7 @@ def test_the_reference_has_weights_within_their_range():
 
 
 def fits_of(batch: Batch) -> list[tuple[AssignmentFit, torch.Tensor]]:
-    """Return an `AssignmentFit` and the reference's scores (A, C) for each image with ground truths."""
+    """Return, for each image with ground truths, an `AssignmentFit` and the reference's target scores (A, C)."""
     expected = Expectation(batch, NEWEST)
     if expected.rejection is not None:
         return []

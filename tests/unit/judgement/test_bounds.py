@@ -30,7 +30,7 @@ ONCE_OUT_OF_BOUNDS = {
 
 
 def gradient(target: Tensor, predicted: Tensor) -> Tensor:
-    """Return the gradient of CIoU with respect to the predicted boxes, (.., 4)."""
+    """Return the gradient (.., 4) of CIoU with respect to the predicted boxes (.., 4)."""
     moved = predicted.detach().requires_grad_()
     return torch.autograd.grad(ciou(target, moved).sum(), moved)[0]
 

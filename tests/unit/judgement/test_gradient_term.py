@@ -27,7 +27,7 @@ class WrongGradient(ReferenceAdapter):
         self.name, self.term = f"wrong gradient of {term}", term
 
     def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
-        """Return the reference's loss as one number, with the further term."""
+        """Return the reference's total loss as one number, plus a term of value 0 whose gradient is not 0."""
         known = super().loss(feature_maps, annotations, head, hyperparameters)
         items = known.items.detach()
         total = known.total.sum()
@@ -36,7 +36,7 @@ class WrongGradient(ReferenceAdapter):
         return Loss(total=total, items=items, assignment=known.assignment, inputs=known.inputs)
 
     def further(self, feature_maps: Any, total: torch.Tensor, head: Head) -> torch.Tensor:
-        """Return a term that depends on the positives' boxes, on their bins, or on class logits."""
+        """Return a scalar that depends, by `term`, on the positives' boxes, on their bins, or on class logits."""
         distances = [level[:, : 4 * head.reg_max].unflatten(1, (4, head.reg_max)) for level in feature_maps]
         if self.term == "cls":
             return sum(0.01 * level[:, 4 * head.reg_max :].square().sum() for level in feature_maps)

@@ -16,7 +16,7 @@ from tal_conformance.judgement.failure import Failure, Subject
 
 
 class Hidden(UltralyticsAdapter):
-    """The installed release without its assignment, and with its class loss times a factor."""
+    """The installed release of Ultralytics, which does not expose its assignment, with a factor on its class loss."""
 
     factor = 1.0
 

@@ -135,7 +135,7 @@ def test_the_allowed_error_of_hidden_boxes_is_close_to_the_real_one(recipe: Reci
 
 
 class Changed:
-    """The reference with a changed loss. If `shows` is False, it does not expose its assignment."""
+    """The reference with a changed loss; if `shows` is False, the adapter does not expose the assignment."""
 
     dialect = NEWEST
 

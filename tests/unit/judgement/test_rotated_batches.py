@@ -106,7 +106,7 @@ def fault_on_a_batch(fault: Fault, recipe: Recipe) -> Failure | None:
 
 @pytest.mark.parametrize("name", ROTATED_FAULTS)
 def test_a_planted_fault_is_found_on_a_few_batches(name: str):
-    """The batches of the fault's check find it; `tests/quality` holds every fault to its stage."""
+    """The check that covers a planted fault of rotated boxes finds the fault on a few batches."""
     fault = ROTATED_FAULTS[name]
     if fault.implementation is not None:
         pytest.skip("a fault of calls, which tests/quality plants")
@@ -115,7 +115,7 @@ def test_a_planted_fault_is_found_on_a_few_batches(name: str):
 
 
 def test_names_of_turnable_strategies_are_checks():
-    """A name in `TURNABLE` that no check has would be a strategy that no test draws."""
+    """Every name in `TURNABLE`, the strategies with a version for rotated boxes, is the name of a check."""
     import tal_conformance.suite.every_check  # noqa: F401 (enters the checks into the registry)
     from tal_conformance.checks.registry import CHECKS
 

@@ -88,7 +88,7 @@ def test_cosine_and_sine_of_large_angles():
 
 @pytest.mark.parametrize("noise", [1e-6, 1e-3, 0.05, 0.5, 20.0])
 def test_probiou_and_its_gradient_in_float32_lie_in_their_enclosures(noise: float):
-    """From nearly equal boxes, where rounding of 1e-7 becomes 1e-4, to boxes so far apart that B is clamped."""
+    """OBB-IOU-1: float32 values of probIoU lie in their enclosures, for nearly equal boxes and for boxes far apart."""
     truth, box = turned_pairs(noise)
     enclosed = Probiou(*(TurnedBox.around(boxes.double(), 0.0, EPS) for boxes in (truth, box)))
     leaf = box.clone().requires_grad_()
@@ -159,7 +159,7 @@ def test_the_angle_loss_and_its_gradient_lie_in_their_enclosures():
 
 
 def test_candidates_of_turned_boxes_on_an_edge():
-    """Edges of an upright box on the lattice are exact: their anchors are certain. Those of a turned box are open."""
+    """An anchor on the edge of an upright box is certainly a candidate; on a turned box's edge, it may be one."""
     geometry = GEOMETRIES_BY_TASK["obb"]
     centres = torch.tensor([[8.0, 8.0], [16.0, 8.0], [24.0, 8.0], [32.0, 8.0]], dtype=torch.float64)
     boxes = torch.tensor([[16.0, 8, 16, 16, 0.0], [16.0, 8, 16, 16, torch.pi / 2]])

@@ -130,7 +130,7 @@ def test_an_undefined_assignment_is_not_judged(name: str, alone: bool):
 
 
 class ReadsElse(UltralyticsAdapter):
-    """The installed release, but the assigner inputs that it exposes have boxes that are off by one pixel."""
+    """The installed release of Ultralytics, with predicted boxes that are off by one pixel in the exposed inputs."""
 
     def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
         loss = super().loss(feature_maps, annotations, head, hyperparameters)

@@ -33,7 +33,7 @@ def batch() -> Batch:
 
 
 def changing(name: str, change: float | str, every: int = 2) -> Implementation:
-    """Return an assigner without a loss, whose results `change` modifies in every `every`-th call."""
+    """Return an adapter with only an assigner, whose results `change` modifies in every `every`-th call."""
     calls = count(1)
 
     class Changing:

@@ -45,7 +45,7 @@ def told_of(scope: Scope, numbers: Tensor) -> tuple[Images, AssignerInputs, Expe
 
 
 def following(told: Expected, owner: Tensor, classes: int) -> Assignment:
-    """Return the assignment, with its targets, of anchors to the ground truths `owner` (B, A); -1 is background."""
+    """Return the assignment in which the ground truths `owner` (B, A) own the anchors; -1 is background."""
     rows = torch.arange(told.real.shape[1])[:, None]
     positives = owner[:, None] == rows  # (B, M, A)
     own = positives.transpose(1, 2).float()

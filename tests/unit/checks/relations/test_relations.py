@@ -75,7 +75,7 @@ def subject(adapter: Any) -> Subject:
 
 
 def failures(clause: str, tested: Subject) -> Iterator[Failure]:
-    """Yield each failure of an implementation in the relation `clause`, on all batches of `batches`."""
+    """Yield the failures of the implementation `tested` in the relation `clause`, over all batches of `batches()`."""
     for batch in batches():
         try:
             RELATIONS[clause](tested, batch)

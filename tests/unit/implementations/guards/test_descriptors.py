@@ -13,7 +13,7 @@ from tal_conformance.implementations.guards.side_effects import SideEffectError,
 
 @pytest.fixture(autouse=True)
 def few() -> Iterator[int]:
-    """Lower the limit of file descriptors for a test, and return it."""
+    """Lower the limit of file descriptors for a test, and return the lowered limit."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = max(open_descriptors()) + 3 * RESERVED
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))

@@ -106,7 +106,7 @@ def interrupt_and_hide() -> None:
 
 @pytest.fixture(autouse=True)
 def _interrupts_arrive() -> Iterator[None]:
-    """Install Python's handler of SIGINT: background processes inherit a setting that ignores the signal."""
+    """Install Python's handler of SIGINT, because processes in the background inherit that SIGINT is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

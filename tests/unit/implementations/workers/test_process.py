@@ -52,7 +52,7 @@ def worker(double: str, timeout: float = 60.0, **notes: str) -> Worker:
 
 
 def meant_for(double: str) -> Batch:
-    """Return a batch on which the worker's adapter behaves as the test double with this name."""
+    """Return a batch on which the worker's adapter behaves as the test double named `double`."""
     numbers = replace(FULL.hyperparameters, dfl_gain=100.0 + PLACES.index(double))
     return replace(FULL, hyperparameters=numbers)
 

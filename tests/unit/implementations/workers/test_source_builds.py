@@ -68,7 +68,7 @@ def archive(index: Path, files: dict[str, str]) -> None:
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """Return the path of a file that the build script creates, so that tests see if the script has run."""
+    """Return the path of a file that the build script creates; the file exists if the script has run."""
     return tmp_path / "ran"
 
 
