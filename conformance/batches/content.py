@@ -159,7 +159,7 @@ class Content:
 
     @cached_property
     def ranked(self) -> tuple[Tensor, Tensor]:
-        """The k + 1 largest metrics t of every GT, in descending order, and the anchors that have them.
+        """The k + 1 largest metrics t of every GT, in descending order, and the anchors with these metrics.
 
         Both tensors are (n, min(k + 1, A)).
         """

@@ -227,7 +227,7 @@ def huge(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def nested(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Return a box inside the previous box."""
+    """Return a box inside the previous ground truth's box."""
     left, top, right, bottom = previous
     width, height = (right - left) * (truth.size[0] + 2) / 18, (bottom - top) * (truth.size[1] + 2) / 18
     x1 = left + (right - left - width) * (truth.at[0] + 1) / 17
@@ -237,7 +237,7 @@ def nested(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def overlapping(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Return the previous box moved right and down by 1/32 to 16/32 of its sides."""
+    """Return the previous ground truth's box, moved right and down by 1/32 to 16/32 of its sides."""
     left, top, right, bottom = previous
     x, y = (right - left) * (truth.at[0] + 1) / 32, (bottom - top) * (truth.at[1] + 1) / 32
     return _lattice((left + x, top + y, right + x, bottom + y))
@@ -245,7 +245,7 @@ def overlapping(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def mirrored(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Return the previous box mirrored at a column of anchors inside it.
+    """Return the previous ground truth's box, mirrored at a column of anchors inside this box.
 
     A prediction that is symmetric about the column overlaps both boxes equally.
     """
@@ -257,19 +257,22 @@ def mirrored(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def identical(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Return the previous box, for a ground truth of the same class as the previous one."""
+    """Return the box of the previous ground truth, for a ground truth of the same class."""
     return previous
 
 
 @kind
 def other_class(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Return the previous box, for a ground truth of another class (of the same if there is only one class)."""
+    """Return the box of the previous ground truth, for a ground truth of another class if there is any other class."""
     return previous
 
 
 @kind
 def touching(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Return a box of ordinary size that touches the previous box: on its right, or below it for odd digits."""
+    """Return a box of ordinary size that touches the previous ground truth's box from the right or from below.
+
+    It lies below if the first digit of `at` is odd.
+    """
     left, top, right, bottom = ordinary(canvas, truth, previous)
     if truth.at[0] % 2:
         return previous[0], previous[3], previous[0] + right - left, previous[3] + bottom - top
@@ -317,7 +320,7 @@ def partly_outside(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def beyond_bottom_right(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Return a box outside of the input, to the right and below; if the digits are zero, it touches the corner."""
+    """Return a box outside of the input, to the right and below; it touches the corner if both digits of `at` are 0."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     x, y = canvas.width + canvas.stride * truth.at[0] / 8, canvas.height + canvas.stride * truth.at[1] / 8
     return x, y, x + right - left, y + bottom - top
@@ -334,7 +337,7 @@ def beyond_top_left(canvas: Canvas, truth: Truth, previous: Box) -> Box:
 
 @kind
 def zero_area(canvas: Canvas, truth: Truth, previous: Box) -> Box:
-    """Return a line or a point: a side is 0 if its digit is below 8; if both digits are larger, the width is 0."""
+    """Return a box with a side of 0: each side whose digit of `size` is below 8, or the width if none is below 8."""
     left, top, right, bottom = ordinary(canvas, truth, previous)
     no_width, no_height = truth.size[0] < 8 or truth.size[1] >= 8, truth.size[1] < 8
     return left, top, left if no_width else right, top if no_height else bottom

@@ -64,7 +64,7 @@ def two_pixels(canvas: Canvas, truth: Truth, previous: tuple[float, ...]) -> Tur
 
 @turned_kind
 def elongated(canvas: Canvas, truth: Truth, previous: tuple[float, ...]) -> TurnedBox:
-    """Return a box that is 10 to 50 times as long as it is wide; upright for odd digits."""
+    """Return a box that is 10 to 50 times as long as it is wide; it is upright if the first digit of `size` is odd."""
     short = 2 + truth.size[1] / 8
     long = short * (10 + truth.size[0] * 40 / 15)
     width, height = (short, long) if truth.size[0] % 2 else (long, short)
@@ -80,7 +80,7 @@ def square(canvas: Canvas, truth: Truth, previous: tuple[float, ...]) -> TurnedB
 
 @turned_kind
 def other_form(canvas: Canvas, truth: Truth, previous: tuple[float, ...]) -> TurnedBox:
-    """Return the previous box in another form: sides exchanged and turned by 90 degrees, or turned by 180 degrees."""
+    """Return the previous ground truth's box turned by 180 degrees, or by 90 degrees with its sides exchanged."""
     width, height, angle = previous[2] - previous[0], previous[3] - previous[1], (*previous, 0.0)[4]
     if truth.size[0] % 2:
         return _around(_centre(previous), width, height, angle + pi)
@@ -89,7 +89,7 @@ def other_form(canvas: Canvas, truth: Truth, previous: tuple[float, ...]) -> Tur
 
 @turned_kind
 def crossing(canvas: Canvas, truth: Truth, previous: tuple[float, ...]) -> TurnedBox:
-    """Return the previous box, turned by 90 degrees: the two boxes cross, and contest the anchors in the middle."""
+    """Return the previous ground truth's box turned by 90 degrees: both boxes contest the anchors where they cross."""
     width, height, angle = previous[2] - previous[0], previous[3] - previous[1], (*previous, 0.0)[4]
     return _around(_centre(previous), width, height, angle + pi / 2)
 

@@ -74,7 +74,7 @@ OPTIONAL = ("labels", "truth_index")
 
 
 def assignment_from(tensors: Mapping[str, Tensor], stages: Stages | None) -> Assignment | None:
-    """Return the assignment in the tensors of a call's results, with None for optional fields that it does not have.
+    """Return the assignment in the tensors of a call's results, with None for optional fields without a tensor.
 
     Args:
         tensors: tensors by name, with the prefix "Assignment".

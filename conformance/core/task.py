@@ -17,7 +17,7 @@ StageKind = Literal["inputs", "assignment", "term", "total", "gradients"]
 
 
 class StageName:
-    """Names of the stages in run logs, summaries and the ledger of known issues."""
+    """Names of the stages of assigner and loss, as in run logs, summaries and the ledger of known issues."""
 
     DECODE: Final = "decode"
     CANDIDATES: Final = "candidates"

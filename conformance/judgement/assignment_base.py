@@ -1,4 +1,4 @@
-"""Common part of judging one image by its stages and by its outputs."""
+"""Base class of the two judges of one image's assignment: stage by stage, and from the assigner's outputs alone."""
 
 from dataclasses import dataclass
 from functools import cached_property

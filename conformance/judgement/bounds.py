@@ -84,7 +84,10 @@ def smallest(dtype: torch.dtype) -> float:
 
 
 def truth_unit(boxes: Tensor, eps: float) -> Tensor:
-    """Return the error in pixels of converted boxes (.., 4): centre, half side and their sum are rounded (ANN-1)."""
+    """Return the rounding error in pixels of boxes (.., 4) converted from rows: three roundings per edge (ANN-1).
+
+    The centre, the half side and their sum are rounded.
+    """
     left_top, right_bottom = boxes.chunk(2, dim=-1)
     error = eps * ((left_top + right_bottom).abs() + (right_bottom - left_top).abs())  # (.., 2)
     return torch.cat((error, error), dim=-1)
@@ -246,9 +249,10 @@ def dfl_unit(
     eps: float,
     lower: Tensor | None = None,
 ) -> Tensor:
-    """Return the rounding error of each positive's DFL (P,), for log-probabilities (P, 4, R), targets (LOSS-DFL-1).
+    """Return the rounding error (P,) of the DFL of P positives, given the log-probabilities (P, 4, R) (LOSS-DFL-1).
 
-    The bins below the distances, `lower` (P, 4) int64, are by default those of the releases.
+    `target` and `target_error` (P, 4) are the target distances and their errors, `lower` (P, 4) int64 is the bin below
+    each target distance; None: the bin that official releases use.
     """
     if lower is None:
         lower = target.clamp(0, reg_max - 1 - LAST_BIN_MARGIN).floor().long()

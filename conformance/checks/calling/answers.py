@@ -1,4 +1,4 @@
-"""Compare the results of a call with the outcome of a plain call on the same batch."""
+"""Compare the results of an unusual call with the outcome of a plain (ordinary) call on the same batch."""
 
 from dataclasses import dataclass, replace
 
@@ -41,7 +41,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference between the results of a call and the outcome of the plain call on the same batch.
+    """A difference between the results of an unusual call and of the plain (ordinary) call on the same batch.
 
     Attributes:
         verdict: DIVERGENT, or ERROR if the call failed.
@@ -67,12 +67,12 @@ def plain_call(subject: Subject, expected: Expectation) -> Plain:
 
 
 def difference(subject: Subject, answer: Answer, plain: Plain, same_bits: bool) -> Difference | None:
-    """Return the difference between the results of a call and of the plain call on the same batch; None if equal.
+    """Return the difference between the results of an unusual call and of the plain call on a batch; None if equal.
 
     Args:
         subject: the implementation.
         answer: the results of the call.
-        plain: the plain call.
+        plain: the plain call: an ordinary call on the same batch.
         same_bits: True to require bitwise equality of normal numbers; False to allow the rounding of two correct runs.
     """
     if answer.failure is not None:
@@ -99,7 +99,7 @@ def difference(subject: Subject, answer: Answer, plain: Plain, same_bits: bool) 
 
 
 def judged_within_bounds(observed: Outcome, plain: Plain, dialect: Dialect) -> Judgement:
-    """Judge an outcome against that of the plain call, within the bounds of two correct runs.
+    """Judge the outcome of a call against that of the plain (ordinary) call, within the bounds of two correct runs.
 
     Two losses cannot be compared if their assignment is not visible and a tie may have been resolved differently, or if
     the dialect does not allow comparisons of runs. The outcome is then judged against the dialect.
@@ -130,7 +130,7 @@ def without_subnormal_differences(observed: Outcome, plain: Outcome) -> Outcome:
 
 
 def outcome_of(subject: Subject, answer: Answer, plain: Plain) -> Outcome:
-    """Return the results of a call as an outcome. Parts that were not computed are taken from the plain call.
+    """Return the results of a call as an outcome; parts that the call did not compute are taken from `plain`.
 
     Raises:
         ProtocolViolation: a result does not follow the protocol.

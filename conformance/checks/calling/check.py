@@ -1,4 +1,4 @@
-"""CALL: in every way of calling that trainers use, the results for a batch equal those of a plain call."""
+"""CALL: in every way of calling that trainers use, the results for a batch equal those of an ordinary call."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -42,7 +42,7 @@ def applies(implementation: Implementation, way: str) -> bool:
 
 
 def called(subject: Subject, batch: Batch, way: str) -> Judgement:
-    """Call an implementation in the given way, and compare all results with those of plain calls.
+    """Call an implementation in the given way, and compare all results with those of plain (ordinary) calls.
 
     Args:
         subject: the implementation, and the device to run it on.
@@ -131,7 +131,7 @@ _PLAIN: "WeakKeyDictionary[Identity, dict[tuple[str, str], Plain]]" = WeakKeyDic
 
 
 def _remembered(subject: Subject, batch: Batch, make: Callable[[], Plain]) -> Plain:
-    """Return the plain call on a batch, from the cache if another way of calling already needed it."""
+    """Return the plain (ordinary) call on a batch: `make()`, or the cached result of an earlier `make()`."""
     known = _PLAIN.setdefault(subject.implementation.identity, {})
     key = f"{subject.device} {subject.implementation.dialect.name}", batch.id
     if key not in known:

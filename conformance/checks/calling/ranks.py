@@ -20,7 +20,7 @@ def reduced(subject: Subject, answer: Answer, plains: Mapping[int, Plain]) -> Di
     Args:
         subject: the implementation, which declares `reduces_over_ranks`.
         answer: the results of one rank, divided by the reduced N.
-        plains: the plain calls of the batches of all ranks.
+        plains: the plain (ordinary) calls on the batches of all ranks.
     """
     if answer.failure is not None:
         return difference(subject, answer, plains[answer.call], True)

@@ -114,7 +114,7 @@ def uniqueness(prescribed: Expected) -> tuple[Tensor, Tensor]:
 
 
 def uncertainty(expectation: Expectation) -> Uncertainty:
-    """Return how far the assigner's inputs may differ from the reference's, if the implementation does not expose them.
+    """Return the possible difference between the reference's and the implementation's assigner inputs, if not exposed.
 
     The implementation and the reference round the inputs, possibly in different ways, so that the difference is at most
     twice the rounding bound.

@@ -200,9 +200,9 @@ class Choices:
 
 
 def may_own(overlap: Range) -> Tensor:
-    """Return (B, M, A) bool: ground truths whose overlap u may be the largest of the anchor, so that they may own it.
+    """Return (B, M, A) bool: True if the ground truth's overlap u may be the anchor's largest (TAL-CONF-1).
 
-    Clause TAL-CONF-1.
+    Such a ground truth may own the anchor.
     """
     return overlap.high >= overlap.low.amax(1, keepdim=True)
 

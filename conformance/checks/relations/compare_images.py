@@ -67,14 +67,14 @@ class Comparison:
         names: Sequence[str] = (),
         image: int | None = None,
     ) -> bool:
-        """Record a failure unless all values equal their earlier values, within `error`; return True if they do."""
+        """Record a failure of the stage unless `now` equals `before` within `error`; return True if it does."""
         named = Quantity(quantity, self.clause, names, image)
         return self._note(stage, assert_within, named, now, Bounded(before.double(), error.double(), before))
 
     def equal(
         self, stage: str, quantity: str, now: Tensor, before: Tensor, names: Sequence[str], image: int | None
     ) -> bool:
-        """Record a failure of the stage unless all elements equal their earlier values. Return True if they do."""
+        """Record a failure of the stage unless `now` equals `before` in every element; return True if it does."""
         return self._note(stage, assert_equal, Quantity(quantity, self.clause, names, image), now, before)
 
     def assert_none(
@@ -88,7 +88,7 @@ class Comparison:
     ) -> bool:
         """Record a failure of the stage if any element of `broken` (M, A) is True; return True if all are False.
 
-        `words` holds the expected value and the problem, for the message.
+        `words` holds two texts for the message: the expected value and the problem.
         """
         expected, problem = words
         named = Quantity(quantity, self.clause, CELL, image)

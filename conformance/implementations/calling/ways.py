@@ -1,4 +1,4 @@
-"""The ways in which a trainer calls a loss or an assigner. Their results must equal those of plain calls.
+"""The ways in which a trainer calls a loss or an assigner; their results must equal those of ordinary calls.
 
 Call 0 has the batch under test; call 1 has another batch of the same shapes, for ways that make two different calls.
 """
@@ -41,7 +41,7 @@ class Way:
         clause: clause of the specification that the way tests.
         loss: function that makes the calls of a loss.
         assign: function that makes the calls of an assigner; None if the way does not apply to assigners.
-        same_bits: True if torch guarantees results that are bitwise equal to those of a plain call, because the
+        same_bits: True if torch guarantees results bitwise equal to those of an ordinary call, because the
             same operations run on the same memory layout. False if another layout, number of threads or kernel may
             round differently, within the bound of two correct runs.
     """
@@ -365,10 +365,10 @@ def assign_counted(caller: Caller, how: str, operations: CountedOperations) -> A
 
 
 def out_of_memory(run: Callable[[Caller, str, CountedOperations], Answer]) -> Calling:
-    """Return a way of calling that lets one operation run out of memory, at several places, and then calls again.
+    """Return a function that lets one operation of a call run out of memory, at several places, and then calls again.
 
-    The implementation may raise the error. If the implementation returns results instead, they must equal those of a
-    plain call. The results of the next call must be correct in any case.
+    The implementation may raise the error. If the implementation returns results instead, they must equal those of an
+    ordinary call. The results of the next call must be correct in any case.
     """
 
     def call(caller: Caller) -> Iterator[Answer]:

@@ -21,7 +21,7 @@ def batch() -> Batch:
 
 
 def named(violation: Violation) -> set[tuple[str, str, int]]:
-    """Return (operation, file, line number) of a violation and of the operations that made its inputs."""
+    """Return (operation, file, line number) of a violation, and of each call that made one of its CPU tensors."""
     places = [(violation.operation, violation.line), *((o.operation, o.line) for o in violation.origins)]
     return {(operation, line.path.rpartition("/")[2], line.number) for operation, line in places}
 
