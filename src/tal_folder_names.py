@@ -18,6 +18,16 @@ from types import CodeType, FrameType, ModuleType
 
 NAMES = {"conformance": "tal_conformance", "reference": "tal_reference", "reports": "tal_reports"}
 """New name of each package by its old name."""
+MOVED = {
+    "conformance.batches.batch": "tal_conformance.core.batch",
+    "conformance.batches.casefile": "tal_conformance.core.case_file",
+    "conformance.implementations.article": "tal_conformance.implementations.adapters.article",
+    "conformance.implementations.outcome": "tal_conformance.core.outcome",
+    "conformance.implementations.reference": "tal_conformance.implementations.adapters.reference",
+    "conformance.implementations.ultralytics": "tal_conformance.implementations.adapters.ultralytics",
+    "conformance.recorder": "tal_conformance.training.recorder",
+}
+"""New name of each module that adapters and trainings import and that has moved, by its old name."""
 IMPORTERS_BY_FOLDER = {"runpy", "_pytest"}
 """Packages that import by the names of folders for `python -m conformance` and `pytest conformance`: no warning."""
 IMPORT_SYSTEM = {"importlib", "_frozen_importlib", "_frozen_importlib_external", __name__, *NAMES}
@@ -62,7 +72,7 @@ class FolderNames(MetaPathFinder):
         new = NAMES.get(old)
         if new is None or not (self._is_ours(old, new) if rest else self._is_free(old, new)):
             return None
-        real = importlib.util.find_spec(new + fullname[len(old) :])
+        real = importlib.util.find_spec(MOVED.get(fullname, new + fullname[len(old) :]))
         if real is None:
             return None
         _warn(fullname, real.name)

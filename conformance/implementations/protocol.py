@@ -28,6 +28,7 @@ from torch import Tensor
 
 from tal_conformance.core.names import unknown_name
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.core.outcome import Stages as Stages  # noqa: PLC0414 - adapters import it from here, as before 0.2
 from tal_conformance.core.task import DETECT, TASKS
 from tal_conformance.core.ways import SEQUENCE_NAMES, WAY_NAMES
 from tal_conformance.implementations.errors import ProtocolViolation

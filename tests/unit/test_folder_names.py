@@ -57,6 +57,19 @@ for name in names:
         assert errors.count(warning) == 1, errors
 
 
+def test_what_adapters_imported_before_has_its_old_place():
+    errors = check("""
+import conformance
+from conformance.batches.batch import Batch
+from conformance.implementations.article import ArticleAdapter
+from conformance.implementations.protocol import Assigner, AssignerInputs, Assignment, Loss, ProtocolViolation, Stages
+from conformance.implementations.reference import ReferenceAdapter
+from conformance.implementations.ultralytics import UltralyticsAdapter
+from conformance.recorder import recording
+""")
+    assert "import tal_conformance.core.batch instead of conformance.batches.batch" in errors
+
+
 def test_the_new_name_first():
     """If `tal_reference` is imported first, `reference` is the same module, with a DeprecationWarning."""
     assert "DeprecationWarning" in check("""
