@@ -119,7 +119,7 @@ def _markdown(options: argparse.Namespace) -> int:
 def _issue(options: argparse.Namespace) -> int:
     change = _change(options.run, options.against)
     if change is None:
-        warn("reports: no earlier run to compare with: nothing counts as new")
+        warn("reports: no earlier run to compare with, so that no cause of failure counts as new")
     say(issue(change) if change else "", end="")
     return 0
 

@@ -46,7 +46,8 @@ def paired_ratio(seconds: Sequence[float], baseline: Sequence[float]) -> Ratio:
     """
     if len(seconds) != len(baseline) or not seconds:
         raise ValueError(
-            f"expected the same number of rounds for both, at least one; got {len(seconds)} and {len(baseline)}"
+            "expected as many times of the implementation as of the baseline, at least one; "
+            f"got {len(seconds)} and {len(baseline)}"
         )
     times = np.asarray(seconds), np.asarray(baseline)
     at = float(_median_ratio(*times))

@@ -24,7 +24,9 @@ def uninstrumented(adapter: Any) -> Any:
         return adapter.uninstrumented()
     if callable(getattr(adapter, "bare", None)):
         warnings.warn(
-            f"{type(adapter).__name__}.bare: rename the method to uninstrumented", DeprecationWarning, 2
+            f"{type(adapter).__name__} has the deprecated method `bare`: rename the method to `uninstrumented`",
+            DeprecationWarning,
+            2,
         )
         return adapter.bare()
     if type(adapter) is UltralyticsAdapter:

@@ -74,9 +74,9 @@ def check_clause(clause: str) -> None:
         return
     if clause == CLAUSES["rows_sorted"]:
         raise CommandError(
-            f"--clause {clause}: its change cannot be bisected. In releases that require sorted annotation rows, "
-            "results for unsorted rows are undefined, so that no batch shows the change; the table of `eras` names the "
-            "release"
+            f"--clause {clause}: the release that changed the behaviour of this clause cannot be found by bisection. "
+            "Older releases require sorted annotation rows and leave the results for unsorted rows undefined, so that "
+            "no batch shows the change. The table that `eras` prints contains the release"
         )
     raise CommandError(
         f"--clause {clause!r}: no two dialects differ in a clause of this name{suggestion(clause, known) or '.'} "

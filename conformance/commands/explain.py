@@ -89,7 +89,7 @@ def assignment_by(implementation: Implementation, batch: Batch) -> Assignment:
         ) from unsupported
     if assignment is None:
         raise CommandError(
-            f"{implementation.name} does not expose its assignment, so that it cannot be explained: leave out "
-            "--implementation to explain the reference's assignment"
+            f"{implementation.name} does not expose its assignment, which therefore cannot be explained. Leave out "
+            "--implementation to explain the reference's assignment instead"
         )
     return assignment

@@ -75,8 +75,8 @@ def compared(step: Callable[[], object], rounds: int, advance: Advance = no_prog
             advance()
         if recorded.calls != rounds + 1 or len(recorded.shelf.kept) != kept or recorded.over:
             raise RuntimeError(
-                f"{recorded.calls} captured calls, {len(recorded.shelf.kept) - kept} batches stored in timed steps, "
-                f"recorder error {recorded.over!r}; expected {rounds + 1} calls, 0 batches and None"
+                f"the recorder captured {recorded.calls} calls, stored {len(recorded.shelf.kept) - kept} batches in "
+                f"timed steps and stopped because of {recorded.over!r}; expected {rounds + 1} calls, 0 batches and None"
             )
     return paired_ratio(times[True], times[False]), median(times[False])
 

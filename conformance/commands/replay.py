@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.device == "cuda" and not options.offline and not torch.cuda.is_available():
         raise CommandError(
-            "no CUDA device found. Use --offline to judge outcomes that were computed on another machine"
+            "--device cuda: no CUDA device found. Use --offline to judge stored results of a run on another machine"
         )
     if not options.offline:
         replay.find_implementations()

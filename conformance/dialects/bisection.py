@@ -58,8 +58,9 @@ def first_changed_release(
     low, high = 0, len(releases) - 1
     if not is_as_before(releases[low]):
         raise UnknownImplementation(
-            f"ultralytics {version_text(releases[low])} does not follow the dialect of its era, so that the release "
-            "that changed it cannot be found"
+            f"ultralytics {version_text(releases[low])} does not follow the dialect of its era; expected the old "
+            "behaviour in the first release of the range, because the release that changed the behaviour cannot be "
+            "found otherwise"
         )
     if is_as_before(releases[high]):
         return None

@@ -38,7 +38,7 @@ def distinguishing_recipe(era: Era) -> Recipe:
     """
     if era.first not in EVIDENCE:
         raise LookupError(
-            f"no distinguishing recipe for the oldest era, which begins with {era.begins}: no other era precedes it"
+            f"no batch distinguishes the oldest era, which begins with {era.begins}, from an earlier era: there is none"
         )
     return EVIDENCE[era.first]
 

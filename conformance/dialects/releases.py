@@ -33,11 +33,11 @@ def range_of(releases: str) -> tuple[Version, Version]:
         first, last = (parsed(end.removeprefix("ultralytics==")) for end in releases.split(".."))
     except ValueError as error:
         raise UnknownImplementation(
-            f"{releases!r} is not a range of releases: expected two, such as 8.3.236..8.4.6"
+            f"{releases!r} is not a range of releases: expected two releases, such as 8.3.236..8.4.6"
         ) from error
     if not first < last:
         raise UnknownImplementation(
-            f"{releases!r} is not a range of releases: expected the older release first, and two different ones"
+            f"{releases!r} is not a range of releases: expected two different releases, the older release first"
         )
     return first, last
 
@@ -53,7 +53,7 @@ def published(first: Version, last: Version) -> list[Version]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INDEX_TIMEOUT, check=True)  # noqa: S603
     except (subprocess.SubprocessError, OSError) as error:
         raise UnknownImplementation(
-            f"cannot list the releases of ultralytics: {error}. Check that pip works and the network connection"
+            f"cannot list the releases of ultralytics: {error}. Check that pip runs and can reach the package index"
         ) from error
     return sorted(release for release in parse_releases(done.stdout) if first <= release <= last)
 

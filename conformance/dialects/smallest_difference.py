@@ -42,7 +42,9 @@ def smallest_difference(declared: Dialect, alone: bool = False) -> Recipe | None
             continue
     if alone:
         return None
-    raise LookupError(f"the dialect {declared.name} agrees with {NEWEST.name} on every generated batch")
+    raise LookupError(
+        f"the dialect {declared.name} agrees with the newest dialect, {NEWEST.name}, on every generated batch"
+    )
 
 
 def _fails(subject: Subject, recipe: Recipe, alone: bool) -> bool:

@@ -160,7 +160,7 @@ def entry_of(raw: Any) -> KnownIssue:
         ValueError: a key is missing or unknown, or its value is invalid.
     """
     if not isinstance(raw, dict):
-        raise ValueError(f"expected a TOML table with the keys of an entry, got {raw!r}")
+        raise ValueError(f"expected every entry of the ledger to be a TOML table, got {raw!r}")
     keys = [field.name for field in fields(KnownIssue)]
     unknown = [key for key in raw if key not in keys]
     if unknown:
@@ -215,5 +215,6 @@ def _check_sense(entry: KnownIssue) -> None:
         )
     if entry.stage == RAISES and not entry.says:
         raise ValueError(
-            "an entry about an error must quote the error's message in 'says', so that it does not excuse others"
+            f"an entry with the stage {RAISES!r} must quote the exception's message in 'says', so that the entry does "
+            "not excuse other exceptions"
         )

@@ -189,9 +189,9 @@ def task_to_test(config: pytest.Config, implementations: Sequence[Implementation
         for implementation in implementations:
             if implementation.dialect not in [DIALECTS[name] for name in DIALECTS_OF_OTHER_TASKS]:
                 raise pytest.UsageError(
-                    f"--task {chosen}: {implementation.name} is held to the dialect {title(implementation.dialect)!r}, "
-                    f"expected one of {', '.join(DIALECTS_OF_OTHER_TASKS)} without choices: no other is specified for "
-                    "this task"
+                    f"--task {chosen}: {implementation.name} is judged by the dialect "
+                    f"{title(implementation.dialect)!r}, expected one of {', '.join(DIALECTS_OF_OTHER_TASKS)} without "
+                    "changed choices: other dialects are not specified for this task"
                 )
     return chosen
 

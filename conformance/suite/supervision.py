@@ -65,4 +65,4 @@ def conclude(marks: Marks, how: str) -> None:
         render(folder)
         say(f"\n{terminal_table(read_log(folder))}")
     except (OSError, ValueError, LogError) as error:
-        warn(f"conformance: the run's table could not be printed: {visible(str(error))}")
+        warn(f"conformance: cannot print the table of the run's results: {visible(str(error))}")

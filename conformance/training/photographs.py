@@ -89,8 +89,8 @@ def photograph(name: str) -> Photograph:
     height, width = pixels.shape[1:]
     if (width, height) != (made["width"], made["height"]):
         raise UnknownImplementation(
-            f"the installed ultralytics has a {name} of {width}x{height} px; the labelled photograph has "
-            f"{made['width']}x{made['height']}"
+            f"the photograph {name} of the installed ultralytics has {width}x{height} px, expected "
+            f"{made['width']}x{made['height']} px: this project's labels belong to a photograph of this size"
         )
     labels = torch.tensor([thing["class"] for thing in made["objects"]])  # (M,)
     shares = torch.tensor([thing["box"] for thing in made["objects"]])  # (M, 4) cx, cy, w, h

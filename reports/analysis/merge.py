@@ -58,12 +58,12 @@ def merge(runs: Iterable[Path], into: Path) -> Path:
     """
     logs = [read_log(run) for run in runs]
     if not logs:
-        raise LogError("no runs to merge")
+        raise LogError("no runs to merge: expected the folder of at least one run")
     for at, log in enumerate(logs):
         twin = next((other for other in logs[:at] if _is_same_run(log, other)), None)
         if twin is not None:
             raise LogError(
-                f"{log.folder} and {twin.folder} are the same run, whose batches would count twice: give it once"
+                f"{log.folder} and {twin.folder} are the same run, whose batches would count twice: name the run once"
             )
     shards = _shards(logs)
     with RunLog.create(into.parent, into.name) as merged:

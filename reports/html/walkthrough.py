@@ -155,7 +155,9 @@ def _gt(data: dict[str, Any], number: int) -> str:
 def _at(data: dict[str, Any], number: int) -> Anchor:
     anchor = place(data["picture"], number)
     if anchor is None:
-        raise ValueError(f"it names anchor {number}, which does not exist")
+        raise ValueError(
+            f"the walkthrough names anchor {number}, but the picture has no anchor of this number"
+        )
     return anchor
 
 

@@ -240,7 +240,7 @@ def _run_line(file: BinaryIO, path: Path) -> Line:
             return _unknown_run(path.resolve().parent.name)
         raise LogError(f"{path} is not a run log: its first line is not a JSON object ({error})") from error
     if line.get("kind") != "run":
-        raise LogError(f"{path} is not a run log: its first line is not of kind run")
+        raise LogError(f"{path} is not a run log: the kind of its first line is not 'run'")
     line = upgraded(line, SCHEMA)
     if line.get("schema") != SCHEMA:
         found = line.get("schema")

@@ -14,6 +14,6 @@ given = torch.full((1, 64, 1), 0.5), boxes, anchors, torch.zeros(1, 3, 1), truth
 _, targets, _, foreground, _ = assigner(*given)
 centres, owners = anchors[foreground[0]], targets[foreground]  # (P, 2), (P, 4)
 far = ~((centres > owners[:, :2]) & (centres < owners[:, 2:])).all(1)  # (P,)
-print("expected: every positive lies inside its ground truth")
-print(f"observed: anchors at {centres[far].tolist()} belong to {owners[far].tolist()}")
+print("expected: every positive anchor lies inside its ground truth")
+print(f"observed: anchors at {centres[far].tolist()} are assigned to the boxes {owners[far].tolist()}")
 sys.exit(not far.any())

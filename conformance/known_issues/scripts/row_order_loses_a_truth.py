@@ -15,5 +15,5 @@ rows = torch.tensor([[0, 0.3], [1, 0.3], [0, 0.7], [1, 0.7], [1, 0.5]])  # image
 for some in (rows[[0, 2, 1, 3, 4]], rows):
     batch = {"batch_idx": some[:, 0], "cls": torch.zeros(5), "bboxes": some[:, 1:].expand(5, 4)}
     losses.append(v8DetectionLoss(model)(given, batch)[0].tolist())
-print(f"expected: {losses[0]}, for any order of the rows\nobserved: {losses[1]}")
+print(f"expected: the loss {losses[0]} for any order of the rows\nobserved: the loss {losses[1]}")
 sys.exit(losses[0] == losses[1])

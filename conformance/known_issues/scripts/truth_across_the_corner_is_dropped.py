@@ -15,5 +15,5 @@ for at in (-0.05, 1.05):  # the same box about the top-left, and about the botto
     rows = torch.tensor([[at, at, 0.9, 0.9]])
     batch = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1), "bboxes": rows}
     losses.append(float(v8DetectionLoss(model)(given, batch)[0][0]))
-print(f"expected: {losses[1]}, the box loss of its mirror image\nobserved: {losses[0]}")
+print(f"expected: the box loss of the mirror image, {losses[1]}\nobserved: the box loss {losses[0]}")
 sys.exit(not losses[0] == 0 < losses[1])

@@ -39,7 +39,7 @@ class _OwnGradient(torch.autograd.Function):
             return None, None, None, *(gradient * slope for gradient in ctx.memory["gradients"])
         if ctx.rule == "once":
             if ctx.memory.pop("used", False):
-                raise RuntimeError("the saved gradients of this criterion have been freed")
+                raise RuntimeError("cannot run the backward pass twice: the saved gradients have been freed")
             ctx.memory["used"] = True
             return None, None, None, *(gradient * slope for gradient in gradients)
         for gradient in gradients:  # "adds up": the second backward pass reuses the buffer of the first

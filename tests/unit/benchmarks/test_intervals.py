@@ -50,5 +50,5 @@ def test_narrow_is_relative_to_the_ratio():
 
 @pytest.mark.parametrize(("times", "baseline"), [([], []), ([1.0, 2.0], [1.0])])
 def test_rounds_that_make_no_pairs(times: list[float], baseline: list[float]):
-    with pytest.raises(ValueError, match="expected the same number of rounds for both"):
+    with pytest.raises(ValueError, match="expected as many times of the implementation as of the baseline"):
         paired_ratio(times, baseline)

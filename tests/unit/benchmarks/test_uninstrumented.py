@@ -93,7 +93,7 @@ class OwnWithBare(Own):
 
 
 def test_the_old_name_of_the_method_is_accepted_with_a_warning():
-    with pytest.warns(DeprecationWarning, match="rename the method to uninstrumented"):
+    with pytest.warns(DeprecationWarning, match="rename the method to `uninstrumented`"):
         assert type(uninstrumented(OwnWithBare())) is Own
 
 

@@ -82,7 +82,7 @@ def test_no_change(capsys: Capture):
         ("TAL-CAND2", "in a clause of this name; did you mean 'TAL-CAND-2'"),
         ("loss-box-1", "did you mean 'LOSS-BOX-1'"),
         ("nonsense", "Clauses in which dialects differ: LOSS-BOX-1, "),
-        ("ANN-1", "its change cannot be bisected"),
+        ("ANN-1", "the release that changed the behaviour of this clause cannot be found"),
     ],
 )
 def test_a_clause_that_cannot_be_bisected_is_an_error(clause: str, message: str, capsys: Capture):

@@ -58,14 +58,14 @@ def test_what_is_captured_is_no_measurement(step: Step):
     """If the loss grows at each step, so that the recorder stores each batch, `compared` raises an error."""
     factors = itertools.count(1)
     with pytest.raises(
-        RuntimeError, match="batches stored in timed steps, recorder error None; expected 4 calls, 0 batches"
+        RuntimeError, match="batches in timed steps and stopped because of None; expected 4 calls, 0 batches"
     ):
         room.compared(lambda: step(next(factors)), 3)
 
 
 def test_a_step_without_a_loss_is_no_measurement():
     with pytest.raises(
-        RuntimeError, match=r"0 captured calls, 0 batches stored .*; expected 3 calls, 0 batches"
+        RuntimeError, match=r"captured 0 calls, stored 0 batches .*; expected 3 calls, 0 batches"
     ):
         room.compared(lambda: None, 2)
 

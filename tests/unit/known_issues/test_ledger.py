@@ -182,7 +182,7 @@ FAULTS = {
     "must be a date": GOOD.replace("2026-06-01", '"2026-06-01"'),
     "must be a list of at least one name": GOOD.replace('["small_8_16"]', "[]"),
     "must be a non-empty string": GOOD.replace('"somebody"', "7"),
-    "must quote the error's message in 'says'": GOOD.replace('"candidates"', '"error"'),
+    "must quote the exception's message in 'says'": GOOD.replace('"candidates"', '"error"'),
     "an earlier entry has the same id": GOOD + GOOD,
     "not valid TOML": "[[entry",
     "is an unknown table": "[[entrys]]\nid = 1",

@@ -50,7 +50,7 @@ def test_the_task_that_all_implementations_offer():
         ),
         (
             offering("obb", dialect="ultralytics-8.0.100"),
-            "held to the dialect 'ultralytics-8.0.100', expected one of",
+            "is judged by the dialect 'ultralytics-8.0.100', expected one of",
         ),
         (offering("obb", dialect="ultralytics-8.4.190, overlap=iou"), "overlap=iou', expected one of"),
     ],

@@ -53,7 +53,7 @@ def test_a_run_is_not_merged_with_itself(how: str, tmp_path: Path, capsys: pytes
     if how == "a copy":
         shutil.copytree(run, again)
     assert main(["merge", str(run), str(other), str(again), "--into", str(tmp_path / "merged")]) == 2
-    assert "are the same run, whose batches would count twice: give it once" in capsys.readouterr().err
+    assert "are the same run, whose batches would count twice: name the run once" in capsys.readouterr().err
     assert not (tmp_path / "merged").exists()
 
 

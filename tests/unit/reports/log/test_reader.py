@@ -96,15 +96,15 @@ def test_a_log_truncated_in_its_first_line_is_an_unfinished_run(run_dir: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{}\n", "first line is not of kind run"),
-        (b'{"name": "package"}', "first line is not of kind run"),
+        (b"{}\n", "the kind of its first line is not 'run'"),
+        (b'{"name": "package"}', "the kind of its first line is not 'run'"),
         (b"[1, 2]\n", "not a JSON object"),
         (b"hello\n", "not a JSON object"),
         (b"hello", "not a JSON object"),
         (b"\x89PNG\r\n\x1a\n", "not a JSON object"),
         (b"\n", "not a JSON object"),
         (b"[" * 100_000 + b"\n", "not a JSON object"),
-        (raw(line("batch", factory.batch())), "not of kind run"),
+        (raw(line("batch", factory.batch())), "the kind of its first line is not 'run'"),
         (raw(RUN | {"schema": 5}), "has schema 5; this version reads schemas 1 to 4.* newer version"),
         (raw(RUN | {"schema": None}), "has schema None"),
         (raw(RUN | {"schema": True}), "has schema True"),
