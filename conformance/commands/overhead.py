@@ -67,15 +67,15 @@ def compared(step: Callable[[], object], rounds: int, advance: Advance = no_prog
     with tempfile.TemporaryDirectory() as folder:
         with recording(Path(folder), every=0) as recorded:
             step()
-        kept = len(recorded.shelf.kept)
+        kept = len(recorded.shelf.cases)
         times: dict[bool, list[float]] = {True: [], False: []}
         for round_ in range(rounds):
             for listens in (True, False) if round_ % 2 else (False, True):
                 times[listens].append(_seconds(step, listening(recorded.hear) if listens else nullcontext()))
             advance()
-        if recorded.calls != rounds + 1 or len(recorded.shelf.kept) != kept or recorded.over:
+        if recorded.calls != rounds + 1 or len(recorded.shelf.cases) != kept or recorded.over:
             raise RuntimeError(
-                f"the recorder captured {recorded.calls} calls, stored {len(recorded.shelf.kept) - kept} batches in "
+                f"the recorder captured {recorded.calls} calls, stored {len(recorded.shelf.cases) - kept} batches in "
                 f"timed steps and stopped because of {recorded.over!r}; expected {rounds + 1} calls, 0 batches and None"
             )
     return paired_ratio(times[True], times[False]), median(times[False])

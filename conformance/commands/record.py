@@ -160,7 +160,7 @@ def program_of(command: Sequence[str]) -> Program:
 
 def summary_of(recorded: "Recording") -> list[str]:
     """Return the summary of a recording as lines of text."""
-    kept, folder = recorded.shelf.kept, recorded.shelf.folder
+    kept, folder = recorded.shelf.cases, recorded.shelf.folder
     if not recorded.calls:
         with suppress(OSError):
             folder.rmdir()

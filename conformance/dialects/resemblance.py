@@ -105,12 +105,12 @@ def _distances_of_assignment(
     yield relative(assignment.boxes[both], boxes[both])
 
 
-def relative(one: Tensor, other: Tensor) -> float:
+def relative(left: Tensor, right: Tensor) -> float:
     """Return the sum of differences of two tensors divided by the sum of magnitudes, 0 to 1; 0 if they are equal.
 
     NaN equals NaN, and its difference from any number is the largest possible one.
     """
-    first, second = one.detach().double(), other.detach().double()
+    first, second = left.detach().double(), right.detach().double()
     if not bool(first.isfinite().all() and second.isfinite().all()):
         return 0.0 if torch.equal(first.nan_to_num(), second.nan_to_num()) else DIFFERENT
     difference, magnitude = float((first - second).abs().sum()), float(first.abs().sum() + second.abs().sum())

@@ -23,7 +23,7 @@ ASSIGNED = DETECT.stages_of("assignment")
 
 
 @dataclass(frozen=True)
-class Hit:
+class FailedCheck:
     """The result of a check that failed on a faulty implementation.
 
     Attributes:
@@ -68,7 +68,7 @@ def attack(
     phases: Sequence[Phase] = (Phase.generate,),
     profile: str = GATING,
     task: str = DETECT.name,
-) -> Hit | None:
+) -> FailedCheck | None:
     """Run one check on an implementation until it fails, on at most the profile's number of batches.
 
     With the profile `ci`, a check runs on the profile's full number of batches, even if it declares a smaller share.
@@ -96,7 +96,7 @@ def attack(
 
 def attack_in_precision(
     implementation: Implementation, check: str, precision: str, phases: Sequence[Phase] = (Phase.generate,)
-) -> Hit | None:
+) -> FailedCheck | None:
     """Run the check of one precision, on batches that another check generates in the profile `ci`, until it fails.
 
     Args:
@@ -109,9 +109,9 @@ def attack_in_precision(
     Returns:
         The failure and the number of batches; None if the implementation conforms on every batch.
     """
-    lane, own = CHECKS["precision"], CHECKS[check.partition("[")[0]]
-    drawn = own if own.argument == lane.argument and own.parameter is None else lane
-    test = seed(own.seed)(given(**{lane.argument: drawn.strategy})(lane.body))
+    precision_check, own = CHECKS["precision"], CHECKS[check.partition("[")[0]]
+    source = own if own.argument == precision_check.argument and own.parameter is None else precision_check
+    test = seed(own.seed)(given(**{precision_check.argument: source.strategy})(precision_check.body))
     number = PROFILES[GATING].examples
     return _until_failure(implementation, check, test, {"precision": precision}, number, phases)
 
@@ -123,7 +123,7 @@ def _until_failure(
     arguments: dict[str, str],
     examples: int,
     phases: Sequence[Phase],
-) -> Hit | None:
+) -> FailedCheck | None:
     """Run a Hypothesis test until it fails, and return the failure; None if it passes or is skipped.
 
     Args:
@@ -149,7 +149,7 @@ def _until_failure(
     try:
         as_gated(test)(checker=checker, **arguments)
     except Failure as failure:
-        return Hit(check, counter.batches, failure)
+        return FailedCheck(check, counter.batches, failure)
     except pytest.skip.Exception:
         return None  # the check skipped: it does not apply to the implementation
     return None

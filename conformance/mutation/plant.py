@@ -14,7 +14,7 @@ from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.outcome import Loss
 from tal_conformance.implementations.protocol import MIXED, Implementation, implementation_from
-from tal_conformance.mutation.attack import ASSIGNED, GATING, Hit, attack, attack_in_precision, faulty
+from tal_conformance.mutation.attack import ASSIGNED, GATING, FailedCheck, attack, attack_in_precision, faulty
 from tal_conformance.mutation.planted_faults import Fault, FaultyReference
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import NEWEST
@@ -158,7 +158,7 @@ def implementation_with(fault: Fault, mode: str) -> Implementation:
     return implementation_from(Hidden(FaultyReference(fault, exposes_stages=False)), fault.name)
 
 
-def attacks(fault: Fault, mode: str, profile: str) -> Iterator[Hit | None]:
+def attacks(fault: Fault, mode: str, profile: str) -> Iterator[FailedCheck | None]:
     """Plant a fault in a mode, run each check that must find it, and yield the failure, or None without one.
 
     In a mode of mixed precision, the check of that precision runs on the batches that these checks generate.

@@ -25,11 +25,11 @@ def suite_cases(dialect: Dialect, count: int, assigner: bool = True) -> list[Gen
             (TAL-MET-1).
     """
     cases = [case for case in all_cases(count, dialect) if assigner or case.test != "test_exponents"]
-    lanes = STRATEGIES if assigner else LOSS_STRATEGIES
+    strategies = STRATEGIES if assigner else LOSS_STRATEGIES
     repeated = [
         GeneratedCase("test_repeatable", build_once(recipe.build), repeatable)
-        for lane in lanes.values()
-        for recipe in sample_recipes(lane, 1)
+        for strategy in strategies.values()
+        for recipe in sample_recipes(strategy, 1)
     ]
     return [*cases, *repeated]
 

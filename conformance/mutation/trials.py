@@ -202,20 +202,20 @@ class BaselineOutcomes:
         return judge_if_new
 
 
-def equal_outcomes(one: Any, other: Any) -> bool:
+def equal_outcomes(first: Any, second: Any) -> bool:
     """Return True if two outcomes have the same dtypes, shapes and values; NaN equals NaN."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        if one.dtype != other.dtype or one.shape != other.shape:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        if first.dtype != second.dtype or first.shape != second.shape:
             return False
-        return bool(((one == other) | (one.isnan() & other.isnan())).all())
-    if type(one) is not type(other):
+        return bool(((first == second) | (first.isnan() & second.isnan())).all())
+    if type(first) is not type(second):
         return False
-    if isinstance(one, tuple | list):
-        return len(one) == len(other) and all(map(equal_outcomes, one, other))
-    if is_dataclass(one):
-        return equal_outcomes([getattr(one, part.name) for part in fields(one)],
-                              [getattr(other, part.name) for part in fields(other)])  # fmt: skip
-    return bool(one == other)
+    if isinstance(first, tuple | list):
+        return len(first) == len(second) and all(map(equal_outcomes, first, second))
+    if is_dataclass(first):
+        return equal_outcomes([getattr(first, part.name) for part in fields(first)],
+                              [getattr(second, part.name) for part in fields(second)])  # fmt: skip
+    return bool(first == second)
 
 
 def attempt(

@@ -176,10 +176,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     ignored = ignored_ledger(config)
     task = [] if run.task == DETECT.name else [f"conformance: task {run.task}"]
     return [
-        *([shown(f"conformance: {ignored}")] if ignored else []),
-        shown(f"conformance: {tested}"),
+        *([printable_text(f"conformance: {ignored}")] if ignored else []),
+        printable_text(f"conformance: {tested}"),
         *task,
-        shown(f"conformance: {places}; profile {profile}, seed {run.seed}"),
+        printable_text(f"conformance: {places}; profile {profile}, seed {run.seed}"),
     ]
 
 
@@ -310,7 +310,7 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
         )
         pytest.fail(checker.too_inconclusive, pytrace=False)
     if mistakes:
-        pytest.fail(shown("\n".join(map(str, mistakes))), pytrace=False)
+        pytest.fail(printable_text("\n".join(map(str, mistakes))), pytrace=False)
 
 
 def parameter_of(item: pytest.Item) -> str:
@@ -325,7 +325,7 @@ def parameter_of(item: pytest.Item) -> str:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Log the shrunk failing batch of a test, and print the failure instead of a traceback."""
     report: Any = yield
-    report.sections = [(name, shown(content)) for name, content in report.sections]
+    report.sections = [(name, printable_text(content)) for name, content in report.sections]
     run = item.config.stash.get(RUN, None)
     if run is None or call.when != "call" or call.excinfo is None:
         return report
@@ -334,7 +334,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     failures = list(failures_in(call.excinfo.value))
     marker = item.get_closest_marker("clauses")
     if failures:
-        report.longrepr = shown("\n".join(str(failure) for failure in failures))
+        report.longrepr = printable_text("\n".join(str(failure) for failure in failures))
         setattr(report, LOGGED, True)
     try:
         for failure in failures:
@@ -381,14 +381,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
 
-def shown(text: str) -> str:
+def printable_text(text: str) -> str:
     """Return text from outside the suite with only characters that the terminal can print."""
     return encodable(visible(text))
 
 
 def write_line(terminalreporter: Any, text: str, **style: bool) -> None:
     """Print text in pytest's summary, without control characters."""
-    terminalreporter.write_line(shown(text), **style)
+    terminalreporter.write_line(printable_text(text), **style)
 
 
 @pytest.hookimpl(trylast=True)

@@ -126,8 +126,10 @@ def shared_properties(
         out_of_time: returns True when no more batches may be judged.
     """
     judged = [(line, recipe_of(line), result) for line in lines if (result := failed(line)) is not None]
-    drawn = [] if out_of_time() else drawn_results(observations, dialect, out_of_time)
-    recipes = [recipe for _, recipe, _ in judged if recipe is not None] + [recipe for recipe, _ in drawn]
+    new_samples = [] if out_of_time() else new_results(observations, dialect, out_of_time)
+    recipes = [recipe for _, recipe, _ in judged if recipe is not None] + [
+        recipe for recipe, _ in new_samples
+    ]
     limits = thresholds([numbers_of(recipe) for recipe in recipes])
     of_run = [
         Sample(frozenset((*call_properties(line), *properties_of(line["hazards"], recipe, limits))), result)
@@ -135,7 +137,7 @@ def shared_properties(
     ]
     of_draws = [
         Sample(frozenset(properties_of(observations.batch(recipe).hazards, recipe, limits)), result)
-        for recipe, result in drawn
+        for recipe, result in new_samples
     ]
     return [
         {"sentence": split_by(prop, of_run).sentence, "tested": tested_sentence(prop, of_draws)}
@@ -144,22 +146,22 @@ def shared_properties(
     ][:MAX_SHOWN]
 
 
-def is_refuted(prop: Property, drawn: Sequence[Sample]) -> bool:
+def is_refuted(prop: Property, new_samples: Sequence[Sample]) -> bool:
     """Return True if some newly generated batches fail and others conform, but a property does not separate them."""
-    results = {sample.failed for sample in drawn}
-    return prop.of_content and len(results) == 2 and not split_by(prop, drawn).is_sharp
+    results = {sample.failed for sample in new_samples}
+    return prop.of_content and len(results) == 2 and not split_by(prop, new_samples).is_sharp
 
 
-def tested_sentence(prop: Property, drawn: Sequence[Sample]) -> str | None:
+def tested_sentence(prop: Property, new_samples: Sequence[Sample]) -> str | None:
     """Return a sentence about how a property separates newly generated batches.
 
     Return None if no batches were generated, or if the property is a property of the call.
     """
-    if not drawn or not prop.of_content:
+    if not new_samples or not prop.of_content:
         return None
-    split = split_by(prop, drawn)
+    split = split_by(prop, new_samples)
     return (
-        f" Of {len(drawn)} batches drawn to test this, it fails on {split.failing} of {split.total}, and on "
+        f" Of {len(new_samples)} batches drawn to test this, it fails on {split.failing} of {split.total}, and on "
         f"{split.other_failing} of {split.other_total} others."
     )
 
@@ -266,7 +268,7 @@ def split_by(prop: Property, samples: Sequence[Sample]) -> Split:
     return Split(words, sum(first), len(first), sum(second), len(second))
 
 
-def drawn_results(
+def new_results(
     observations: Observations, dialect: Dialect, out_of_time: Callable[[], bool]
 ) -> list[tuple[Recipe, bool]]:
     """Return newly generated recipes, each with True if the implementation fails on its batch.

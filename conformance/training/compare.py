@@ -291,7 +291,7 @@ def _followed(start: Start, subject: Subject, ended: Ended) -> tuple[Reference, 
             other positives than `ended` has.
     """
     dialect = subject.implementation.dialect
-    if all(same_choice(one, other) for one, other in zip(ended.choices, subject.choices, strict=True)):
+    if all(same_choice(*pair) for pair in zip(ended.choices, subject.choices, strict=True)):
         return Reference(dialect, choices=ended.choices), ended.weights
     reference = Reference(dialect, subject)
     return reference, start.train(reference)
@@ -381,9 +381,9 @@ def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
     ]
 
 
-def same_choice(one: Positives, other: Positives) -> bool:
+def same_choice(first: Positives, second: Positives) -> bool:
     """Return True if two lists of positives are equal in every image."""
-    return all(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
+    return all(torch.equal(*masks) for masks in zip(first, second, strict=True))
 
 
 def gradient_on(batch: Batch, choice: Positives) -> Sequence[Tensor]:

@@ -112,7 +112,7 @@ class Recording:
         now = time.monotonic()
         if now >= self._next_line:
             self._next_line = now + SECONDS_BETWEEN_LINES
-            stored, size = len(self.shelf.kept), self.shelf.size / 1e6
+            stored, size = len(self.shelf.cases), self.shelf.size / 1e6
             print_message(f"{self.calls} calls of the loss captured, {stored} batches stored ({size:.1f} MB)")
 
     def _decide(self, pending: Pending) -> None:

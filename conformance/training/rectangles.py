@@ -24,7 +24,7 @@ LAST_EPOCH = IMAGES["train"] // TOGETHER * (EPOCHS - 1)
 """Number of the first step of the last epoch."""
 
 
-def drawn(number: int) -> tuple[Tensor, list[tuple[int, float, float, float, float]]]:
+def draw_image(number: int) -> tuple[Tensor, list[tuple[int, float, float, float, float]]]:
     """Return the image with the given number: noise, and zero to four rectangles.
 
     Returns:
@@ -55,7 +55,7 @@ def write_dataset(folder: Path) -> Path:
         images.mkdir(parents=True)
         labels.mkdir(parents=True)
         for number in range(count):
-            pixels, rows = drawn(number if part == "train" else 1000 + number)
+            pixels, rows = draw_image(number if part == "train" else 1000 + number)
             imwrite(str(images / f"{number:03d}.png"), pixels.flip(0).permute(1, 2, 0).numpy())  # blue first
             text = "".join(f"{label} {' '.join(f'{share:.6f}' for share in box)}\n" for label, *box in rows)
             (labels / f"{number:03d}.txt").write_text(text, encoding="utf-8")

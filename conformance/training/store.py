@@ -16,7 +16,7 @@ Reason = tuple[int, str]
 
 
 @dataclass
-class Kept:
+class StoredCase:
     """A stored case file.
 
     Attributes:
@@ -50,17 +50,17 @@ class CaseStore:
     Attributes:
         folder: path of the folder.
         limit: size limit of all files, in bytes.
-        kept: the stored files, in the order of training steps.
+        cases: the stored files, in the order of training steps.
     """
 
     folder: Path
     limit: int
-    kept: list[Kept] = field(default_factory=list)
+    cases: list[StoredCase] = field(default_factory=list)
 
     @property
     def size(self) -> int:
         """Size of all files, in bytes."""
-        return sum(one.size for one in self.kept)
+        return sum(case.size for case in self.cases)
 
     def add(self, batch: Batch, step: int, reasons: set[Reason]) -> bool:
         """Store a batch; if the size limit requires it, remove less interesting batches.
@@ -72,40 +72,40 @@ class CaseStore:
             OSError: the file cannot be written.
         """
         beaten = {reason for reason in reasons if reason[1] in RECORDS}
-        for one in self.kept:
-            one.reasons -= beaten
-        new = Kept(self.folder / f"step-{step:06d}-{batch.id}{SUFFIX}", _bytes(batch), step, reasons)
+        for case in self.cases:
+            case.reasons -= beaten
+        new = StoredCase(self.folder / f"step-{step:06d}-{batch.id}{SUFFIX}", _bytes(batch), step, reasons)
         if not self._make_room(new):
             return False
         batch.save(new.path)
         new.size = new.path.stat().st_size
-        self.kept.append(new)
+        self.cases.append(new)
         return True
 
-    def _make_room(self, new: Kept) -> bool:
+    def _make_room(self, new: StoredCase) -> bool:
         """Remove less or equally interesting files until `new` fits; if that is impossible, only return False."""
-        goes: list[Kept] = []
-        while self.size - sum(one.size for one in goes) + new.size > self.limit:
-            stays = [one for one in self.kept if one not in goes]
-            least = self._least(stays, new.rank)
+        removed: list[StoredCase] = []
+        while self.size - sum(case.size for case in removed) + new.size > self.limit:
+            remaining = [case for case in self.cases if case not in removed]
+            least = self._least(remaining, new.rank)
             if least is None:
                 return False
-            goes.append(least)
-        for one in goes:
-            one.path.unlink(missing_ok=True)
-            self.kept.remove(one)
+            removed.append(least)
+        for case in removed:
+            case.path.unlink(missing_ok=True)
+            self.cases.remove(case)
         return True
 
     @staticmethod
-    def _least(among: list[Kept], rank: int) -> Kept | None:
+    def _least(among: list[StoredCase], rank: int) -> StoredCase | None:
         """Return the least interesting file whose rank is at most `rank`, or None.
 
         Among files of the same rank, this is the file with the fewest steps since the previous file of that rank.
         """
-        lowest = min((one.rank for one in among), default=rank + 1)
+        lowest = min((case.rank for case in among), default=rank + 1)
         if lowest > rank or lowest == 3:
             return None
-        equals = [one for one in among if one.rank == lowest]
+        equals = [case for case in among if case.rank == lowest]
         gaps = [after.step - before.step for before, after in pairwise(equals)]
         return equals[gaps.index(min(gaps)) + 1] if gaps else equals[0]
 

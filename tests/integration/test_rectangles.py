@@ -9,7 +9,7 @@ import torch
 
 from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.core.batch import Batch
-from tal_conformance.training.rectangles import COLOURS, SIDE, drawn
+from tal_conformance.training.rectangles import COLOURS, SIDE, draw_image
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,16 +21,16 @@ def by_step(paths: list[Path]) -> dict[tuple[bool, str], Batch]:
 
 
 def test_an_image_is_the_same_each_time_and_another_than_the_next():
-    pixels, rows = drawn(3)
-    again, rows_again = drawn(3)
+    pixels, rows = draw_image(3)
+    again, rows_again = draw_image(3)
     assert torch.equal(pixels, again)
     assert rows == rows_again
-    assert not torch.equal(pixels, drawn(4)[0])
+    assert not torch.equal(pixels, draw_image(4)[0])
 
 
 @pytest.mark.parametrize("number", range(10))
 def test_labels_are_where_the_rectangles_are(number: int):
-    pixels, rows = drawn(number)
+    pixels, rows = draw_image(number)
     assert pixels.shape == (3, SIDE, SIDE)
     assert len(rows) == number % 5
     if rows:

@@ -17,7 +17,7 @@ from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
-from tal_conformance.mutation.attack import ASSIGNED, Hit, attack, faulty
+from tal_conformance.mutation.attack import ASSIGNED, FailedCheck, attack, faulty
 from tal_conformance.mutation.plant import HIDDEN, implementation_with
 from tal_conformance.mutation.planted_faults import FAULTS
 
@@ -83,7 +83,7 @@ def test_found_where_stages_are_shown(name: str):
     fault = FAULTS[name]
     shrinks = not large(name)  # a large fault does not show on a smaller batch
     phases = (Phase.generate, Phase.shrink) if shrinks else (Phase.generate,)
-    hit = found(faulty(fault, assigner_alone=fault.stage in ASSIGNED), fault.check, phases)
+    hit = first_failure(faulty(fault, assigner_alone=fault.stage in ASSIGNED), fault.check, phases)
     assert hit is not None, f"not found by test_{fault.check}"
     assert hit.batches <= PROFILES["ci"].examples
     assert hit.failure.stage == fault.stage, hit.failure
@@ -91,15 +91,15 @@ def test_found_where_stages_are_shown(name: str):
         assert_small(name, hit)
 
 
-def found(
-    implementation: Implementation, lane: str, phases: tuple[Phase, ...] = (Phase.generate,)
-) -> Hit | None:
-    """Return the first failure that the check named `lane`, or else one of three other checks, finds; or None."""
-    lanes = dict.fromkeys((lane, "loss_of_large_boxes", "metric", "targets"))
-    return next((hit for each in lanes if (hit := attack(implementation, each, phases))), None)
+def first_failure(
+    implementation: Implementation, check: str, phases: tuple[Phase, ...] = (Phase.generate,)
+) -> FailedCheck | None:
+    """Return the first failure that the check named `check`, or else one of three other checks, finds; or None."""
+    checks = dict.fromkeys((check, "loss_of_large_boxes", "metric", "targets"))
+    return next((hit for name in checks if (hit := attack(implementation, name, phases))), None)
 
 
-def assert_small(name: str, hit: Hit) -> None:
+def assert_small(name: str, hit: FailedCheck) -> None:
     batch = hit.failure.batch
     counts = [int((batch.annotations[:, 0] == image).sum()) for image in range(batch.images)]
     line = batch.describe()
@@ -117,7 +117,7 @@ def assert_small(name: str, hit: Hit) -> None:
 def test_found_where_outputs_alone_are_shown(name: str):
     """If the adapter exposes only outputs, a fault is found at its stage or at an indistinguishable stage."""
     fault = FAULTS[name]
-    hit = found(faulty(fault, exposes_stages=False), fault.check)
+    hit = first_failure(faulty(fault, exposes_stages=False), fault.check)
     assert hit is not None, f"not found by test_{fault.check}"
     assert hit.failure.stage in fault.outputs_stages, hit.failure
 

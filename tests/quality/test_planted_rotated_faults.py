@@ -13,17 +13,17 @@ from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.task import OBB
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
-from tal_conformance.mutation.attack import Hit, attack, faulty
+from tal_conformance.mutation.attack import FailedCheck, attack, faulty
 from tal_conformance.mutation.planted_faults import FAULTS_BY_TASK
 
 FAULTS = FAULTS_BY_TASK[OBB.name]
 every_fault = pytest.mark.parametrize("name", parameters(FAULTS))
 
 
-def found(implementation: Implementation, check: str) -> Hit | None:
+def first_failure(implementation: Implementation, check: str) -> FailedCheck | None:
     """Return the first failure that the fault's own check or two others find on the batches of `ci`."""
-    lanes = dict.fromkeys((check, "loss", "targets", "metric"))
-    return next((hit for lane in lanes if (hit := attack(implementation, lane, task=OBB.name))), None)
+    checks = dict.fromkeys((check, "loss", "targets", "metric"))
+    return next((hit for name in checks if (hit := attack(implementation, name, task=OBB.name))), None)
 
 
 @pytest.mark.slow
@@ -31,7 +31,7 @@ def found(implementation: Implementation, check: str) -> Hit | None:
 def test_found_where_stages_are_exposed(name: str):
     """A fault is found at its stage if stages are exposed."""
     fault = FAULTS[name]
-    hit = found(faulty(fault), fault.check)
+    hit = first_failure(faulty(fault), fault.check)
     assert hit is not None, f"not found by test_{fault.check}"
     assert hit.failure.stage == fault.stage, hit.failure
 
@@ -41,7 +41,7 @@ def test_found_where_stages_are_exposed(name: str):
 def test_found_where_outputs_alone_are_exposed(name: str):
     """A fault of an adapter that exposes only outputs is found at its stage or an indistinguishable one."""
     fault = FAULTS[name]
-    hit = found(faulty(fault, exposes_stages=False), fault.check)
+    hit = first_failure(faulty(fault, exposes_stages=False), fault.check)
     assert hit is not None, f"not found by test_{fault.check}"
     assert hit.failure.stage in (*fault.outputs_stages, *OBB.stages_of("term", "gradients")), hit.failure
 

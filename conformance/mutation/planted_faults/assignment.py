@@ -55,9 +55,9 @@ def only_horizontally_inside(boxes: Tensor, centres: Tensor, floor: tuple[int, i
         StageName.METRIC,
     ),
 )
-def iou_for_ciou(one: Tensor, other: Tensor) -> Tensor:
+def iou_for_ciou(first: Tensor, second: Tensor) -> Tensor:
     """Return IoU instead of CIoU as the overlap in the assignment."""
-    return tal_reference.boxes.iou(one, other)
+    return tal_reference.boxes.iou(first, second)
 
 
 # A negative overlap to an even power gives a positive metric, but never wins a contested anchor.
@@ -76,9 +76,9 @@ def ciou_unclamped(truths: Tensor, boxes: Tensor, candidates: Tensor) -> Tensor:
 
 # The overlap is too small. In the outputs of a single positive, a too small metric has the same effect.
 @fault(at="tal_reference.assignment.ciou", outputs_stages=(StageName.OVERLAP, StageName.METRIC))
-def overlap_in_cells(one: Tensor, other: Tensor) -> Tensor:
+def overlap_in_cells(first: Tensor, second: Tensor) -> Tensor:
     """Return CIoU of boxes whose coordinates are divided by 4,096, so that the formula's eps changes the result."""
-    return tal_reference.boxes.ciou(one / 4096, other / 4096)
+    return tal_reference.boxes.ciou(first / 4096, second / 4096)
 
 
 @fault(at="tal_reference.assignment.alignment_metric")

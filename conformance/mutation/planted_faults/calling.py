@@ -7,7 +7,7 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from tal_conformance.core.outcome import Loss
-from tal_conformance.mutation.planted_faults.faulty_criterion import Asked, calling
+from tal_conformance.mutation.planted_faults.faulty_criterion import CriterionCall, calling
 
 Memory = dict[Any, Any]
 
@@ -50,7 +50,7 @@ class _OwnGradient(torch.autograd.Function):
         return None, None, None, *result
 
 
-def _own_gradient(memory: Memory, call: Asked, rule: str) -> Loss:
+def _own_gradient(memory: Memory, call: CriterionCall, rule: str) -> Loss:
     """Return the loss with gradients computed in advance; `rule` names the fault of the backward pass."""
     if not (torch.is_grad_enabled() and all(level.requires_grad for level in call.maps)):
         return call.loss()
@@ -64,25 +64,25 @@ def _own_gradient(memory: Memory, call: Asked, rule: str) -> Loss:
 
 
 @calling("scaled-gradients", "CALL-1")
-def incoming_gradient_is_ignored(memory: Memory, call: Asked) -> Loss:
+def incoming_gradient_is_ignored(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss whose backward pass ignores the incoming gradient."""
     return _own_gradient(memory, call, "ignores the slope")
 
 
 @calling("scaled-gradients", "CALL-1")
-def incoming_gradient_is_clamped(memory: Memory, call: Asked) -> Loss:
+def incoming_gradient_is_clamped(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss whose backward pass clamps the incoming gradient, as a guard against exploding losses."""
     return _own_gradient(memory, call, "clamps the slope")
 
 
 @calling("two-forwards", "CALL-1")
-def gradient_of_the_last_forward(memory: Memory, call: Asked) -> Loss:
+def gradient_of_the_last_forward(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss whose backward pass returns the gradients of the last forward pass."""
     return _own_gradient(memory, call, "of the last call")
 
 
 @calling("two-forwards", "CALL-1")
-def items_in_one_buffer(memory: Memory, call: Asked) -> Loss:
+def items_in_one_buffer(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss whose items are in a buffer that the next call overwrites."""
     loss = call.loss()
     buffer = memory.setdefault("items", torch.zeros_like(loss.items))
@@ -91,19 +91,19 @@ def items_in_one_buffer(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("retained-graph", "CALL-1")
-def graph_is_freed(memory: Memory, call: Asked) -> Loss:
+def graph_is_freed(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that raises in a second backward pass, even with `retain_graph=True`."""
     return _own_gradient(memory, call, "once")
 
 
 @calling("retained-graph", "CALL-1")
-def second_backward_adds_up(memory: Memory, call: Asked) -> Loss:
+def second_backward_adds_up(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss whose second backward pass returns wrong gradients, from the buffer of the first."""
     return _own_gradient(memory, call, "adds up")
 
 
 @calling("backward", "CALL-1")
-def doubles_the_grad_of_leaves(memory: Memory, call: Asked) -> Loss:
+def doubles_the_grad_of_leaves(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that doubles the `.grad` of feature maps that are leaf tensors, like a duplicate hook."""
     if torch.is_grad_enabled():
         for level in call.maps:
@@ -118,7 +118,7 @@ def _double(level: Tensor) -> None:
 
 
 @calling("frozen-maps", "CALL-2")
-def frozen_map_raises(memory: Memory, call: Asked) -> Loss:
+def frozen_map_raises(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that registers a hook on every feature map, which raises if a map requires no gradient."""
     if torch.is_grad_enabled() and any(level.requires_grad for level in call.maps):
         for level in call.maps:
@@ -127,7 +127,7 @@ def frozen_map_raises(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("frozen-maps", "CALL-2")
-def frozen_map_is_left_out(memory: Memory, call: Asked) -> Loss:
+def frozen_map_is_left_out(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that treats a feature map without gradient as zeros."""
     if not any(level.requires_grad for level in call.maps):
         return call.loss()
@@ -137,7 +137,7 @@ def frozen_map_is_left_out(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("non-leaf-maps", "CALL-2")
-def needs_leaves(memory: Memory, call: Asked) -> Loss:
+def needs_leaves(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that sets `requires_grad` of the feature maps, which raises for non-leaf tensors."""
     if torch.is_grad_enabled() and any(level.requires_grad for level in call.maps):
         for level in call.maps:
@@ -148,7 +148,7 @@ def needs_leaves(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("grad-attribute", "CALL-2")
-def grad_is_cleared(memory: Memory, call: Asked) -> Loss:
+def grad_is_cleared(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that sets the `.grad` of the feature maps to None."""
     for level in call.maps:
         if level.is_leaf:
@@ -157,7 +157,7 @@ def grad_is_cleared(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("grad-attribute", "CALL-2")
-def grad_is_zeroed_in_place(memory: Memory, call: Asked) -> Loss:
+def grad_is_zeroed_in_place(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that zeroes the `.grad` of the feature maps in place, as optimisers do."""
     for level in call.maps:
         if level.is_leaf and level.grad is not None:
@@ -171,7 +171,7 @@ def _strides(shape: torch.Size) -> list[int]:
 
 
 @calling("channels-last", "CALL-3")
-def read_in_memory_order(memory: Memory, call: Asked) -> Loss:
+def read_in_memory_order(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that reads feature maps as contiguous memory, like a kernel that gets a bare pointer."""
     if any(level.untyped_storage().nbytes() < level.numel() * level.element_size() for level in call.maps):
         return call.loss()
@@ -180,27 +180,27 @@ def read_in_memory_order(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("channels-last", "CALL-3")
-def view_for_reshape(memory: Memory, call: Asked) -> Loss:
+def view_for_reshape(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that flattens with `view`, which raises for some memory layouts."""
     maps = tuple(level.view(len(level), -1).view(level.shape) for level in call.maps)
     return call.loss(maps=maps)
 
 
 @calling("strided-views", "CALL-3")
-def strides_of_rows_are_ignored(memory: Memory, call: Asked) -> Loss:
+def strides_of_rows_are_ignored(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that reads the annotation rows as contiguous memory, whatever their strides are."""
     rows = call.rows.as_strided(call.rows.shape, _strides(call.rows.shape))
     return call.loss(rows=rows.clamp(min=0))
 
 
 @calling("storage-offset", "CALL-3")
-def storage_offset_is_ignored(memory: Memory, call: Asked) -> Loss:
+def storage_offset_is_ignored(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that reads each feature map from the beginning of its memory block."""
     return call.loss(maps=tuple(level.as_strided(level.shape, level.stride(), 0) for level in call.maps))
 
 
 @calling("no-grad", "CALL-4")
-def another_loss_in_validation(memory: Memory, call: Asked) -> Loss:
+def another_loss_in_validation(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss whose total lacks the factor of the batch size if no feature map requires gradients."""
     loss = call.loss()
     if torch.is_grad_enabled():
@@ -209,7 +209,7 @@ def another_loss_in_validation(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("no-grad", "CALL-4")
-def clamps_its_inputs_in_validation(memory: Memory, call: Asked) -> Loss:
+def clamps_its_inputs_in_validation(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that clamps the feature maps in place while gradients are disabled."""
     if not torch.is_grad_enabled():
         for level in call.maps:
@@ -218,7 +218,7 @@ def clamps_its_inputs_in_validation(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("inference-mode", "CALL-4")
-def inference_tensors_are_cached(memory: Memory, call: Asked) -> Loss:
+def inference_tensors_are_cached(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that keeps a tensor of the first call, which fails later if made in inference mode."""
     one = memory.setdefault("one", torch.ones((), device=call.rows.device))
     loss = call.loss()
@@ -226,7 +226,7 @@ def inference_tensors_are_cached(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("threads", "CALL-5")
-def half_of_the_gradient_with_threads(memory: Memory, call: Asked) -> Loss:
+def half_of_the_gradient_with_threads(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss without gradients for the second half of the images if torch uses several threads."""
     if torch.get_num_threads() == 1:
         return call.loss()
@@ -235,14 +235,14 @@ def half_of_the_gradient_with_threads(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("threads", "CALL-5")
-def needs_one_thread(memory: Memory, call: Asked) -> Loss:
+def needs_one_thread(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that sets the number of torch's threads to 1 and does not restore it."""
     torch.set_num_threads(1)
     return call.loss()
 
 
 @calling("deterministic-algorithms", "CALL-5")
-def other_sum_where_deterministic(memory: Memory, call: Asked) -> Loss:
+def other_sum_where_deterministic(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss without DFL while torch's deterministic algorithms are enabled."""
     loss = call.loss()
     if not torch.are_deterministic_algorithms_enabled():
@@ -252,7 +252,7 @@ def other_sum_where_deterministic(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("deterministic-algorithms", "CALL-5")
-def uninitialised_memory_is_read(memory: Memory, call: Asked) -> Loss:
+def uninitialised_memory_is_read(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that adds uninitialised memory, which torch fills with NaN in deterministic mode."""
     loss = call.loss()
     buffer = torch.empty_like(loss.total)
@@ -261,7 +261,7 @@ def uninitialised_memory_is_read(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("compile", "CALL-5")
-def another_branch_while_compiling(memory: Memory, call: Asked) -> Loss:
+def another_branch_while_compiling(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss without DFL while `torch.compile` traces it."""
     loss = call.loss()
     if not torch.compiler.is_compiling():
@@ -271,7 +271,7 @@ def another_branch_while_compiling(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("out-of-memory", "CALL-6")
-def fewer_positives_without_memory(memory: Memory, call: Asked) -> Loss:
+def fewer_positives_without_memory(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that catches an out-of-memory error and tries again with k = 1."""
     try:
         return call.loss()
@@ -280,7 +280,7 @@ def fewer_positives_without_memory(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("out-of-memory", "CALL-6")
-def zero_loss_without_memory(memory: Memory, call: Asked) -> Loss:
+def zero_loss_without_memory(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that catches an out-of-memory error and returns zero."""
     try:
         return call.loss()
@@ -290,7 +290,7 @@ def zero_loss_without_memory(memory: Memory, call: Asked) -> Loss:
 
 
 @calling("out-of-memory", "CALL-6")
-def stays_small_after_an_error(memory: Memory, call: Asked) -> Loss:
+def stays_small_after_an_error(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that raises an out-of-memory error as it should, but uses k = 1 in all later calls."""
     numbers = memory.get("numbers", call.numbers)
     try:
@@ -313,19 +313,19 @@ def _reduced(loss: Loss, reduces: str) -> Loss:
 
 
 @calling("two-processes", "CALL-7")
-def reduces_without_saying_so(memory: Memory, call: Asked) -> Loss:
+def reduces_without_saying_so(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that averages N, the sum of target scores, over processes without declaring it."""
     return _reduced(call.loss(), "mean")
 
 
 @calling("two-processes", "CALL-7", reduces="mean")
-def declares_a_mean_and_sums(memory: Memory, call: Asked) -> Loss:
+def declares_a_mean_and_sums(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that sums N (sum of target scores) over processes, although the adapter declares the mean."""
     return _reduced(call.loss(), "sum")
 
 
 @calling("two-processes", "CALL-7", reduces="sum")
-def declares_a_reduction_and_has_none(memory: Memory, call: Asked) -> Loss:
+def declares_a_reduction_and_has_none(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that does not sum N (sum of target scores) over processes, although the adapter declares it."""
     return call.loss()
 
@@ -333,7 +333,7 @@ def declares_a_reduction_and_has_none(memory: Memory, call: Asked) -> Loss:
 def correct(reduces: str | None) -> Any:
     """Return a correct loss as a `Behaviour`; it reduces N (sum of target scores) over processes by `reduces`."""
 
-    def behaviour(memory: Memory, call: Asked) -> Loss:
+    def behaviour(memory: Memory, call: CriterionCall) -> Loss:
         loss = call.loss()
         return loss if reduces is None else _reduced(loss, reduces)
 

@@ -18,7 +18,7 @@ from tal_reference import Head, Hyperparameters
 
 
 @dataclass(frozen=True)
-class Asked:
+class CriterionCall:
     """The arguments of one call of a criterion.
 
     Attributes:
@@ -44,7 +44,7 @@ class Behaviour(Protocol):
 
     __name__: str
 
-    def __call__(self, memory: dict[Any, Any], call: Asked) -> Loss:
+    def __call__(self, memory: dict[Any, Any], call: CriterionCall) -> Loss:
         """Return the loss for a call.
 
         Args:
@@ -113,7 +113,7 @@ class FaultyCriterion:
         memory = self._memory if self._fault.shared else {}
 
         def criterion(feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:
-            call = Asked(feature_maps, annotations, head, hyperparameters)
+            call = CriterionCall(feature_maps, annotations, head, hyperparameters)
             return self._visible(self._fault.behaviour(memory, call))
 
         return criterion

@@ -25,9 +25,9 @@ def eps_on_the_width(box: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @fault(at="tal_reference.loss.ciou")
-def box_loss_in_a_large_unit(one: Tensor, other: Tensor) -> Tensor:
+def box_loss_in_a_large_unit(first: Tensor, second: Tensor) -> Tensor:
     """Return CIoU for the box loss, of boxes divided by 4,096, so small that the formula's eps changes the result."""
-    return tal_reference.boxes.ciou(one / 4096, other / 4096)
+    return tal_reference.boxes.ciou(first / 4096, second / 4096)
 
 
 _loss_items = tal_reference.loss.loss_items
@@ -53,9 +53,9 @@ def target_box_in_pixels(
 
 
 @fault(at="tal_reference.loss.ciou")
-def iou_for_ciou_in_the_loss(one: Tensor, other: Tensor) -> Tensor:
+def iou_for_ciou_in_the_loss(first: Tensor, second: Tensor) -> Tensor:
     """Return IoU instead of CIoU in the box loss."""
-    return tal_reference.boxes.iou(one, other)
+    return tal_reference.boxes.iou(first, second)
 
 
 @fault(at="tal_reference.loss.dfl_loss")
@@ -163,11 +163,11 @@ enter("missing_batch_size", {"tal_reference.loss.DetectionLoss": _WithoutBatchSi
 
 
 @fault(at="tal_reference.boxes.shape_penalty")
-def alpha_differentiated(one: Tensor, other: Tensor, overlap: Tensor) -> Tensor:
+def alpha_differentiated(first: Tensor, second: Tensor, overlap: Tensor) -> Tensor:
     """Return the shape penalty of CIoU with a gradient through its weight alpha, instead of detaching it."""
     (w1, h1), (w2, h2) = (
-        tal_reference.boxes.width_and_height(one),
-        tal_reference.boxes.width_and_height(other),
+        tal_reference.boxes.width_and_height(first),
+        tal_reference.boxes.width_and_height(second),
     )
     difference = 4 / torch.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)).square()
     return difference / (1 - overlap + difference + EPS) * difference
@@ -177,9 +177,9 @@ _shape_penalty = tal_reference.boxes.shape_penalty
 
 
 @fault(at="tal_reference.boxes.shape_penalty")
-def shape_penalty_without_gradient(one: Tensor, other: Tensor, overlap: Tensor) -> Tensor:
+def shape_penalty_without_gradient(first: Tensor, second: Tensor, overlap: Tensor) -> Tensor:
     """Return the shape penalty of CIoU without any gradient, instead of detaching only its weight alpha."""
-    return _shape_penalty(one, other, overlap).detach()
+    return _shape_penalty(first, second, overlap).detach()
 
 
 def _assign_with_gradient(

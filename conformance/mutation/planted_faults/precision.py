@@ -46,9 +46,9 @@ def metric_in_16_bits(score: Tensor, overlap: Tensor, numbers: Hyperparameters) 
 @fault(
     at="tal_reference.assignment.ciou", outputs_stages=(StageName.OVERLAP, StageName.METRIC, StageName.TOP_K)
 )
-def overlap_in_16_bits(one: Tensor, other: Tensor) -> Tensor:
+def overlap_in_16_bits(first: Tensor, second: Tensor) -> Tensor:
     """Return CIoU for the assigner, of boxes that are both rounded to 16 bits."""
-    return tal_reference.boxes.ciou(_rounded(one), _rounded(other))
+    return tal_reference.boxes.ciou(_rounded(first), _rounded(second))
 
 
 _normalised = tal_reference.assignment.normalised

@@ -8,7 +8,7 @@ import torch
 
 import tal_reference.anchors
 from tal_conformance.core.outcome import Loss
-from tal_conformance.mutation.planted_faults.faulty_criterion import Asked, state
+from tal_conformance.mutation.planted_faults.faulty_criterion import CriterionCall, state
 
 Memory = dict[Any, Any]
 _make_anchors, _input_size = tal_reference.anchors.make_anchors, tal_reference.anchors.input_size
@@ -16,7 +16,7 @@ WARM_UP = 10
 """Number of calls after which the fault `warm_up_of_ten_calls` changes k."""
 
 
-def _with_cached(memory: Memory, call: Asked, key: Any, name: str, function: Any) -> Loss:
+def _with_cached(memory: Memory, call: CriterionCall, key: Any, name: str, function: Any) -> Loss:
     """Return the loss, with the result of the reference's function `name` cached under `key` alone."""
 
     def cached(*arguments: Any) -> Any:
@@ -29,39 +29,39 @@ def _with_cached(memory: Memory, call: Asked, key: Any, name: str, function: Any
 
 
 @state("multi-scale")
-def anchors_cached_by_count(memory: Memory, call: Asked) -> Loss:
+def anchors_cached_by_count(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss with anchors cached by their number, which can be equal for different shapes."""
     count = sum(level[0, 0].numel() for level in call.maps)
     return _with_cached(memory, call, count, "make_anchors", _make_anchors)
 
 
 @state("multi-scale")
-def anchors_of_the_first_call(memory: Memory, call: Asked) -> Loss:
+def anchors_of_the_first_call(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that reuses the anchors of the first call."""
     return _with_cached(memory, call, call.rows.device, "make_anchors", _make_anchors)
 
 
 @state("multi-scale")
-def input_size_of_the_first_call(memory: Memory, call: Asked) -> Loss:
+def input_size_of_the_first_call(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that scales annotations by the input size of the first call."""
     return _with_cached(memory, call, None, "input_size", _input_size)
 
 
 @state("multi-scale")
-def anchors_cached_by_area(memory: Memory, call: Asked) -> Loss:
+def anchors_cached_by_area(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss with anchors cached by the first level's number of cells, equal for 4x6 and 6x4."""
     return _with_cached(memory, call, call.maps[0][0, 0].numel(), "make_anchors", _make_anchors)
 
 
 @state("two-heads", "STATE-2", shared=True)
-def anchors_cached_by_shape_alone(memory: Memory, call: Asked) -> Loss:
+def anchors_cached_by_shape_alone(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss with anchors cached by the shapes of the feature maps, although strides may differ."""
     shapes = tuple(level.shape[2:] for level in call.maps)
     return _with_cached(memory, call, shapes, "make_anchors", _make_anchors)
 
 
 @state("two-heads", "STATE-2", shared=True)
-def classes_of_the_first_head(memory: Memory, call: Asked) -> Loss:
+def classes_of_the_first_head(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that reads as many classes as the first head had; other class logits become 0."""
     classes = memory.setdefault("classes", call.head.classes)
     read = 4 * call.head.reg_max + classes
@@ -70,14 +70,14 @@ def classes_of_the_first_head(memory: Memory, call: Asked) -> Loss:
 
 
 @state("float32-after-bfloat16")
-def logits_in_the_first_dtype(memory: Memory, call: Asked) -> Loss:
+def logits_in_the_first_dtype(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that rounds feature maps to the dtype of the first call."""
     dtype = memory.setdefault("dtype", call.maps[0].dtype)
     return call.loss(maps=tuple(level.to(dtype).to(level.dtype) for level in call.maps))
 
 
 @state("float32-after-bfloat16")
-def half_precision_sticks(memory: Memory, call: Asked) -> Loss:
+def half_precision_sticks(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that rounds feature maps to bfloat16 in all calls after the first call under autocast."""
     memory["half"] = memory.get("half", False) or torch.is_autocast_enabled("cpu")
     if not memory["half"] or torch.is_autocast_enabled("cpu"):
@@ -86,7 +86,7 @@ def half_precision_sticks(memory: Memory, call: Asked) -> Loss:
 
 
 @state("smaller-last-batch")
-def batch_size_of_the_first_call(memory: Memory, call: Asked) -> Loss:
+def batch_size_of_the_first_call(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss whose total is multiplied by the batch size of the first call."""
     images = memory.setdefault("images", len(call.maps[0]))
     loss = call.loss()
@@ -94,7 +94,7 @@ def batch_size_of_the_first_call(memory: Memory, call: Asked) -> Loss:
 
 
 @state("smaller-last-batch")
-def rows_of_a_larger_batch_stay(memory: Memory, call: Asked) -> Loss:
+def rows_of_a_larger_batch_stay(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that reads annotation rows from a growing buffer, including rows of earlier batches."""
     buffer = memory.get("rows")
     if buffer is None or len(buffer) < len(call.rows):
@@ -108,7 +108,7 @@ def rows_of_a_larger_batch_stay(memory: Memory, call: Asked) -> Loss:
 
 
 @state("equal-shapes")
-def running_average_of_the_items(memory: Memory, call: Asked) -> Loss:
+def running_average_of_the_items(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss whose items are a running average over the calls."""
     loss = call.loss()
     memory["items"] = 0.9 * memory.get("items", loss.items) + 0.1 * loss.items
@@ -116,7 +116,7 @@ def running_average_of_the_items(memory: Memory, call: Asked) -> Loss:
 
 
 @state("equal-shapes")
-def total_divided_by_the_last_sum(memory: Memory, call: Asked) -> Loss:
+def total_divided_by_the_last_sum(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss divided by the sum of target scores of the previous call instead of this call."""
     loss = call.loss()
     assert loss.assignment is not None
@@ -127,7 +127,7 @@ def total_divided_by_the_last_sum(memory: Memory, call: Asked) -> Loss:
 
 
 @state("equal-shapes")
-def warm_up_of_ten_calls(memory: Memory, call: Asked) -> Loss:
+def warm_up_of_ten_calls(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss with k = 3 after the first ten calls."""
     memory["calls"] = memory.get("calls", 0) + 1
     topk = call.numbers.topk if memory["calls"] <= WARM_UP else 3
@@ -135,7 +135,7 @@ def warm_up_of_ten_calls(memory: Memory, call: Asked) -> Loss:
 
 
 @state("equal-shapes")
-def items_cached_by_shape(memory: Memory, call: Asked) -> Loss:
+def items_cached_by_shape(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that returns the items of the first batch with the same shapes."""
     loss = call.loss()
     key = call.rows.shape, *(level.shape for level in call.maps)
@@ -144,7 +144,7 @@ def items_cached_by_shape(memory: Memory, call: Asked) -> Loss:
 
 
 @state("equal-shapes")
-def every_other_assignment(memory: Memory, call: Asked) -> Loss:
+def every_other_assignment(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that uses the predictions of each odd-numbered call again in the next call."""
     memory["calls"] = memory.get("calls", 0) + 1
     if memory["calls"] % 2:
@@ -160,7 +160,7 @@ def every_other_assignment(memory: Memory, call: Asked) -> Loss:
 
 
 @state("changed-gains", "STATE-2", shared=True)
-def gains_of_the_first_call(memory: Memory, call: Asked) -> Loss:
+def gains_of_the_first_call(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss with the gains of the first call."""
     numbers = memory.setdefault("numbers", call.numbers)
     gains = {name: getattr(numbers, name) for name in ("box_gain", "cls_gain", "dfl_gain")}
@@ -168,14 +168,14 @@ def gains_of_the_first_call(memory: Memory, call: Asked) -> Loss:
 
 
 @state("changed-gains", "STATE-2", shared=True)
-def k_of_the_first_call(memory: Memory, call: Asked) -> Loss:
+def k_of_the_first_call(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss whose assigner has the k of the first call."""
     topk = memory.setdefault("topk", call.numbers.topk)
     return call.loss(numbers=replace(call.numbers, topk=topk))
 
 
 @state("train-validate-train")
-def validation_switches_the_dfl_off(memory: Memory, call: Asked) -> Loss:
+def validation_switches_the_dfl_off(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss without DFL after the first call with gradients disabled."""
     loss = call.loss()
     if not torch.is_grad_enabled():
@@ -186,7 +186,7 @@ def validation_switches_the_dfl_off(memory: Memory, call: Asked) -> Loss:
 
 
 @state("train-validate-train")
-def anchors_of_validation(memory: Memory, call: Asked) -> Loss:
+def anchors_of_validation(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that reuses a tensor made in inference mode, which autograd rejects in later training."""
     if torch.is_inference_mode_enabled():
         memory["one"] = torch.ones((), device=call.rows.device)

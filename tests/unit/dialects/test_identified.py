@@ -17,14 +17,20 @@ WORDS = "plain IoU in place of CIoU in the assignment"
 NAMED = f"ultralytics-8.4.190 with {WORDS}. That explains"
 
 
-def identification(dialect: Dialect, left: int = 0, **fields: Any) -> Identification:
-    """Return an identification on 10 batches, of which `left` are not explained."""
+def identification(dialect: Dialect, unexplained: int = 0, **fields: Any) -> Identification:
+    """Return an identification on 10 batches, of which `unexplained` are not explained."""
     implementation = implementation_from(ReferenceAdapter(NEWEST), "mine")
     subject = Subject(implementation, "cpu")
     failure = Failure(subject, Recipe().build(), Verdict.DIVERGENT, "overlap", "TAL-MET-1", "u differs")
     choices = [ChoiceEvidence("overlap", "TAL-MET-1", WORDS, 3, None)] if dialect is IOU else []
     return Identification(
-        implementation, NEWEST, dialect, 10, {"TAL-MET-1": (left, failure)} if left else {}, choices, **fields
+        implementation,
+        NEWEST,
+        dialect,
+        10,
+        {"TAL-MET-1": (unexplained, failure)} if unexplained else {},
+        choices,
+        **fields,
     )
 
 

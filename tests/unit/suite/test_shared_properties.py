@@ -65,7 +65,7 @@ def found_for(
     def drawn(*_: Any) -> list[tuple[Recipe, bool]]:
         return [(recipe, condition(recipe)) for recipe in recipes()[1::2]]
 
-    monkeypatch.setattr(module, "drawn_results", drawn)
+    monkeypatch.setattr(module, "new_results", drawn)
     return shared_properties(outcomes, NEWEST, given, module.failing_line, lambda: False)
 
 

@@ -53,12 +53,12 @@ def an_implementation(loss: Planted) -> Implementation:
     return implementation_from(Adapter(), "planted")
 
 
-def with_numbers(shown: bool = False, **changed: float) -> Planted:
-    """Return the reference's loss with changed hyperparameters. If `shown`, it exposes its assignment."""
+def with_numbers(exposes_assignment: bool = False, **changed: float) -> Planted:
+    """Return the reference's loss with changed hyperparameters. If `exposes_assignment`, it exposes its assignment."""
 
     def loss(maps: tuple[Tensor, ...], rows: Tensor, head: Head, numbers: Hyperparameters) -> Loss:
         returned = ReferenceAdapter().loss(maps, rows, head, replace(numbers, **changed))
-        return returned if shown else replace(returned, assignment=None)
+        return returned if exposes_assignment else replace(returned, assignment=None)
 
     return loss
 
@@ -129,7 +129,7 @@ def test_the_references_own_training_leads_to_the_very_same(recorded: RecordedTr
         pytest.param(with_numbers(topk=9), id="k 9 for 10"),
         pytest.param(with_numbers(beta=6.1), id="beta 6.1 for 6"),
         pytest.param(with_numbers(alpha=0.6), id="alpha 0.6 for 0.5"),
-        pytest.param(with_numbers(shown=True, topk=9), id="k 9 for 10, shown"),
+        pytest.param(with_numbers(exposes_assignment=True, topk=9), id="k 9 for 10, shown"),
         pytest.param(steeper_boxes, id="gradient alone"),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_wrong_loss_leads_elsewhere(recorded: RecordedTraining, loss: Planted)
 
 def test_a_factor_on_everything_is_left_to_the_stage_total(recorded: RecordedTraining):
     def loss(*arguments: Any) -> Loss:
-        right = with_numbers(shown=True)(*arguments)
+        right = with_numbers(exposes_assignment=True)(*arguments)
         return replace(right, total=right.total * 1.01)
 
     implementation = an_implementation(loss)
@@ -189,12 +189,12 @@ def own_choice(batch: Batch) -> list[Tensor]:
     return choice_of(own_targets(batch, NEWEST), batch)
 
 
-def equal_maps(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+def equal_maps(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
     """Return True if two sets of feature maps differ by at most 1e-6 of the largest value."""
-    largest = max(float(each.abs().max()) for each in one)
+    largest = max(float(level.abs().max()) for level in first)
     return all(
-        torch.allclose(mine, theirs, rtol=0, atol=1e-6 * largest)
-        for mine, theirs in zip(one, other, strict=True)
+        torch.allclose(left, right, rtol=0, atol=1e-6 * largest)
+        for left, right in zip(first, second, strict=True)
     )
 
 
@@ -206,9 +206,9 @@ def test_the_later_stages_on_ones_own_choice_are_the_whole_loss(batch: Batch):
 
 def test_a_choice_is_the_same_whoever_shows_it(batch: Batch):
     for name in ("reference", "ultralytics"):
-        shown = execute(find(name), batch).assignment
-        assert shown is not None
-        assert same_choice(choice_of(shown, batch), own_choice(batch))
+        exposes_assignment = execute(find(name), batch).assignment
+        assert exposes_assignment is not None
+        assert same_choice(choice_of(exposes_assignment, batch), own_choice(batch))
 
 
 def without_one(choice: list[Tensor]) -> list[Tensor]:
@@ -233,7 +233,7 @@ def test_an_allowed_choice_is_followed(batch: Batch):
 
 
 def test_a_wrong_choice_is_not_followed(batch: Batch):
-    subject = Subject(an_implementation(with_numbers(shown=True, topk=3)))
+    subject = Subject(an_implementation(with_numbers(exposes_assignment=True, topk=3)))
     subject(0, batch)
     reference = Reference(NEWEST, subject)
     assert equal_maps(reference(0, batch), gradient_on(batch, own_choice(batch)))
@@ -248,14 +248,14 @@ def test_a_dialect_makes_its_own_choices(recorded: RecordedTraining):
 
 def test_controls_move_the_gradient_a_little_and_differently(batch: Batch):
     choices = [own_choice(batch)]
-    exact, one, same, other = (
+    exact, first, same, second = (
         torch.cat([level.flatten() for level in gradients])
         for gradients in (
             gradient_on(batch, choices[0]),
             *(Control(choices, seed)(0, batch) for seed in (1, 1, 2)),
         )
     )
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    share = (one - exact).norm() / exact.norm()
+    assert torch.equal(first, same)
+    assert not torch.equal(first, second)
+    share = (first - exact).norm() / exact.norm()
     assert 1e-7 < share < 1e-3

@@ -93,7 +93,7 @@ def test_steps_are_counted_and_chosen(step: Step, tmp_path: Path, capsys: pytest
         for recipe in (CROWDED, CROWDED, CROWDED, EMPTY):
             step(recipe.build())
     assert recorded.calls == 4
-    reasons = {one.step: {name for _, name in one.reasons} for one in recorded.shelf.kept}
+    reasons = {one.step: {name for _, name in one.reasons} for one in recorded.shelf.cases}
     assert list(reasons) == [0, 2, 3]
     assert {"first", "most GTs so far", "smallest GT so far"} <= reasons[0]
     assert reasons[2] == {"every n-th"}
@@ -286,10 +286,10 @@ def test_numbers_of_a_device_are_not_waited_for(step: Step, tmp_path: Path, monk
     with recording(tmp_path, every=1) as recorded:
         step(CROWDED.build())
         step(CROWDED.build())
-        assert (waited, recorded.shelf.kept) == ([], [])
+        assert (waited, recorded.shelf.cases) == ([], [])
         step(CROWDED.build())
-        assert (len(waited), [one.step for one in recorded.shelf.kept]) == (1, [0])
-    assert [one.step for one in recorded.shelf.kept] == [0, 1, 2]
+        assert (len(waited), [one.step for one in recorded.shelf.cases]) == (1, [0])
+    assert [one.step for one in recorded.shelf.cases] == [0, 1, 2]
 
 
 def test_what_waits_holds_neither_graph_nor_images(step: Step):

@@ -28,13 +28,13 @@ def filled(folder: Path, room: float, *reasons: str) -> CaseStore:
 
 
 def steps(shelf: CaseStore) -> list[int]:
-    return [one.step for one in shelf.kept]
+    return [one.step for one in shelf.cases]
 
 
 def test_files_are_batches_and_nothing_lies_beside_them(tmp_path: Path):
     shelf = filled(tmp_path, 9, FIRST, EVERY, EVERY)
-    assert [Batch.load(one.path).id for one in shelf.kept] == [batch.id for batch in BATCHES[:3]]
-    assert sorted(tmp_path.iterdir()) == [one.path for one in shelf.kept]
+    assert [Batch.load(one.path).id for one in shelf.cases] == [batch.id for batch in BATCHES[:3]]
+    assert sorted(tmp_path.iterdir()) == [one.path for one in shelf.cases]
     assert shelf.size == sum(path.stat().st_size for path in tmp_path.iterdir())
 
 
@@ -59,16 +59,16 @@ def test_a_batch_is_beaten_only_where_all_its_records_are(tmp_path: Path):
     shelf = CaseStore(tmp_path, 9 * SIZE)
     shelf.add(BATCHES[0], 0, {(0, LARGEST), (0, MOST)})
     shelf.add(BATCHES[1], 1, {(0, LARGEST)})
-    assert [one.rank for one in shelf.kept] == [2, 2]
+    assert [one.rank for one in shelf.cases] == [2, 2]
     shelf.add(BATCHES[2], 2, {(0, MOST)})
-    assert [one.rank for one in shelf.kept] == [0, 2, 2]
+    assert [one.rank for one in shelf.cases] == [0, 2, 2]
 
 
 def test_the_two_losses_of_an_end_to_end_head_have_their_own_records(tmp_path: Path):
     shelf = CaseStore(tmp_path, 3 * SIZE)
     for step, which in enumerate((0, 1)):
         shelf.add(BATCHES[step], step, {(which, LARGEST)})
-    assert [one.rank for one in shelf.kept] == [2, 2]
+    assert [one.rank for one in shelf.cases] == [2, 2]
 
 
 def test_nth_ones_are_thinned(tmp_path: Path):

@@ -13,7 +13,7 @@ def text(number: int, **fields: Any) -> str:
     return "\n".join(anchor_lines(picture(**fields), number))
 
 
-def one(pairs: Any, **fields: Any) -> str:
+def explanation_of(pairs: Any, **fields: Any) -> str:
     """Return the explanation of anchor 6, given a row of values for each ground truth (`pairs`)."""
     return text(6, anchors={"6": anchor(pairs)}, **fields)
 
@@ -57,7 +57,7 @@ def test_an_anchor_on_a_border(pixels: float):
 
 
 def test_an_image_without_ground_truths():
-    words = one([], truths=[], facts=[], reference=[], implementation=None)
+    words = explanation_of([], truths=[], facts=[], reference=[], implementation=None)
     assert "The image has no ground truth (TAL-EMPTY-1)." in words
     assert "implementation" not in words
 
@@ -79,17 +79,17 @@ def test_an_image_without_ground_truths():
 )
 def test_the_gap_to_the_kth_place(rank: Any, metric: Any, equal: Any, selected: Any, expected: str):
     facts = [{"candidates": 40, "kth": 0.01}] * 2
-    assert expected in one([[0, 0.5, 0.5, metric, rank, equal, selected]], facts=facts)
+    assert expected in explanation_of([[0, 0.5, 0.5, metric, rank, equal, selected]], facts=facts)
 
 
 def test_zeros_compete():
-    words = one([[0, 0.5, 0.0, 0.0, 5, 11, 0]])
+    words = explanation_of([[0, 0.5, 0.0, 0.0, 5, 11, 0]])
     assert "the 10th place has t 0 as well, and which anchors with t 0 fill it is not defined (T1)" in words
 
 
 def test_a_ground_truth_owns_an_anchor_that_it_did_not_select():
     pairs = [[1, 0.7, 0.3, 0.05, 2, 0, 1], [0, 0.6, 0.2, 0.004, 4, 0, 1], [2, 0.1, 0.9, 0.0, 30, 0, 0]]
-    words = one(pairs, reference=[[6, 2, 0.1]])
+    words = explanation_of(pairs, reference=[[6, 2, 0.1]])
     assert (
         "GT 2 overlaps it most, u 0.9, 0.6 more than GT 1, and wins, although it did not select it" in words
     )
@@ -97,19 +97,21 @@ def test_a_ground_truth_owns_an_anchor_that_it_did_not_select():
 
 def test_equal_and_no_overlaps():
     tie = [[1, 0.7, 0.4, 0.05, 2, 0, 1], [0, 0.6, 0.4, 0.004, 4, 0, 1]]
-    assert "overlap it equally, and which of them owns it is not defined (T2): here GT 1." in one(tie)
+    assert "overlap it equally, and which of them owns it is not defined (T2): here GT 1." in explanation_of(
+        tie
+    )
     zeros = [[1, 0.7, 0.0, 0.0, 2, 0, 1], [0, 0.6, 0.0, 0.0, 4, 0, 1]]
-    assert "with overlap 0: the image's first ground truth owns it (TAL-CONF-1)" in one(zeros)
+    assert "with overlap 0: the image's first ground truth owns it (TAL-CONF-1)" in explanation_of(zeros)
 
 
 def test_topk2_drops():
-    words = one([[0, 0.5, 0.5, 0.01, 3, 0, 1]], kept=1, reference=[])
+    words = explanation_of([[0, 0.5, 0.5, 0.01, 3, 0, 1]], kept=1, reference=[])
     assert "Its ground truth keeps the best topk2 = 1 of its anchors, not this one (TAL-CONF-2)" in words
 
 
 def test_a_widened_ground_truth():
     facts = [{"candidates": 4, "kth": 0.0, "widened": [1, 2, 17, 18]}]
-    assert "GT 0 (class 0), widened to (1, 2)-(17, 18) (TAL-CAND-2): score" in one(
+    assert "GT 0 (class 0), widened to (1, 2)-(17, 18) (TAL-CAND-2): score" in explanation_of(
         [[0, 0.5, 0.5, 0.01, 3, 0, 1]], facts=facts
     )
 
