@@ -1,9 +1,14 @@
-"""Record Ctrl-C, so that a run ends even if Python discards the KeyboardInterrupt."""
+"""Record Ctrl-C, so that a run ends even if Python discards the KeyboardInterrupt.
+
+Code of an implementation can send SIGINT too, to its own process. The supervisor of a run tells the two cases apart.
+"""
 
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
+
+from tal_conformance.core.supervision import supervised
 
 
 class Interrupts:
@@ -11,15 +16,20 @@ class Interrupts:
 
     Attributes:
         arrived: True once the signal has arrived, until `forget` is called.
+        sent_by_code: True once a signal has arrived that code of this process sent.
     """
 
     def __init__(self) -> None:
-        self.arrived = False
+        self.arrived = self.sent_by_code = False
 
-    def record(self) -> Callable[[], None]:
+    def record(self, during_call: bool = False) -> Callable[[], None]:
         """Record SIGINT from now on, and also call the previous handler; return a function that restores this handler.
 
         Outside of the main thread, and where SIGINT is ignored, nothing is recorded.
+
+        Args:
+            during_call: True while code of an implementation runs. The previous handler is then not called for a
+                signal that this code sent.
         """
         previous = signal.getsignal(signal.SIGINT)
         if not callable(previous) or threading.current_thread() is not threading.main_thread():
@@ -27,6 +37,9 @@ class Interrupts:
         call_previous = previous
 
         def handle(number: int, frame: FrameType | None) -> None:
+            if during_call and supervised.user_interrupted() is False:
+                self.sent_by_code = True
+                return
             self.arrived = True
             call_previous(number, frame)
 
@@ -42,11 +55,13 @@ class Interrupts:
         self.arrived = False
 
     def raise_if_arrived(self) -> None:
-        """Raise if SIGINT has arrived.
+        """Raise if SIGINT has arrived; forget it if code of this process sent it, or set `arrived` itself.
 
         Raises:
             KeyboardInterrupt: the user interrupted the run.
         """
+        if self.arrived and supervised.user_interrupted() is False:
+            self.arrived, self.sent_by_code = False, True
         if self.arrived:
             raise KeyboardInterrupt
 

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tal_conformance.core.processes import PATIENCE, PAUSE, children, kill
+from tal_conformance.core.processes import PATIENCE, PAUSE, children, descendants, kill
 from tal_text import warn
 
 GRACE = 20.0
@@ -37,6 +37,11 @@ HEAD = struct.Struct("<iiHHH")
 """Layout of the start of the page: 1 at the end of the work, its exit status, and the lengths of the three texts."""
 LONGEST = 1000
 """Largest number of bytes of each of these texts."""
+TAIL = struct.Struct("<III")
+"""Layout of the end of the page: number of the process's last question about SIGINT, number of the last question that
+the supervisor answered, and the number of times that the supervisor received SIGINT."""
+SETTLED, ANSWERED = 0.02, 5.0
+"""Seconds before a question, in which a signal reaches all processes of a terminal; seconds to wait for its answer."""
 FROM_A_PROCESS = 0
 """Code of a signal that a process sent with `kill`; the terminal's signals have another code."""
 
@@ -64,7 +69,8 @@ class Page:
     """A page of memory that a supervisor shares with the supervised process, its fork."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, HEAD.size + 3 * LONGEST)
+        self._tail = HEAD.size + 3 * LONGEST
+        self._memory = mmap.mmap(-1, self._tail + TAIL.size)
         self._marks = Marks()
 
     def write(self, marks: Marks) -> None:
@@ -73,8 +79,18 @@ class Page:
             text.encode("utf-8", "surrogatepass")[:LONGEST]
             for text in (marks.call, marks.folder, marks.reason)
         ]
-        self._memory[HEAD.size :] = b"".join(text.ljust(LONGEST, b"\0") for text in texts)
+        self._memory[HEAD.size : self._tail] = b"".join(text.ljust(LONGEST, b"\0") for text in texts)
         self._memory[: HEAD.size] = HEAD.pack(marks.finished, marks.status, *map(len, texts))
+
+    @property
+    def questions(self) -> tuple[int, int, int]:
+        """The three numbers that `TAIL` describes."""
+        asked, answered, received = TAIL.unpack_from(self._memory, self._tail)
+        return asked, answered, received
+
+    def set_question(self, place: int, number: int) -> None:
+        """Replace one of the three numbers, each of which only one of the two processes writes."""
+        struct.pack_into("<I", self._memory, self._tail + 4 * place, number)
 
     def read(self) -> Marks:
         """Return the marks that the page contains."""
@@ -109,6 +125,7 @@ class Supervised:
 
     def __init__(self) -> None:
         self._page: Page | None = None
+        self._supervisor = 0
         self._marks = Marks()
 
     @property
@@ -118,7 +135,7 @@ class Supervised:
 
     def begin(self, page: Page) -> None:
         """From now on, write all marks into the page that this process shares with its supervisor."""
-        self._page = page
+        self._page, self._supervisor = page, os.getppid()
 
     @contextmanager
     def calling(self, name: str) -> Iterator[None]:
@@ -153,6 +170,27 @@ class Supervised:
             raise Damaged(reason)
         self._set(replace(self._marks, reason=reason))
         os._exit(UNFINISHED)
+
+    def user_interrupted(self) -> bool | None:
+        """Return True if the supervisor received SIGINT too, False if it did not, None if that is unknown.
+
+        A terminal sends Ctrl-C to both processes, and the supervisor forwards the signal of another program. A signal
+        that code of this process sends reaches this process only.
+        """
+        if (
+            self._page is None or os.getppid() != self._supervisor
+        ):  # the latter in a fork of the supervised process
+            return None
+        time.sleep(SETTLED)
+        number = self._page.questions[0] + 1
+        self._page.set_question(0, number)
+        deadline = time.monotonic() + ANSWERED
+        while self._page.questions[1] != number:
+            if time.monotonic() > deadline:
+                return None
+            os.kill(self._supervisor, signal.SIGCHLD)  # wakes the supervisor
+            time.sleep(SETTLED / 4)
+        return self._page.questions[2] > 0
 
     def _set(self, marks: Marks) -> None:
         self._marks = marks
@@ -240,12 +278,20 @@ def _wait(pid: int, page: Page) -> tuple[int, bool, set[int]]:
     finished_at: float | None = None
     overdue = False
     while True:
+        question = page.questions[0]
         information = signal.sigtimedwait((*FORWARDED, signal.SIGCHLD), 0.5)
         if information is not None and information.si_signo != signal.SIGCHLD:
+            if information.si_code == FROM_A_PROCESS and information.si_pid in {pid} | descendants(pid):
+                continue  # code of the run itself pretends to be the user
             received.add(information.si_signo)
+            if information.si_signo == signal.SIGINT:
+                page.set_question(2, 1)
             if information.si_code == FROM_A_PROCESS:
                 os.kill(pid, information.si_signo)
             continue
+        page.set_question(
+            1, question
+        )  # no SIGINT was waiting: the system delivers signals with lower numbers first
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == pid:

@@ -4,13 +4,14 @@ import gc
 import importlib
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _pytest import faulthandler
 
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.benchmarks.table import table
@@ -20,6 +21,7 @@ from tal_conformance.core.interrupts import lost_interrupts
 from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.guards.code_state import CodeState, baseline, own_code
 from tal_conformance.implementations.guards.open_files import open_files
+from tal_conformance.implementations.guards.process_settings import fault_handler
 from tal_conformance.implementations.guards.torch_state import changes, torch_state
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.suite import terminal_output
@@ -109,6 +111,7 @@ def pytest_configure(config: pytest.Config) -> None:
     names = config.getoption("--implementation") or ["ultralytics"]
     chosen = against(config) or declared(config)
     open_files.protect()
+    _follow_fault_handler(config)
     found = find_implementations(names, chosen, config.getoption("--isolate"), config.getoption("--task"))
     task = task_to_test(config, found)
     chosen_task.choose(task)
@@ -134,6 +137,14 @@ def pytest_configure(config: pytest.Config) -> None:
             begin(run, config)
         except OSError as error:
             raise pytest.UsageError(f"cannot write into {run.folder}: {error}") from error
+
+
+def _follow_fault_handler(config: pytest.Config) -> None:
+    """Take the file and the timer of the handler of fatal errors from the configuration of pytest's plugin."""
+    key: Any = getattr(faulthandler, "fault_handler_stderr_fd_key", None)
+    fault_handler.file = None if key is None else config.stash.get(key, None)
+    with suppress(ValueError):  # without the plugin, the option is unknown
+        fault_handler.keeps_timer = float(config.getini("faulthandler_timeout") or 0) > 0
 
 
 @pytest.hookimpl(optionalhook=True)

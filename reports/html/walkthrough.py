@@ -112,7 +112,7 @@ def read_walkthrough(folder: Path) -> tuple[Walkthrough | None, str | None]:
         data = json.loads(path.read_bytes().decode())
         wrong = fault(data, "walkthrough") or fault(data["picture"], "log", "picture") or _broken(data)
         return (None, f"{NAME}: {wrong}") if wrong else (walk(data), None)
-    except (OSError, ValueError, TypeError, RecursionError, LookupError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, LookupError, ArithmeticError) as error:
         return None, f"{NAME} cannot be read: {error!s:.200}"
 
 

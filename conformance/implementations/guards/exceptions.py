@@ -2,7 +2,8 @@
 
 `pytest.skip()`, `pytest.xfail()`, `sys.exit()`, `KeyboardInterrupt`, `GeneratorExit` and `asyncio.CancelledError` do
 not derive from `Exception`. Raised by an implementation, they would skip a test or end the run; here they count as an
-error of the implementation. A real Ctrl-C is recognised by the signal that arrives with it.
+error of the implementation. A real Ctrl-C is recognised by the signal that arrives with it, which the supervisor of the
+run receives too.
 """
 
 import os
@@ -22,6 +23,10 @@ from tal_conformance.implementations.errors import (
 from tal_conformance.implementations.guards.side_effects import SideEffectError
 from tal_conformance.implementations.guards.torch_state import StateChanged
 
+SENT_BY_CODE = (
+    "interrupted the run: it sent SIGINT (Ctrl-C) to this process, or changed the record of interrupts"
+)
+"""Error of an implementation that pretends that the user pressed Ctrl-C."""
 TRACEBACK_ELSEWHERE = "; the report has the traceback"
 """Part of the message of a raised exception, which commands without a report leave out."""
 
@@ -35,15 +40,21 @@ def recorded_interrupts() -> Iterator[Interrupts]:
     Raises:
         KeyboardInterrupt: the signal arrived, and the block suppressed the interrupt; or it arrived before the block,
             and Python discarded the interrupt.
+        ProtocolViolation: code in the block sent the signal, or changed the record of interrupts.
     """
     lost_interrupts.raise_if_arrived()
     interrupts = Interrupts()
-    restore = interrupts.record()
+    restore = interrupts.record(during_call=True)
     try:
         yield interrupts
     finally:
         restore()
+        if lost_interrupts.arrived and not interrupts.arrived:
+            lost_interrupts.forget()
+            interrupts.sent_by_code = True
     interrupts.raise_if_arrived()
+    if interrupts.sent_by_code:
+        raise ProtocolViolation(SENT_BY_CODE)
 
 
 @contextmanager
@@ -54,14 +65,17 @@ def exceptions_as_failures() -> Iterator[None]:
         ImplementationFailed: the block raised.
         KeyboardInterrupt: the user interrupted the run.
     """
-    with recorded_interrupts() as interrupts:
-        try:
-            yield
-        except BaseException as error:
-            interrupts.raise_if_arrived()
-            failure = failure_from(error)
-            _clear_frames(error)
-            raise failure from error
+    try:
+        with recorded_interrupts() as interrupts:
+            try:
+                yield
+            except BaseException as error:
+                interrupts.raise_if_arrived()
+                failure = failure_from(error)
+                _clear_frames(error)
+                raise failure from error
+    except ProtocolViolation as violation:
+        raise failure_from(violation) from violation
 
 
 def _clear_frames(error: BaseException) -> None:

@@ -132,6 +132,8 @@ def test_a_run_without_a_walkthrough(tmp_path: Path):
         {"static": {"ratio": 4.0, "boxes": [], "cells": [[0, 1, 1, 1, 2]]}},
         {"picture": {"width": -1}},
         {"loss": {"truths": [[0, 0, 0]], "background": [0, 0, 0], "score_sum": 1}},
+        {"candidates": [[5, 10**400, 0.1, 0.1], [6, 0.1, 0.1, 0.1]]},
+        {"loss": {"truths": [[10**400, 0.5, 0], [0, 0, 0]], "background": [0.5, 0, 0], "score_sum": 1}},
     ],
 )
 def test_a_walkthrough_with_wrong_indices_is_reported_and_left_out(run_dir: Path, fields: dict[str, Any]):
