@@ -33,7 +33,7 @@ class Case:
         pixels: side of the square input.
         truths: number of ground truths in each image.
         classes: number of classes C.
-        crowd: number of ground truths in the first image; 0 for the same number as in the others.
+        crowd: number of ground truths in the first image; 0 for the same number as in the other images.
     """
 
     images: int

@@ -1,7 +1,7 @@
 """The choices in which two dialects differ: meaning, clause, and the smallest batch with different results.
 
 A dialect is the complete behaviour of an implementation, such as a release of Ultralytics. A choice is one property of
-it, such as CIoU instead of IoU as the overlap. A recipe describes a generated batch.
+a dialect, such as CIoU instead of IoU as the overlap. A recipe describes a generated batch.
 """
 
 from collections.abc import Iterator

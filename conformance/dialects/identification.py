@@ -150,7 +150,7 @@ def explain(
 
 
 def affordable(search: Search) -> int:
-    """Return the number of failing batches of a run, and of passing ones, that the budget suffices to judge.
+    """Return the number of failing batches, and of passing batches, that can be judged within the budget.
 
     A judgement of a loss that hides its assignment takes up to a second; this time is measured on a few judgements by
     the declared dialect.
@@ -186,10 +186,10 @@ def explains_half(search: Search, found: Dialect, failing: Sequence[Recipe]) -> 
 
 
 def first_explaining(search: Search, dialects: Sequence[Dialect], failing: Sequence[Recipe]) -> Dialect:
-    """Return a dialect that explains all batches of a search, or else the one that explains the most.
+    """Return a dialect that explains all batches of a search, or else the dialect that explains the most batches.
 
-    Official dialects come first, then single choices that differ from the first of them: most are refuted by the
-    smallest failing batch, which costs little.
+    Official dialects come first, then the first official dialect with one changed choice. Most dialects are refuted by
+    the smallest failing batch, which takes little time.
 
     Args:
         search: the search, with all batches to explain.
@@ -241,7 +241,7 @@ def explains_all(search: Search, dialect: Dialect, recipes: Iterable[Recipe]) ->
 def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: bool) -> Identification:
     """Return the dialect that was found, with its proof.
 
-    All batches and newly generated ones are judged by the dialect, and the effect of each of its choices is
+    All batches, and newly generated batches, are judged by the dialect, and the effect of each of its choices is
     counted.
 
     Args:
@@ -409,7 +409,7 @@ def format_fit(fit: DialectFit) -> str:
 
 
 def distinguishable(dialects: Iterable[Dialect]) -> list[Dialect]:
-    """Return the dialects without any dialect that differs from an earlier one only in name or unjudged choices."""
+    """Return the dialects without any dialect that differs from an earlier dialect only in name or unjudged choices."""
     first: dict[object, Dialect] = {}
     for dialect in dialects:
         first.setdefault(key_of(dialect), dialect)

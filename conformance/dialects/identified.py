@@ -85,7 +85,8 @@ class Identification:
         ties: other dialects that explain as many batches.
         complete: False if the budget of seconds was used up before the search and its proof ended.
         unjudged: number of batches that were not judged by `dialect`, because the budget was used up.
-        tried: largest number of changed choices of which all combinations were tried without finding a better one.
+        tried: largest number n for which all combinations of n further changed choices were tried without finding a
+            better dialect.
     """
 
     implementation: Implementation
@@ -113,7 +114,7 @@ class Identification:
 
     @property
     def as_declared(self) -> bool:
-        """True if no dialect explains more than the one that the implementation declares."""
+        """True if no dialect explains more batches than the dialect that the implementation declares."""
         return key_of(self.dialect) == key_of(self.implementation.dialect)
 
     @property

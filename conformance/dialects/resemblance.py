@@ -26,7 +26,7 @@ DIFFERENT = 1.0
 
 
 class Resemblance:
-    """Distances between the results of an implementation and those of the reference in dialects.
+    """Distances between an implementation's results and the reference's results in several dialects.
 
     Args:
         observations: outcomes of the implementation.
@@ -44,7 +44,7 @@ class Resemblance:
         return self._distances[key]
 
     def is_similar(self, recipe: Recipe, dialect: Dialect) -> bool:
-        """Return True if all results on a recipe's batch are those of the reference in a dialect, up to rounding."""
+        """Return True if all results on a recipe's batch equal the reference's results in a dialect, up to rounding."""
         return self.distance(recipe, dialect) <= SAME
 
     def total(self, dialect: Dialect, recipes: Iterable[Recipe]) -> float:

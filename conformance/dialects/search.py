@@ -1,10 +1,13 @@
 """The search for the dialect that explains the outcomes of an implementation.
 
-A dialect explains a batch if the implementation conforms to it on the batch; otherwise the batch is
-unexplained. The search starts from the official dialect that explains the most batches of a sample. It makes
-changes one choice at a time, the one that leaves the fewest batches unexplained; where no single choice helps, it
-tries pairs and then triples. Then all batches are judged by the resulting dialect, and batches that it does not
-explain are added to the sample. Finally, changes that are not needed to explain the batches are undone.
+A dialect is the complete behaviour of an implementation, such as a release of Ultralytics. A choice is one property of
+a dialect, such as CIoU instead of IoU as the overlap. A dialect explains a batch if the implementation conforms to the
+dialect on the batch; otherwise the batch is unexplained.
+
+The search starts from the official dialect that explains the most batches of a sample. In each step, the search changes
+the choice whose change leaves the fewest batches unexplained. If no change of a single choice helps, the search tries
+pairs and then triples of changes. Then all batches are judged by the resulting dialect, and unexplained batches are
+added to the sample. Finally, changes that are not needed to explain the batches are undone.
 """
 
 import math
@@ -125,7 +128,7 @@ class Search:
         return time.process_time() > self.deadline or time.monotonic() > self.latest
 
     def extended(self, seconds: float) -> bool:
-        """Set a new budget of processor time in seconds; return True if the previous one was not used up."""
+        """Set a new budget of processor time in seconds; return True if the previous budget was not used up."""
         in_time = not self.out_of_time
         self.deadline = time.process_time() + seconds
         self.latest = time.monotonic() + WAITING * seconds
@@ -220,7 +223,7 @@ class Search:
         return missing
 
     def telling_first(self, recipes: Iterable[Recipe]) -> list[Recipe]:
-        """Return recipes sorted by how many dialects do not explain them, the largest number first."""
+        """Return recipes by the number of dialects that do not explain the recipe's batch, largest number first."""
         refutations = self.observations.refutations
         return sorted(recipes, key=lambda recipe: -refutations.get(recipe, 0))
 
@@ -229,7 +232,7 @@ class Search:
         return self.most_similar(bases, self.spread(probes))
 
     def most_similar(self, dialects: Iterable[Dialect], recipes: Sequence[Recipe]) -> list[Dialect]:
-        """Return dialects, the one in which the reference's results are most similar to the implementation's first."""
+        """Return dialects by the similarity of the reference's results to the implementation's, most similar first."""
         distances = []
         for number, dialect in enumerate(dialects):
             self.check_time()
@@ -290,8 +293,8 @@ class Search:
     def moves_from(self, dialect: Dialect) -> list[Move]:
         """Return every change of one choice of a dialect that the implementation can make.
 
-        An implementation without a loss does not read annotation rows. A dialect that reads them differently leads to
-        other inputs, perhaps without any candidate, on which every assigner agrees.
+        An implementation without a loss does not read annotation rows. A dialect that reads the rows differently leads
+        to other inputs, perhaps without any candidate, on which every assigner agrees.
         """
         return [move for move in moves_from(dialect) if self.reads_rows or not move.keys() & set(READING)]
 
@@ -444,5 +447,5 @@ def named(dialect: Dialect) -> tuple[int, bool]:
 
 
 def judged_differences(dialect: Dialect, base: Dialect) -> Move:
-    """Return by name the values of choices that differ from those of `base`, except the order of rows."""
+    """Return by name the choices of `dialect` that differ from the choices of `base`, except the order of rows."""
     return {name: value for name, value in differences(dialect, base).items() if name != "rows_sorted"}

@@ -1,4 +1,4 @@
-"""The smallest batch on which a dialect and the newest one differ."""
+"""The smallest batch on which a dialect and the newest dialect have different results."""
 
 from dataclasses import replace
 

@@ -141,7 +141,7 @@ def format_failure(failure: Failure) -> str:
 
 
 def unchecked_edges(releases: Sequence[Version]) -> list[tuple[Version, Version]]:
-    """Return neighbouring releases of different eras, if the later one is not the first release of its era.
+    """Return pairs of neighbouring releases of different eras, if the later release is not the first of its era.
 
     The edge between the eras may lie at any release between the two.
     """

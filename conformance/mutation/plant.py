@@ -159,7 +159,7 @@ def implementation_with(fault: Fault, mode: str) -> Implementation:
 
 
 def attacks(fault: Fault, mode: str, profile: str) -> Iterator[FailedCheck | None]:
-    """Plant a fault in a mode, run each check that must find it, and yield the failure, or None without one.
+    """Plant a fault in a mode, run each check that must find it, and yield the failure, or None if the check passes.
 
     In a mode of mixed precision, the check of that precision runs on the batches that these checks generate.
     """

@@ -16,7 +16,7 @@ from tal_reference import Dialect
 
 
 def suite_cases(dialect: Dialect, count: int, assigner: bool = True) -> list[GeneratedCase]:
-    """Return generated batches of all tests of the suite, with the function that judges them; fast tests come first.
+    """Return generated batches of all tests of the suite, each with its judging function; fast tests come first.
 
     Args:
         dialect: dialect of the implementation to judge, which decides which batches are generated.

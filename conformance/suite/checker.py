@@ -193,7 +193,7 @@ class Checker(BatchChecker):
         return self._judged_behind(batch, failure, began) if failure.formal else None
 
     def _judged_behind(self, batch: Batch, failure: Failure, began: CallTiming) -> Judgement:
-        """Log the verdict on values with a formal mistake, such as a wrong dtype; without values, the failure."""
+        """Log the verdict on the values of a result with a formal mistake (such as a wrong dtype), or the failure."""
         judgement = failure.judgement
         if judgement is not None:
             self.absent.update(judgement.absent)

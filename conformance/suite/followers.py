@@ -104,7 +104,7 @@ def _batch_of(folder: Path, line: Line) -> Batch | None:
 
 
 class CaseJudge:
-    """Judge of logged failures by two dialects: the one that the implementation declares, and the one that was found.
+    """Judge of logged failures by two dialects: the dialect that the implementation declares, and `found`.
 
     Args:
         implementation: the implementation under test.

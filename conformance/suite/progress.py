@@ -79,7 +79,7 @@ class TestProgress:
 
 
 def implementation_of(item: pytest.Item) -> str | None:
-    """Return the name of the implementation that a test judges; None if it does not judge a single one."""
+    """Return the name of the implementation that a test judges; None if it judges none or several."""
     callspec = getattr(item, "callspec", None)
     subject = None if callspec is None else callspec.params.get("subject")
     name: str | None = None if subject is None else subject.implementation.name

@@ -62,7 +62,7 @@ class RunLogWriter:
         self._log.set_latest()
 
     def line(self, kind: str, **fields: Any) -> None:
-        """Append a line of a kind that has no method of its own."""
+        """Append a line of the given kind; `batch`, `failure` and `difference` lines have their own methods."""
         self._append(kind, **fields)
 
     def batch(self, judged: JudgedBatch) -> None:

@@ -129,8 +129,8 @@ def find_implementations(
         task: name of the loss family to test; None for all loss families that an implementation declares.
 
     Raises:
-        pytest.UsageError: implementations could not be loaded; the message has a line for each of them. A run
-            without them would judge less than the user requested.
+        pytest.UsageError: implementations could not be loaded; the message has a line for each of them. The run stops,
+        because it would judge less than the user requested.
     """
     found: list[Implementation] = []
     taken: set[str] = set()
@@ -164,7 +164,7 @@ def _without_task(implementation: Implementation, task: str) -> str:
 
 
 def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[str]]:
-    """Load the named implementations. Return them in the given order, and a line for each that cannot be loaded.
+    """Return the named implementations in the given order, and a line for every implementation that cannot be loaded.
 
     A user's own code is imported last, after the official modules, so that changes of these are noticed.
     """

@@ -1,4 +1,7 @@
-"""Find what failing batches have in common and conforming ones do not, where no choice explains the failures."""
+"""Find properties that failing batches have and conforming batches lack, if no choice explains the failures.
+
+A choice is a known difference between releases, such as CIoU instead of IoU as the overlap.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +62,8 @@ class Split:
     """Numbers of failing batches among the batches that have a property, and among the batches that lack the property.
 
     Attributes:
-        words: predicate of the group that fails more often: the batches with the property, or those without it.
+        words: predicate of the group that fails more often: the batches that have the property, or the batches that
+            lack it.
         failing, total: number of failing batches and number of all batches in this group.
         other_failing, other_total: number of failing batches and number of all batches in the other group.
     """
@@ -115,8 +119,8 @@ def shared_properties(
 ) -> list[dict[str, str | None]]:
     """Return the properties that separate failing from conforming batches, the sharpest first, as log fields.
 
-    Newly generated batches are judged too. A property that separates failing from conforming batches of the run by
-    chance does not separate the newly generated ones, and is left out.
+    Newly generated batches are judged too. A property that separates failing from conforming batches of the run only by
+    chance does not separate the newly generated batches, and is left out.
 
     Args:
         observations: outcomes of the implementation, which also judge newly generated batches.

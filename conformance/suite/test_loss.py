@@ -34,7 +34,7 @@ def test_loss_of_small_boxes(checker: Checker, recipe: Recipe) -> None:
 
 @check("LOSS", batches=STRATEGIES["loss_of_points"], share=4)
 def test_loss_of_points(checker: Checker, recipe: Recipe) -> None:
-    """IOU-1: ground truths without area, and predictions so close to them that the eps in CIoU matters."""
+    """IOU-1: ground truths without area, and predictions so close to these that the eps in CIoU changes the result."""
     checker(recipe, by=each_term)
 
 

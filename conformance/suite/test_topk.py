@@ -9,13 +9,13 @@ from tal_conformance.suite.checker import Checker
 
 @check("TAL-TOPK", batches=STRATEGIES["topk"])
 def test_topk(checker: Checker, recipe: Recipe) -> None:
-    """TAL-TOPK-1: the k best anchors are selected; equal metrics at the k-th place leave a choice."""
+    """TAL-TOPK-1: the k best anchors are selected; of anchors with equal metrics at rank k, any may be selected."""
     checker(recipe)
 
 
 @check("TAL-TOPK", batches=STRATEGIES["zeros_compete"])
 def test_zeros_compete(checker: Checker, recipe: Recipe) -> None:
-    """TAL-TOPK-1: candidates whose metric is zero compete for the k places with all other zeros."""
+    """TAL-TOPK-1: candidates with metric 0 tie with all other anchors with metric 0 for selection."""
     checker(recipe)
 
 

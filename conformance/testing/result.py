@@ -31,7 +31,8 @@ class Cause:
         summary: the difference in one sentence.
         case: id of the batch, or None.
         case_file: path of the batch's case file, or None.
-        repeat: ways to judge the batch again, by name: "pytest" is a command, "python" and "example" are code.
+        repeat: commands or code that judge the batch again, by name: "pytest" is a command, "python" and "example" are
+            Python code.
     """
 
     id: str

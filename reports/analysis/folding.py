@@ -80,7 +80,7 @@ def _by_choice(log: Log, failures: Sequence[Line]) -> tuple[dict[tuple[str, str]
 
 
 def _example_place(line: Line, clause: str | None, stages: Sequence[str]) -> tuple[bool, bool, int]:
-    """Return a sort key that puts failures of the choice's clause first, then those at earlier stages, relations last.
+    """Return a sort key: failures of the choice's clause first, then failures at earlier stages, relations last.
 
     The first failure, which becomes the example of the choice, then shows the change itself and not a consequence. A
     consequence can be at an earlier stage: if all metrics are 0, an anchor that is not a candidate can be selected.
@@ -132,7 +132,7 @@ def _with(head: Cause, cause: Cause) -> Cause:
 
 
 def _counted(cause: Cause, batches: Batches) -> Cause:
-    """Return a cause with the number of batches that failed at the same place as its failures (`place_of`)."""
+    """Return a cause with the number of batches that failed at the same stage and clause (`place_of`)."""
     if not cause.choice and not cause.follows:
         return cause
     first = {place_of(line): line for line in cause.lines}

@@ -1,4 +1,4 @@
-"""Some changed inputs for each reader, and pickles, which must not be loaded.
+"""Every reader accepts or rejects changed inputs as documented, and never loads a pickle.
 
 `python -m tests.fuzz` runs more.
 """

@@ -165,7 +165,7 @@ def test_only_what_runs_is_changed(module: ModuleType):
 
 
 def test_what_the_original_runs_its_copy_does_not(module: ModuleType):
-    """A call of a function does not count as a call of another function with equal code, such as its copy."""
+    """The executed lines of a function are not recorded as lines of its copy, although both have equal code."""
     original: dict[str, Any] = {}
     exec(compile(SOURCE, str(module.__file__), "exec"), original)
     (place,) = places(module, ["unused"])
@@ -233,7 +233,7 @@ def test_the_unchanged_code_lives_and_a_mutant_is_killed_in_its_own_process(batc
 def test_the_unchanged_copy_of_the_reference_lives_and_runs_none_of_the_original(
     batches: list[GeneratedCase],
 ):
-    """The copy conforms, and its losses run the copied functions, which are the ones that mutants replace."""
+    """The copy of the reference conforms, and its losses run the copied functions, which mutants replace."""
     target = reference_target()
     with watching(target.places) as seen:
         assert judge_mutant(target.implementation, batches).test is None

@@ -21,7 +21,7 @@ every_fault = pytest.mark.parametrize("name", parameters(FAULTS))
 
 
 def first_failure(implementation: Implementation, check: str) -> FailedCheck | None:
-    """Return the first failure that the fault's own check or two others find on the batches of `ci`."""
+    """Return the first failure that `check`, or one of three other checks, finds on the batches of `ci`; or None."""
     checks = dict.fromkeys((check, "loss", "targets", "metric"))
     return next((hit for name in checks if (hit := attack(implementation, name, task=OBB.name))), None)
 
@@ -39,7 +39,7 @@ def test_found_where_stages_are_exposed(name: str):
 @pytest.mark.slow
 @every_fault
 def test_found_where_outputs_alone_are_exposed(name: str):
-    """A fault of an adapter that exposes only outputs is found at its stage or an indistinguishable one."""
+    """A fault of an adapter that exposes only outputs is found at its stage or an equivalent stage."""
     fault = FAULTS[name]
     hit = first_failure(faulty(fault, exposes_stages=False), fault.check)
     assert hit is not None, f"not found by test_{fault.check}"

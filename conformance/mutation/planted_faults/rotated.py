@@ -1,4 +1,4 @@
-"""Faults planted in the loss of rotated boxes, both in its own functions and in those it shares with detection."""
+"""Faults planted in the loss of rotated boxes, in its own functions and in functions shared with detection."""
 
 from collections.abc import Callable
 from dataclasses import replace

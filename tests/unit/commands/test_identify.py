@@ -16,7 +16,7 @@ def _few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_composed_dialect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """For the dialect of 8.0.51 with a mean class loss, `identify` names dialect, choice and clause in 40 lines."""
+    """For the dialect of 8.0.51 with a mean class loss, `identify` prints dialect, choice and clause in <= 40 lines."""
     adapter = ReferenceAdapter(parse("ultralytics-8.0.51, class_loss=mean"))
     monkeypatch.setattr(identify, "find", lambda name: implementation_from(adapter, name))
     assert main(["identify", "mine"]) == 0

@@ -115,7 +115,10 @@ class NoPositives:
 
 
 def test_a_dialect_that_leaves_no_positive_is_not_evidenced_by_an_assigner_without_positives():
-    """Two bins do not reach the sides of a huge ground truth, so that only an ordinary one has positives."""
+    """An assigner without positives conforms on a ground truth without positives, which is not evidence.
+
+    With two bins, no box reaches the sides of a huge ground truth, which has no positive for this reason.
+    """
     near = parse("ultralytics-8.4.190, reach_limits")
     huge = Truth("huge", at=(11, 0), size=(11, 8))
     far, mixed = (

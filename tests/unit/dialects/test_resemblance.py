@@ -1,4 +1,4 @@
-"""Resemblance: results of the reference are close to those of an implementation in the dialect that it computes."""
+"""Resemblance: the reference is closest to an implementation in the dialect that it computes."""
 
 import math
 from typing import Any

@@ -33,11 +33,11 @@ class Recorded(NoSink):
 
 
 def run_test(budget: ShrinkBudget, stage: str = "metric", errors: str = "") -> tuple[int, list[int]]:
-    """Return the number of rows of the failing batch that a test reports, and of every judged batch.
+    """Run a test that fails on batches with 20 or more rows; return the rows of the reported batch and of each batch.
 
     Args:
         budget: the failures for which the session has already shrunk a batch.
-        stage: the stage at which batches with at least 20 rows fail.
+        stage: stage of the failure.
         errors: Python expression of the failure's error, in multiples of its bound, given `rows`.
     """
     sink = Recorded()

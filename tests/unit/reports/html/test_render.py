@@ -116,7 +116,7 @@ def test_the_first_screen_has_implementations_devices_results_and_untested_parts
 
 
 def test_what_was_not_tested_is_folded_only_on_a_failing_run(run_dir: Path, tmp_path: Path):
-    """The first screen of a failing run has its causes; that of a passing run says what the pass does not cover."""
+    """A failing run's first screen lists the causes of failure; a passing run's first screen lists untested parts."""
     _, failing = page(run_dir, factory.failing(1, 60))
     _, passing = page(tmp_path / "passing" / "run", factory.passing(60))
     assert '<details class="fold"><summary>Not tested: ' in failing
