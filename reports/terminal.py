@@ -105,7 +105,7 @@ def _divergence(name: str, cause: dict[str, Any]) -> str:
     stages = list(dict.fromkeys(part["stage"] or "before any stage" for part in cause["follows"]))
     others = [stage for stage in stages if stage != cause["stage"]]
     if others:
-        lines.append(f"  from this follow failures at {listed(others)}")
+        lines.append(f"  this cause also leads to failures at {listed(others)}")
     return "\n".join(visible(line) for line in lines)
 
 

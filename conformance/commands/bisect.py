@@ -90,7 +90,7 @@ def format_choice(
     """Find by bisection the first release with a changed choice, and return one line of text about this release."""
     edge = first_changed_release(releases, is_as_before)
     if edge is None:
-        return f"{choice.clause}: no release changed it, on {choice.recipe}"
+        return f"{choice.clause}: no release changed the results on the batch {choice.recipe}"
     before, after = map(version_text, edge)
     return (
         f"{choice.clause}: {after} (until {before}: {choice.before}; now: {choice.after}), on {choice.recipe}"

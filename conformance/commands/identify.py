@@ -58,7 +58,7 @@ def format_identification(identification: Identification) -> list[str]:
         )
     for choice in identification.choices:
         lines.append(
-            f"  {choice.clause}: {choice.words}; alone it explains {choice.alone} of these {lacking}"
+            f"  {choice.clause}: {choice.words}; this choice alone explains {choice.alone} of these {lacking} batches"
         )
         if choice.smallest is not None:
             lines.append(f"    needed on {choice.smallest}")
@@ -73,7 +73,7 @@ def format_identification(identification: Identification) -> list[str]:
             lines.append(f"  {fit.dialect.name} explains all {fit.batches} batches too")
     refuted = [fit.dialect.name for fit in identification.fits if fit.refuting is not None]
     if refuted:
-        lines.append(f"  not alone: {', '.join(refuted)}")
+        lines.append(f"  without choices, these dialects do not explain all batches: {', '.join(refuted)}")
     return lines
 
 
@@ -82,8 +82,8 @@ def format_left(identification: Identification) -> list[str]:
     lines = []
     left = sorted(identification.left.items(), key=lambda pair: -pair[1][0])
     for clause, (count, failure) in left[:SHOWN]:
-        lines.append(f"  left: {clause or 'it raises'} on {count} batches: {failure.summary}")
+        lines.append(f"  unexplained: {clause or 'exceptions'} on {count} batches: {failure.summary}")
         lines.append(f"    {failure.batch.origin}")
     if len(left) > SHOWN:
-        lines.append(f"  left: {', '.join(clause or 'it raises' for clause, _ in left[SHOWN:])}")
+        lines.append(f"  also unexplained: {', '.join(clause or 'exceptions' for clause, _ in left[SHOWN:])}")
     return lines

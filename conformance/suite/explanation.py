@@ -84,12 +84,16 @@ def _explained(
     run: SessionState, log: Log, implementation: Implementation, seconds: float, advance: Advance
 ) -> Line:
     if run.task != DETECT.name:
-        return {"problem": f"task {run.task}: dialects and choices are compared in detection alone"}
+        return {
+            "problem": f"task {run.task}: the search compares dialects and choices for the task detect only"
+        }
     began = time.process_time()
     lines = list(batch_lines(run.folder, implementation.name))
     failing, passing = sample_of(lines)
     if not failing:
-        return {"problem": "no failing batch is one that generated batches can be compared with"}
+        return {
+            "problem": "no failing batch is a generated batch in float32 without autocast, which the search requires"
+        }
     observations = Observations(implementation)
     identification = explain(
         observations, failing, passing, EXPLAINING * seconds, advance, failing_strategies(lines)

@@ -199,14 +199,16 @@ def identified_in_words(found: dict[str, Any]) -> tuple[str, list[str]]:
         return shortened(found["problem"], 400), []
     details = []
     if found["dialect"] and found["choices"]:
-        details.append(f'declare it, if it is meant: dialect = "{found["dialect"]}"')
+        details.append(
+            f'if this behaviour is intended, declare it in the adapter: dialect = "{found["dialect"]}"'
+        )
     if found["dialect"] and found["complete"] and not (found["choices"] or found["unexplained"]):
         details.append(
-            f'all of it vanishes under {found["dialect"]}: set dialect = "{found["dialect"]}", or run '
-            "tal-conformance identify"
+            f'judged by the dialect {found["dialect"]}, no batch fails: set dialect = "{found["dialect"]}" in the '
+            "adapter, or run tal-conformance identify"
         )
     for tie in found["ties"]:
-        decision = f"decided by {tie['deciding']}" if tie.get("deciding") else "no drawn batch decides"
+        decision = f"decided by {tie['deciding']}" if tie.get("deciding") else "no generated batch decides"
         details.append(f"{tie['words']} explains as much; {decision}")
     details += [f"{shared['sentence']}{shared.get('tested') or ''}" for shared in found["shared"]]
     if found["unjudged"]:

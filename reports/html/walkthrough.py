@@ -127,14 +127,14 @@ def _broken(data: dict[str, Any]) -> str | None:
         anchors += [row[0] for row in moment["positives"]]
         owners += [row[1] for row in moment["positives"]]
     if any(place(picture, anchor) is None for anchor in anchors):
-        return "it names an anchor that does not exist"
+        return "the file names an anchor that does not exist"
     if any(owner >= truths for owner in owners) or not (
         len(data["names"]) == truths == len(data["loss"]["truths"])
     ):
-        return "it names a ground truth that does not exist"
+        return "the file names a ground truth that does not exist"
     cells = data["static"]["cells"] if data["static"] else []
     if any(row[0] >= truths or row[1] >= len(picture["levels"]) for row in cells):
-        return "it names a cell that does not exist"
+        return "the file names a cell that does not exist"
     return None
 
 

@@ -40,5 +40,5 @@ def test_an_implementation_that_nothing_explains(
     monkeypatch.setattr(identify, "find", lambda name: implementation_from(HeavierDfl(NEWEST), name))
     assert main(["identify", "mine", "--seconds", "5"]) == 1
     output = capsys.readouterr().out
-    assert "  left: LOSS-DFL-1 on " in output
+    assert "  unexplained: LOSS-DFL-1 on " in output
     assert "nothing is left" not in output
