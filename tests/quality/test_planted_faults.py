@@ -111,9 +111,7 @@ def assert_small(name: str, hit: FailedCheck) -> None:
     assert batch.origin.startswith("Recipe(")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] * large(name)) for name in FAULTS]
-)
+@every_fault
 def test_found_where_outputs_alone_are_shown(name: str):
     """If the adapter exposes only outputs, a fault is found at its stage or at an indistinguishable stage."""
     fault = FAULTS[name]
