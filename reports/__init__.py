@@ -20,7 +20,7 @@ from tal_reports.html.explanations import anchor_lines, truth_lines
 from tal_reports.html.render import render, write_differences, write_picture
 from tal_reports.html.result import result_page
 from tal_reports.log.reader import Log, LogError, batch_lines, read_log
-from tal_reports.log.writer import LATEST, RunLog, write_whole
+from tal_reports.log.writer import LATEST, RunLog, json_types, write_whole
 from tal_reports.terminal import terminal_table
 from tal_reports.text import visible
 
@@ -40,6 +40,7 @@ __all__ = [
     "anchor_lines",
     "batch_lines",
     "headline",
+    "json_types",
     "read_log",
     "render",
     "result_page",

@@ -5,6 +5,7 @@ a result, invisible characters could reorder it, and a line that begins with `::
 line that is printed passes `say`; `print` and writing to standard output are forbidden elsewhere, and a test checks it.
 """
 
+import json
 import re
 import sys
 from typing import TextIO
@@ -72,3 +73,10 @@ def say(*lines: str, stream: TextIO | None = None, end: str = "\n") -> None:
 def warn(*lines: str) -> None:
     """Print lines on standard error."""
     say(*lines, stream=sys.stderr)
+
+
+def say_json(value: object) -> None:
+    """Print a value as JSON on standard output, as one line in ASCII that no CI runner takes for a command."""
+    line = json.dumps(value, allow_nan=False).replace("##[", "#\\u0023[")  # `##` occurs within strings only
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -11,11 +11,13 @@ from types import ModuleType
 from typing import NamedTuple
 
 from tal_conformance.commands.program import CommandError, program_name
+from tal_conformance.commands.results import Result, collected_result, print_result, set_error
 from tal_conformance.core.interrupts import lost_interrupts
 from tal_conformance.core.names import unknown_name
 from tal_conformance.core.supervision import Marks, supervise, supervised
 from tal_text import warn
 
+JSON_HELP = "print the result as one JSON object on standard output, and everything else on standard error"
 TRACEBACK_LINES = 30
 """Maximum number of lines of an adapter's traceback that are printed."""
 
@@ -140,11 +142,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(words)
     assert command is not None
     if arguments is None:
-        supervise(lambda marks, how: _conclude(f"{program} {command_name}", marks, how))
+        supervise(lambda marks, how: _conclude(program, command_name, options.json, marks, how))
     restore_handler = lost_interrupts.record()
     status = 0  # if an exception is raised, Python sets the exit status
     try:
-        status = _status(command, options, f"{program} {command_name}")
+        run = _json_status if options.json else _status
+        status = run(command, options, f"{program} {command_name}")
     finally:
         restore_handler()
         lost_interrupts.forget()
@@ -158,6 +161,7 @@ def _status(command: ModuleType, options: argparse.Namespace, program: str) -> i
         status: int = command.run(options)
     except KeyboardInterrupt:
         warn(f"\n{program}: interrupted")
+        set_error("interrupted")
         return INTERRUPTED
     except Exception as error:
         if not isinstance(error, _expected_errors()):
@@ -165,18 +169,38 @@ def _status(command: ModuleType, options: argparse.Namespace, program: str) -> i
         from tal_reports import visible
 
         warn(f"{program}: {visible(str(error))}")
+        set_error(str(error))
         for line in str(getattr(error, "details", "")).splitlines()[-TRACEBACK_LINES:]:
             warn(f"  {visible(line)}")
         return getattr(error, "status", 2)
     return status
 
 
-def _conclude(program: str, marks: Marks, how: str) -> None:
+def _json_status(command: ModuleType, options: argparse.Namespace, program: str) -> int:
+    """Run a command as `_status` does, and print its result as a JSON object, also if it raises."""
+    status, result = 1, Result()  # Python's exit status after an exception
+    try:
+        with collected_result() as result:
+            try:
+                status = _status(command, options, program)
+            except Exception as error:
+                set_error(f"{type(error).__name__}: {error}")
+                raise
+    finally:
+        meaning = COMMANDS[options.command].statuses.get(status, "")
+        meaning = "" if result.error is not None else meaning
+        print_result(options.command, _version(), status, meaning, result)
+    return status
+
+
+def _conclude(program: str, command_name: str, as_json: bool, marks: Marks, how: str) -> None:
     """Print that a command's process ended before the command was done; `how` completes the printed sentence."""
     from tal_reports import visible
 
     name = f"{visible(marks.call)}: " if marks.call else ""
-    warn(f"{program}: {name}{how}")
+    warn(f"{program} {command_name}: {name}{how}")
+    if as_json:
+        print_result(command_name, _version(), None, "", Result(error=f"{name}{how}"))
 
 
 def _add_commands(parser: argparse.ArgumentParser, command_name: str) -> ModuleType | None:
@@ -189,6 +213,7 @@ def _add_commands(parser: argparse.ArgumentParser, command_name: str) -> ModuleT
         )
         if name == command_name:
             module = importlib.import_module(f"{__name__}.{command.module}")
+            subparser.add_argument("--json", action="store_true", help=JSON_HELP)
             module.add_arguments(subparser)
     return module
 

@@ -4,10 +4,11 @@ The behaviour of a release (its dialect) consists of choices, such as CIoU inste
 """
 
 import argparse
-from collections.abc import Callable, Sequence
 from math import ceil, log2
+from typing import Any
 
 from tal_conformance.commands.program import CommandError, prepare_judging
+from tal_conformance.commands.results import set_result
 from tal_conformance.core.names import suggestion
 from tal_conformance.core.progress import progress
 from tal_conformance.dialects.bisection import behaves_as_before, close_worker, first_changed_release
@@ -40,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if options.clause is not None:
         check_clause(options.clause)
     first, last = range_of(options.releases)
+    set_result(first=version_text(first), last=version_text(last), changes=[])
     older, newer = (find(f"ultralytics=={version_text(release)}") for release in (first, last))
     for implementation in (older, newer):
         close_worker(implementation)  # the dialects are known now
@@ -55,11 +57,12 @@ def run(options: argparse.Namespace) -> int:
     releases = published(first, last)
     steps = len(changed) * (2 + ceil(log2(max(2, len(releases)))))  # upper limit
     with progress(f"Bisecting {len(releases)} releases", steps) as advance:
-        lines = [
-            format_choice(choice, releases, behaves_as_before(older.dialect, choice, advance))
+        edges = [
+            first_changed_release(releases, behaves_as_before(older.dialect, choice, advance))
             for choice in changed
         ]
-    say("\n".join(lines))
+    say("\n".join(map(format_choice, changed, edges)))
+    set_result(changes=list(map(choice_fields, changed, edges)))
     return 1
 
 
@@ -84,14 +87,25 @@ def check_clause(clause: str) -> None:
     )
 
 
-def format_choice(
-    choice: Choice, releases: Sequence[Version], is_as_before: Callable[[Version], bool]
-) -> str:
-    """Find by bisection the first release with a changed choice, and return one line of text about this release."""
-    edge = first_changed_release(releases, is_as_before)
+def format_choice(choice: Choice, edge: tuple[Version, Version] | None) -> str:
+    """Return one line about a choice; `edge` is the last release before its change, and the first release after it."""
     if edge is None:
         return f"{choice.clause}: no release changed the results on the batch {choice.recipe}"
     before, after = map(version_text, edge)
     return (
         f"{choice.clause}: {after} (until {before}: {choice.before}; now: {choice.after}), on {choice.recipe}"
     )
+
+
+def choice_fields(choice: Choice, edge: tuple[Version, Version] | None) -> dict[str, Any]:
+    """Return a choice's clause, values and batch, and the releases around its change; None if no release changed it."""
+    until, since = (None, None) if edge is None else map(version_text, edge)
+    return {
+        "clause": choice.clause,
+        "choice": choice.name,
+        "before": choice.before,
+        "after": choice.after,
+        "until": until,
+        "since": since,
+        "batch": str(choice.recipe),
+    }

@@ -4,8 +4,10 @@ A dialect is the behaviour of a range of releases. It consists of choices, such 
 """
 
 import argparse
+from typing import Any
 
 from tal_conformance.commands.program import CommandError
+from tal_conformance.commands.results import set_result
 from tal_conformance.core.clauses import clauses, names_like
 from tal_conformance.core.names import suggestion
 from tal_text import say
@@ -27,6 +29,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         CommandError: a clause is unknown.
     """
+    entries = []
     for name in options.clauses:
         known = clauses()
         found = [name.upper()] if name.upper() in known else names_like(name, known)
@@ -36,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
                 f"{', '.join(dict.fromkeys(clause.split('-')[0] for clause in known))}"
             )
         say(*(line for clause in found for line in format_clause(clause)))
+        entries += [clause_fields(clause) for clause in found]
+    set_result(clauses=entries)
     return 0
 
 
@@ -50,6 +55,24 @@ def format_clause(clause: str) -> list[str]:
             lines.append(f"  choice {name}:")
             lines += [f"    {value_text(value)}: {words}" for value, words in choice.words.items()]
     return lines
+
+
+def clause_fields(clause: str) -> dict[str, Any]:
+    """Return a clause's id, text and page, and the choices that dialects have in the clause."""
+    from tal_reference import CHOICES
+
+    choices = {
+        name: {value_text(value): words for value, words in choice.words.items()}
+        for name, choice in CHOICES.items()
+        if choice.clause == clause
+    }
+    entry = clauses()[clause]
+    return {
+        "id": clause,
+        "text": entry["text"],
+        "page": f"docs/{entry['page']}#{clause}",
+        "choices": choices,
+    }
 
 
 def value_text(value: object) -> str:

@@ -2,11 +2,19 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from tal_conformance.commands.program import CommandError, prepare_judging
+from tal_conformance.commands.results import failure_fields, implementation_fields, set_result
 from tal_conformance.core.progress import progress
 from tal_conformance.dialects.choices import strategies_for
-from tal_conformance.dialects.comparison import compare, format_comparison
+from tal_conformance.dialects.comparison import (
+    Comparison,
+    Difference,
+    compare,
+    format_behaviour,
+    format_comparison,
+)
 from tal_conformance.dialects.page import page_path, write_page
 from tal_conformance.implementations.registry import find
 from tal_reports import visible
@@ -43,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     with progress(f"Comparing {first.name} and {second.name}", steps) as advance:
         comparison = compare(first, second, advance)
     say(visible("\n".join(format_comparison(comparison))))
+    set_result(**comparison_fields(comparison), page=None)
     try:
         write_page(comparison, path)
     except OSError as error:
@@ -51,4 +60,34 @@ def run(options: argparse.Namespace) -> int:
             status=int(not comparison.same) or 2,
         ) from error
     say(visible(f"\n  page with pictures: {path}"))
+    set_result(page=path)
     return int(not comparison.same)
+
+
+def comparison_fields(comparison: Comparison) -> dict[str, Any]:
+    """Return the machine-readable result of a comparison."""
+    return {
+        "first": implementation_fields(comparison.first),
+        "second": implementation_fields(comparison.second),
+        "same": comparison.same,
+        "batches": comparison.batches,
+        "differences": [
+            _difference_fields(difference, comparison.second.name) for difference in comparison.differences
+        ],
+        "unexpected": [failure_fields(failure) for failure in comparison.unexpected],
+    }
+
+
+def _difference_fields(difference: Difference, second: str) -> dict[str, Any]:
+    choice = difference.choice
+    has_batch = choice.recipe is not None
+    return {
+        "clause": choice.clause,
+        "choice": choice.name,
+        "before": choice.before,
+        "after": choice.after,
+        "batch": str(choice.recipe) if has_batch else None,
+        "behaviour": format_behaviour(difference, second) if has_batch else None,
+        "share": difference.share,
+        "recorded": difference.recorded,
+    }

@@ -5,8 +5,10 @@ An era is a range of releases with the same dialect (behaviour). Releases with e
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from tal_conformance.commands.program import prepare_judging
+from tal_conformance.commands.results import set_result
 from tal_conformance.core.arguments import name_among
 from tal_conformance.core.progress import progress
 from tal_conformance.dialects.releases import SELECTIONS, select_releases, version_text
@@ -59,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
                 check_with_suite(source)
             advance(format_source(source))
     say("\n".join(format_eras(sources)))
+    set_result(**eras_fields(sources))
     return int(not sources or any(source.problem for source in sources))
 
 
@@ -127,3 +130,21 @@ def format_eras(sources: Sequence[CheckedSource]) -> list[str]:
     if edges:
         lines.append(f"edges between releases that were not checked: {', '.join(edges)}")
     return lines
+
+
+def eras_fields(sources: Sequence[CheckedSource]) -> dict[str, Any]:
+    """Return the machine-readable result: every checked source, and the edges between eras that were not checked."""
+    releases = [release for source in sources for release in source.releases]
+    return {
+        "sources": [
+            {
+                "releases": list(map(version_text, source.releases)),
+                "dialect": source.era.dialect.name,
+                "hash": source.hash,
+                "batches": source.batches,
+                "problem": source.problem or None,
+            }
+            for source in sources
+        ],
+        "unchecked_edges": [list(map(version_text, edge)) for edge in unchecked_edges(releases)],
+    }

@@ -4,6 +4,7 @@ import argparse
 
 from tal_conformance.commands.cases import case_file
 from tal_conformance.commands.program import CommandError, dialect_named
+from tal_conformance.commands.results import set_result
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.outcome import Assignment
@@ -63,6 +64,14 @@ def run(options: argparse.Namespace) -> int:
         explanation = trace_as_text(trace, options.anchor, options.gt, assignment)
     except IndexError as error:
         raise CommandError(str(error)) from error
+    set_result(
+        case=path,
+        batch=batch.describe(),
+        dialect=dialect.name,
+        image=options.image,
+        implementation=None if implementation is None else implementation.name,
+        explanation=explanation,
+    )
     lines = [
         f"{path.name}: {batch.describe()}",
         f"By the reference, dialect {dialect.name}:",

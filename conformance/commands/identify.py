@@ -4,8 +4,10 @@ A dialect is the behaviour of a range of releases. It consists of choices, such 
 """
 
 import argparse
+from typing import Any
 
 from tal_conformance.commands.program import prepare_judging
+from tal_conformance.commands.results import failure_fields, implementation_fields, set_result
 from tal_conformance.core.arguments import positive
 from tal_conformance.core.progress import progress
 from tal_conformance.dialects.identification import SECONDS, distinguishable, identify
@@ -44,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     with progress("Judging by each dialect", len(dialects)) as advance:
         identification = identify(implementation, dialects, advance, options.seconds)
     say("\n".join(format_identification(identification)))
+    set_result(**identification_fields(identification))
     return int(not identification.explained)
 
 
@@ -87,3 +90,33 @@ def format_left(identification: Identification) -> list[str]:
     if len(left) > SHOWN:
         lines.append(f"  also unexplained: {', '.join(clause or 'exceptions' for clause, _ in left[SHOWN:])}")
     return lines
+
+
+def identification_fields(identification: Identification) -> dict[str, Any]:
+    """Return the machine-readable result of an identification."""
+    return {
+        "implementation": implementation_fields(identification.implementation),
+        "sentence": identification.sentence,
+        "explained": identification.explained,
+        "complete": identification.complete,
+        "base": identification.base.name,
+        "dialect": identification.dialect.name,
+        "batches": identification.batches,
+        "choices": [
+            {
+                "name": choice.name,
+                "clause": choice.clause,
+                "words": choice.words,
+                "alone": choice.alone,
+                "batch": None if choice.smallest is None else str(choice.smallest),
+            }
+            for choice in identification.choices
+        ],
+        "unexplained": [
+            {"batches": count, **failure_fields(failure)} for count, failure in identification.left.values()
+        ],
+        "ties": [
+            {"words": tie.words, "deciding": None if tie.deciding is None else str(tie.deciding)}
+            for tie in identification.ties
+        ],
+    }

@@ -13,6 +13,7 @@ from tal_conformance.batches.strategies import recipes
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.commands.adapter_text import AdapterText, adapter_texts
 from tal_conformance.commands.program import CommandError, prepare_judging
+from tal_conformance.commands.results import failure_fields, set_result
 from tal_conformance.core.files import write_atomically
 from tal_conformance.core.task import TASKS
 from tal_conformance.core.verdicts import Verdict
@@ -81,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
     if target.adapter_methods:
         methods = " and ".join(f"`{name}`" for name in target.adapter_methods)
         say(f"{target.name} has {methods}: it is an adapter already. Test it:", _command(target.name))
+        set_result(file=None, adapter=target.name, next=_command(target.name).strip())
         return 0
     try:
         texts = adapter_texts(target, options.task, file)
@@ -94,6 +96,17 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise CommandError(f"cannot write {file}: {error.strerror or error}") from error
     say(*report(file, text, trial))
+    set_result(
+        file=file,
+        adapter=f"{file}:{text.adapter}",
+        missing=list(text.missing),
+        batches=BATCHES,
+        conforming=trial.conforming,
+        raised=trial.raised,
+        failing=trial.failing,
+        differing=None if trial.differing is None else failure_fields(trial.differing),
+        next=_command(f"{file}:{text.adapter}").strip(),
+    )
     return int(bool(text.missing) or trial.conforming < BATCHES)
 
 

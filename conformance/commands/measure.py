@@ -8,7 +8,7 @@ import argparse
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -18,6 +18,7 @@ from torch import Tensor
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.commands.program import prepare_judging
+from tal_conformance.commands.results import implementation_fields, set_result
 from tal_conformance.core.arguments import positive
 from tal_conformance.core.progress import Advance, no_progress, progress
 from tal_conformance.core.verdicts import Divergence
@@ -59,6 +60,13 @@ def run(options: argparse.Namespace) -> int:
     with progress("Measuring", len(STRATEGIES)) as advance:
         measured = measure(implementations, options.examples, advance)
     say(table(measured))
+    set_result(
+        implementations=[implementation_fields(implementation) for implementation in implementations],
+        examples=options.examples,
+        quantities={
+            quantity: {**asdict(needed), "units": needed.units} for quantity, needed in measured.items()
+        },
+    )
     return 0
 
 

@@ -5,12 +5,14 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.commands.program import CommandError
+from tal_conformance.commands.results import set_result
 from tal_conformance.core.arguments import name_among, positive
 from tal_conformance.core.environment import command_line
 from tal_conformance.core.files import default_report_dir
@@ -140,7 +142,7 @@ def run_mutation_tests(
             "devices": {"cpu": "tested"}, "hazards": {}, "implementations": [],
         }
     )  # fmt: skip
-    parts = []
+    parts, results = [], []
     if kinds:
         number = examples or PROFILES[profile].examples
         at_once = processes or os.cpu_count() or 1
@@ -158,8 +160,29 @@ def run_mutation_tests(
     recorder.end(int(failed))
     if may_become_latest(recorder.folder.parent):
         recorder.make_latest()
-    say("\n".join([*(summary for _, summary in parts), f"report: {render(recorder.folder)}"]))
+    summaries, report = [summary for _, summary in parts], render(recorder.folder)
+    say("\n".join([*summaries, f"report: {report}"]))
+    set_result(
+        run=recorder.folder,
+        report=report,
+        profile=profile,
+        summaries=summaries,
+        faults=list(map(fault_fields, results)),
+    )
     return int(failed)
+
+
+def fault_fields(found: Found) -> dict[str, Any]:
+    """Return the machine-readable result for one planted fault in one mode."""
+    return {
+        "fault": found.fault.name,
+        "mode": found.mode,
+        "result": found.result,
+        "check": found.check,
+        "stage": found.stage,
+        "batches": found.batches,
+        "seconds": round(found.seconds, 2),
+    }
 
 
 def store(results: Sequence[Found], profile: str) -> None:

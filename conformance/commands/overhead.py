@@ -21,6 +21,7 @@ import torch
 
 from tal_conformance.benchmarks.intervals import Ratio, paired_ratio
 from tal_conformance.commands.program import CommandError
+from tal_conformance.commands.results import set_result
 from tal_conformance.core.progress import Advance, no_progress, progress
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.training.capture import CannotRecord, listening
@@ -133,6 +134,11 @@ def overhead(rounds: int = ROUNDS) -> int:
         interval = f"({ratio.low:.4f} to {ratio.high:.4f})"
         say(f"{name}: {seconds * 1000:.1f} ms; with the recorder {ratio.at:.4f} times as long {interval}")
     exceeded = ratios["training step"][0].at > LIMIT
+    set_result(
+        limit=LIMIT,
+        exceeded=exceeded,
+        timings={name: {"seconds": seconds, **ratio._asdict()} for name, (ratio, seconds) in ratios.items()},
+    )
     comparison = "MORE" if exceeded else "no more"
     say(f"with the recorder, a training step takes {comparison} than {LIMIT} times as long")
     return int(exceeded)

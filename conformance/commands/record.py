@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tal_conformance.commands.program import program_name
+from tal_conformance.commands.results import set_error, set_result
 from tal_text import warn
 
 if TYPE_CHECKING:
@@ -94,12 +95,19 @@ def record(command: Sequence[str], into: Path | None, every: int, limit_mb: floa
                 status = status_of(program.run)
         except CannotRecord as error:
             return _print_error(error)
+    set_result(
+        folder=recorded.shelf.folder,
+        calls=recorded.calls,
+        cases=len(recorded.shelf.kept),
+        bytes=recorded.shelf.size,
+    )
     warn("\n".join(summary_of(recorded)))
     return status
 
 
 def _print_error(error: Exception) -> int:
     warn(f"{program_name()} record: {error}")
+    set_error(str(error))
     return 2
 
 

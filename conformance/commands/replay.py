@@ -7,7 +7,7 @@ executed. An unreadable file or a missing implementation is reported in one line
 import argparse
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.everything import run_every_check
 from tal_conformance.commands.cases import case_file
 from tal_conformance.commands.program import CommandError, dialect_named, program_name
+from tal_conformance.commands.results import set_result
 from tal_conformance.core.arguments import name_among
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
@@ -109,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
             continue
         for path in files:
             replay.judge_case(path)
+    set_result(cases=replay.cases, problems=replay.problems)
     return replay.status
 
 
@@ -152,6 +154,8 @@ class Replay:
         found: the loaded implementations.
         fails: True if an outcome does not conform.
         missing: True if a case could not be judged, or only in part.
+        cases: machine-readable results, one for each judged case file.
+        problems: messages about cases and implementations that cannot be judged.
     """
 
     names: Sequence[str]
@@ -162,6 +166,8 @@ class Replay:
     found: list[Implementation] = field(default_factory=list)
     fails: bool = False
     missing: bool = False
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     @property
     def status(self) -> int:
@@ -171,6 +177,7 @@ class Replay:
     def report_missing(self, problem: object) -> None:
         """Print one line about a case or an implementation that cannot be judged."""
         self.missing = True
+        self.problems.append(str(problem))
         warn(printable(f"{program_name()} replay: {problem}"))
 
     def find_implementations(self) -> None:
@@ -199,6 +206,11 @@ class Replay:
             say(printable(f"  {batch.origin}"))
         for remark in remarks_on(batch):
             say(printable(f"  remark: {remark}"))
+        outcomes: list[dict[str, Any]] = []
+        self.cases.append({
+            "file": path, "id": batch.id, "batch": batch.origin or batch.describe(),
+            "remarks": list(remarks_on(batch)), "outcomes": outcomes,
+        })  # fmt: skip
         for replayed in self._stored(path, batch) if self.offline else self._live(batch):
             self.fails = self.fails or replayed.verdict.fails
             self.missing = self.missing or replayed.verdict in (
@@ -206,7 +218,8 @@ class Replay:
                 Verdict.NOT_SUPPORTED,
             )
             say("\n".join(printable(line) for line in format_replay(replayed)))
-            self._draw(batch, replayed)
+            picture_file = self._draw(batch, replayed)
+            outcomes.append({**outcome_fields(replayed), "picture": picture_file})
         return None
 
     def _live(self, batch: Batch) -> Iterator[Replayed]:
@@ -256,10 +269,10 @@ class Replay:
                 f"no outcome{of_names} is stored beside {case}: leave out --offline to compute one"
             )
 
-    def _draw(self, batch: Batch, replayed: Replayed) -> None:
-        """Write the picture of a result and print the file's path; do nothing if the result has no picture."""
+    def _draw(self, batch: Batch, replayed: Replayed) -> Path | None:
+        """Write the picture of a result, print the file's path and return it; None without a picture."""
         if replayed.picture is None:
-            return
+            return None
         safe = re.sub(r"[^\w.=-]+", "_", replayed.who)[:100]
         path = self.pictures / f"{batch.id}-{safe}.html"
         lines = [line for line in (replayed.who, replayed.summary, batch.describe(), batch.origin) if line]
@@ -268,8 +281,9 @@ class Replay:
             write_picture(path, replayed.picture, f"{_word(replayed.verdict)}: case {batch.id}", lines)
         except OSError as error:
             self.report_missing(f"cannot write the picture: {error}. Name another folder with --pictures")
-        else:
-            say(printable(f"  picture: {path}"))
+            return None
+        say(printable(f"  picture: {path}"))
+        return path
 
 
 def case_files(path: Path) -> list[Path]:
@@ -369,6 +383,23 @@ def format_replay(replayed: Replayed) -> list[str]:
     if judgement and judgement.unsupported:
         notes = [f"raises, as declared: {judgement.unsupported}", *notes]
     return lines + [f"  {note.replace(TRACEBACK_ELSEWHERE, '')}" for note in notes]
+
+
+def outcome_fields(replayed: Replayed) -> dict[str, Any]:
+    """Return the machine-readable result of one judged outcome."""
+    judgement = replayed.judgement
+    return {
+        "implementation": replayed.who,
+        "verdict": replayed.verdict.value,
+        "summary": replayed.summary or None,
+        "stages": {
+            stage.stage: {"state": stage.state.value, "margin": stage.margin}
+            for stage in (judgement.stages.values() if judgement else ())
+        },
+        "values": [asdict(value) for value in replayed.values],
+        "notes": list(judgement.notes) if judgement else [],
+        "traceback": replayed.traceback or None,
+    }
 
 
 def printable(text: str) -> str:

@@ -95,7 +95,7 @@ class RunLog:
         line: dict[str, Any] = {"kind": kind, "time": now()}
         if kind == "run":
             line |= {"schema": SCHEMA, "run": self.run}
-        line |= _plain(fields)
+        line |= json_types(fields)
         wrong = batch_fault(line) if kind == "batch" else fault(line, "log")
         if kind not in kinds():
             wrong = f"unknown kind; known kinds are {', '.join(sorted(kinds()))}"
@@ -173,8 +173,12 @@ def write_whole(path: Path, text: str) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value converted to types that JSON has."""
+def json_types(value: Any) -> Any:
+    """Return a value converted to types that JSON has; non-finite numbers become `inf`, `-inf` and `nan`.
+
+    Raises:
+        TypeError: a value has a type that is not converted.
+    """
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if value is None or isinstance(value, (bool, int)):
@@ -182,14 +186,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return str.__str__(value)  # the value of an enumeration member
     if isinstance(value, Mapping):
-        return {str(key): _plain(content) for key, content in value.items()}
+        return {str(key): json_types(content) for key, content in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted(_plain(content) for content in value)
+        return sorted(json_types(content) for content in value)
     if isinstance(value, (list, tuple)):
-        return [_plain(content) for content in value]
+        return [json_types(content) for content in value]
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"a log line cannot contain a {type(value).__name__}: {value!r:.80}")
+    raise TypeError(f"JSON cannot contain a {type(value).__name__}: {value!r:.80}")
 
 
 @contextmanager
