@@ -331,7 +331,7 @@ def new_recipes(name: str) -> Sequence[Recipe]:
 
 
 def new_of_strategy(strategy: SearchStrategy[Recipe]) -> Sequence[Recipe]:
-    """Return recipes of a strategy that `identify` does not judge."""
+    """Return recipes that a strategy generates, other than the recipes that `identify` judges."""
     return sample_recipes(strategy, BATCHES_PER_STRATEGY + NEW_OF_STRATEGY)[-NEW_OF_STRATEGY:]
 
 

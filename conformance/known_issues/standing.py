@@ -13,7 +13,7 @@ Place = tuple[str, str, str]
 
 
 class State(StrEnum):
-    """State of a ledger entry for one implementation on one device."""
+    """State of a ledger entry (a known issue) for one implementation on one device."""
 
     MATCHED = "matched"
     """The entry excused at least one failure."""
@@ -29,7 +29,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Standing:
-    """Result of a ledger entry for one implementation on one device.
+    """Result of a ledger entry (a known issue) for one implementation on one device.
 
     Attributes:
         entry: entry of the ledger.

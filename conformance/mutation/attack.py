@@ -97,7 +97,7 @@ def attack(
 def attack_in_precision(
     implementation: Implementation, check: str, precision: str, phases: Sequence[Phase] = (Phase.generate,)
 ) -> FailedCheck | None:
-    """Run the check of one precision, on batches that another check generates in the profile `ci`, until it fails.
+    """Run the suite's precision check in one precision, on batches of another check, until the precision check fails.
 
     Args:
         implementation: the implementation to test.

@@ -66,7 +66,7 @@ class RunLogWriter:
         self._append(kind, **fields)
 
     def batch(self, judged: JudgedBatch) -> None:
-        """Append the line of one judged batch."""
+        """Append the log line of one judged batch."""
         judgement, failure, recipe = judged.judgement, judged.failure, judged.batch.origin
         stages = {} if judgement is None else {name: stage.margin for name, stage in judgement.stages.items()}
         uniqueness = Uniqueness.UNIQUE if judgement is None else judgement.uniqueness

@@ -20,5 +20,5 @@ def test_topk2(checker: Checker, recipe: Recipe) -> None:
 
 @check("TAL-CONF", batches=STRATEGIES["topk2_above_k"])
 def test_topk2_above_k(checker: Checker, recipe: Recipe) -> None:
-    """TAL-CONF-2: with topk2 above k, a ground truth keeps anchors that it won without selecting them."""
+    """TAL-CONF-2: with topk2 above k, a ground truth keeps anchors assigned to it that it did not select."""
     checker(recipe)

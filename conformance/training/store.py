@@ -66,7 +66,7 @@ class CaseStore:
         """Store a batch; if the size limit requires it, remove less interesting batches.
 
         Returns:
-            True if the batch was stored within the size limit.
+            True if the batch was stored; False if less interesting batches could not free enough space.
 
         Raises:
             OSError: the file cannot be written.

@@ -91,7 +91,7 @@ def _example_place(line: Line, clause: str | None, stages: Sequence[str]) -> tup
 
 
 def _heads(log: Log, found: Sequence[Cause], rest: Sequence[Cause], cause: Cause) -> Iterator[Cause]:
-    """Yield the causes of the same implementation from which `cause` may follow.
+    """Yield the causes of the same implementation of which `cause` may be a consequence.
 
     Causes that stand for a choice are included only if the choices that were found explain every batch.
     """
@@ -104,9 +104,10 @@ def _heads(log: Log, found: Sequence[Cause], rest: Sequence[Cause], cause: Cause
 
 
 def _follows(cause: Cause, head: Cause, stages: Sequence[str]) -> bool:
-    """Return True if `cause` follows from `head`, which diverges at the same or at an earlier stage.
+    """Return True if `cause` is a consequence of `head`, a cause at the same or at an earlier stage.
 
-    A cause at a later stage follows only if the stage of `head` diverges, or is not visible, on all of its batches.
+    A cause at a later stage is a consequence only if the stage of `head` diverges, or is not visible, on all batches of
+    the cause.
     """
     if cause.verdict not in FOLDED or head.verdict not in FOLDED or not cause.example.get("stage"):
         return False

@@ -1,4 +1,4 @@
-"""`tal-conformance init` writes adapters of working code that conform, and names the mistake of broken code."""
+"""`tal-conformance init` writes adapters that conform for correct code, and names the mistake for incorrect code."""
 
 import subprocess
 import sys

@@ -42,7 +42,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def printed(*arguments: str) -> list[str]:
-    """Return the commands that make would run (`make -n`)."""
+    """Return the commands that `make -n` prints, which are the commands that make would run."""
     return make("-n", *arguments).stdout.splitlines()
 
 

@@ -53,7 +53,7 @@ built_in = len
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Callable[[str], Target]:
-    """Return a function that reads the signatures of an object of the file above."""
+    """Return a function that reads the signatures of a named object in a file written from this module's text."""
     path = tmp_path / "mine.py"
     path.write_text(MINE)
 

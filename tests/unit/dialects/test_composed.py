@@ -53,7 +53,7 @@ def showing(base: Dialect, changed: Dialect, name: str) -> list[Recipe]:
 def assert_held_to(adapter: Any, base: Dialect, changed: Dialect, name: str):
     """Assert that an adapter fails in the base dialect on some batch, and conforms to the changed dialect.
 
-    A single batch need not fail in the base dialect: because of ties, some batches admit both results.
+    A single batch need not fail in the base dialect: because of ties, both results are correct on some batches.
     """
     recipes = showing(base, changed, name)
     subject = Subject(implementation_from(adapter, "adapter"), "cpu")
