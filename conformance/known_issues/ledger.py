@@ -192,7 +192,9 @@ def _versions(text: str) -> SpecifierSet:
     try:
         return SpecifierSet(text)
     except InvalidSpecifier as error:
-        raise ValueError(f"'versions' must be a specifier such as '>=1.0, <2', got {text!r}") from error
+        raise ValueError(
+            f"'versions' must be a version specifier such as '>=1.0, <2', got {text!r}"
+        ) from error
 
 
 def _check_sense(entry: KnownIssue) -> None:
@@ -207,7 +209,7 @@ def _check_sense(entry: KnownIssue) -> None:
         if stage not in (*known, RAISES):
             raise ValueError(unknown_name("stage", stage, (*known, RAISES)))
     if not re.fullmatch(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", entry.clause):
-        raise ValueError(f"{entry.clause!r} is not a clause; expected one such as TAL-CAND-2")
+        raise ValueError(f"{entry.clause!r} is not the name of a clause, expected a name such as TAL-CAND-2")
     if entry.clause not in clauses():
         raise ValueError(
             f"unknown clause {entry.clause!r}{suggestion(entry.clause, clauses()) or '.'} "

@@ -187,7 +187,8 @@ def equivalent_mutants() -> dict[str, str]:
     for entry in tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]:
         if not entry.get("because", "").strip():
             raise ValueError(
-                f"{EQUIVALENT.name}: entry {entry.get('mutants')!r} has no reason; add `because = ...`"
+                f"{EQUIVALENT.name}: the entry for the mutants {entry.get('mutants')!r} has no reason: "
+                "add a line `because = ...`"
             )
         patterns = entry["mutants"]
         found |= dict.fromkeys([patterns] if isinstance(patterns, str) else patterns, entry["because"])

@@ -337,7 +337,7 @@ def test_every_entry_has_an_argument(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "equivalent.toml"
     path.write_text('[[equivalent]]\nmutants = "x"\nbecause = " "\n')
     monkeypatch.setattr(matrix, "EQUIVALENT", path)
-    with pytest.raises(ValueError, match="entry 'x' has no reason"):
+    with pytest.raises(ValueError, match="the entry for the mutants 'x' has no reason"):
         matrix.equivalent_mutants()
 
 
