@@ -98,7 +98,7 @@ def record(command: Sequence[str], into: Path | None, every: int, limit_mb: floa
     set_result(
         folder=recorded.shelf.folder,
         calls=recorded.calls,
-        cases=len(recorded.shelf.kept),
+        cases=len(recorded.shelf.cases),
         bytes=recorded.shelf.size,
     )
     warn("\n".join(summary_of(recorded)))
