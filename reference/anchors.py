@@ -45,7 +45,8 @@ def flatten(
             dtype.
     """
     if len(feature_maps) != len(head.strides):
-        raise ValueError(f"got {len(feature_maps)} feature maps for {len(head.strides)} strides")
+        maps, levels = len(feature_maps), len(head.strides)
+        raise ValueError(f"got {maps} feature maps for {levels} strides, expected one per stride")
     wrong = [tuple(level.shape) for level in feature_maps if level.shape[1] != head.channels]
     if wrong:
         raise ValueError(f"feature maps have the shapes {wrong}; the head has 4R + C = {head.channels} channels")

@@ -235,7 +235,7 @@ def top_k(metric: Float[Tensor, "M A"], k: int) -> Bool[Tensor, "M A"]:
         ValueError: there are fewer anchors than k (TAL-TOPK-2).
     """
     if k > metric.shape[1]:
-        raise ValueError(f"top-k needs k <= A, but k = {k} and A = {metric.shape[1]} (TAL-TOPK-2)")
+        raise ValueError(f"cannot select k = {k} of {metric.shape[1]} anchors: k exceeds their number (TAL-TOPK-2)")
     best = metric.topk(k, dim=1).indices  # (M, k)
     return torch.zeros_like(metric, dtype=torch.bool).scatter(1, best, True)  # (M, A)
 

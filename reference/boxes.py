@@ -21,48 +21,48 @@ def width_and_height(box: Float[Tensor, "*pairs 4"]) -> tuple[Float[Tensor, "*pa
     return right - left, bottom - top + EPS
 
 
-def intersection(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+def intersection(first: Float[Tensor, "*#pairs 4"], second: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
     """Return the area of the intersection of each pair of boxes (IOU-1)."""
-    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = first.chunk(2, -1), second.chunk(2, -1)
     sides = torch.minimum(right_bottom1, right_bottom2) - torch.maximum(left_top1, left_top2)
     width, height = sides.clamp(min=0).unbind(-1)
     return width * height
 
 
-def iou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+def iou(first: Float[Tensor, "*#pairs 4"], second: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
     """Return the intersection over union of each pair of boxes (IOU-1)."""
-    (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
-    shared = intersection(one, other)
+    (w1, h1), (w2, h2) = width_and_height(first), width_and_height(second)
+    shared = intersection(first, second)
     return shared / (w1 * h1 + w2 * h2 - shared + EPS)
 
 
-def centre_penalty(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+def centre_penalty(first: Float[Tensor, "*#pairs 4"], second: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
     """Return the squared distance of the centres over the squared diagonal of the smallest enclosing box (IOU-1)."""
-    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = first.chunk(2, -1), second.chunk(2, -1)
     enclosing = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)
     apart = (left_top1 + right_bottom1 - left_top2 - right_bottom2) / 2
     return apart.square().sum(-1) / (enclosing.square().sum(-1) + EPS)
 
 
 def shape_penalty(
-    one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"], overlap: Float[Tensor, "*#pairs"]
+    first: Float[Tensor, "*#pairs 4"], second: Float[Tensor, "*#pairs 4"], overlap: Float[Tensor, "*#pairs"]
 ) -> Float[Tensor, "*#pairs"]:
     """Return CIoU's term alpha v: v compares aspect ratios, and its weight alpha grows with `overlap` (IOU-1)."""
-    (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
+    (w1, h1), (w2, h2) = width_and_height(first), width_and_height(second)
     angle = torch.atan(w2 / h2) - torch.atan(w1 / h1)
     difference = 4 / math.pi**2 * angle.square()  # v
     weight = difference / (1 - overlap + difference + EPS)  # a
     return weight.detach() * difference  # IOU-2: the weight is a constant for the gradient
 
 
-def ciou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+def ciou(first: Float[Tensor, "*#pairs 4"], second: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
     """Return the complete IoU, between -1.5 (far apart, with opposite shapes) and 1 (equal boxes) (IOU-1, IOU-2).
 
     For an inverted box, which negative raw distances can cause (R = 1), the value can be below -1.5.
 
     Args:
-        one: (.., 4) xyxy; by convention the ground truth. Broadcasts against `other`.
-        other: (.., 4) xyxy in the same units.
+        first: (.., 4) xyxy; by convention the ground truth. Broadcasts against `second`.
+        second: (.., 4) xyxy in the same units.
     """
-    overlap = iou(one, other)
-    return overlap - centre_penalty(one, other) - shape_penalty(one, other, overlap)
+    overlap = iou(first, second)
+    return overlap - centre_penalty(first, second) - shape_penalty(first, second, overlap)

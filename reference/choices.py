@@ -171,9 +171,9 @@ CHOICES: dict[str, Choice] = {
     "exponents": _choice(
         "TAL-MET-1",
         {
-            Exponents.GIVEN: "alpha and beta are those that were asked for",
-            Exponents.BUILT_IN: "alpha and beta are 0.5 and 6, whatever was asked for",
-            Exponents.ONE_AND_SIX: "alpha and beta are 1 and 6, whatever was asked for",
+            Exponents.GIVEN: "alpha and beta are those of the hyperparameters",
+            Exponents.BUILT_IN: "alpha and beta are 0.5 and 6, whatever the hyperparameters say",
+            Exponents.ONE_AND_SIX: "alpha and beta are 1 and 6, whatever the hyperparameters say",
             Exponents.EXCHANGED: "alpha is the exponent of the overlap and beta that of the score",
         },
         {
@@ -184,7 +184,7 @@ CHOICES: dict[str, Choice] = {
     ),
     "built_in_k": _choice(
         "TAL-TOPK-1",
-        {False: "k is what was asked for", True: "k is 10, whatever was asked for"},
+        {False: "k is that of the hyperparameters", True: "k is 10, whatever the hyperparameters say"},
         {True: "k built in as 10"},
     ),
     "k_offset": _choice(
@@ -352,8 +352,8 @@ CHOICES: dict[str, Choice] = {
     "gains": _choice(
         "LOSS-GAIN-1",
         {
-            Gains.GIVEN: "gains are those that were asked for",
-            Gains.BUILT_IN: "gains are 7.5, 0.5 and 1.5, whatever was asked for",
+            Gains.GIVEN: "gains are those of the hyperparameters",
+            Gains.BUILT_IN: "gains are 7.5, 0.5 and 1.5, whatever the hyperparameters say",
             Gains.EXCHANGED: "the gains of box and cls are exchanged",
         },
         {Gains.BUILT_IN: "gains built in", Gains.EXCHANGED: "the gains of box and cls exchanged"},

@@ -209,7 +209,7 @@ def covariance(
 
 
 def probiou(
-    one: Float[Tensor, "*#pairs 5"], other: Float[Tensor, "*#pairs 5"], variance: float = 0.0
+    first: Float[Tensor, "*#pairs 5"], second: Float[Tensor, "*#pairs 5"], variance: float = 0.0
 ) -> Float[Tensor, "*#pairs"]:
     """Return the probabilistic IoU: 1 minus the Hellinger distance of two Gaussians (Llerena et al., 2021; OBB-IOU-1).
 
@@ -217,13 +217,13 @@ def probiou(
     gradient is zero at both ends (OBB-IOU-2).
 
     Args:
-        one: (.., 5) boxes, which broadcast against `other`; exchanging the two does not change the result.
-        other: (.., 5) boxes in the same units.
+        first: (.., 5) boxes, which broadcast against `second`; exchanging the two does not change the result.
+        second: (.., 5) boxes in the same units.
         variance: the number F in OBB-IOU-1, added to the variances of both boxes along both axes.
     """
-    (xx1, yy1, xy1), (xx2, yy2, xy2) = covariance(one, variance), covariance(other, variance)
+    (xx1, yy1, xy1), (xx2, yy2, xy2) = covariance(first, variance), covariance(second, variance)
     xx, yy, xy = xx1 + xx2, yy1 + yy2, xy1 + xy2  # S
-    dx, dy = (one - other)[..., :2].unbind(-1)  # d
+    dx, dy = (first - second)[..., :2].unbind(-1)  # d
     own1, own2 = (xx1 * yy1 - xy1.square()).clamp(min=0), (xx2 * yy2 - xy2.square()).clamp(min=0)
     together = xx * yy - xy.square()  # D
     apart = (yy * dx.square() + xx * dy.square() - 2 * xy * dx * dy) / (4 * (together + EPS))

@@ -14,27 +14,27 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 """A function that returns the overlaps of boxes (.., 4) and (.., 4), broadcast over leading dimensions."""
 
 
-def diou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+def diou(first: Float[Tensor, "*#pairs 4"], second: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
     """Return IoU minus the centre penalty of CIoU (Zheng et al., Distance-IoU Loss, 2020)."""
-    return iou(one, other) - centre_penalty(one, other)
+    return iou(first, second) - centre_penalty(first, second)
 
 
-def giou(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+def giou(first: Float[Tensor, "*#pairs 4"], second: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
     """Return IoU minus the share of the enclosing box outside the union (Rezatofighi et al., Generalized IoU, 2019)."""
-    (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
-    shared = intersection(one, other)
+    (w1, h1), (w2, h2) = width_and_height(first), width_and_height(second)
+    shared = intersection(first, second)
     union = w1 * h1 + w2 * h2 - shared + EPS
-    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = first.chunk(2, -1), second.chunk(2, -1)
     enclosing = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)
     area = enclosing[..., 0] * enclosing[..., 1] + EPS
     return shared / union - (area - union) / area
 
 
-def ciou_v_squared(one: Float[Tensor, "*#pairs 4"], other: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+def ciou_v_squared(first: Float[Tensor, "*#pairs 4"], second: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
     """Return CIoU with v^2 in place of alpha v as shape penalty, where v is the aspect ratio term."""
-    (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
+    (w1, h1), (w2, h2) = width_and_height(first), width_and_height(second)
     difference = 4 / math.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)).square()  # v
-    return diou(one, other) - difference.detach() * difference
+    return diou(first, second) - difference.detach() * difference
 
 
 MEASURES: dict[Overlap, Measure] = {

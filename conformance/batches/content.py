@@ -106,14 +106,14 @@ class Content:
     def pairs(self) -> tuple[Tensor, Tensor]:
         """Indices (P,) and (P,) of the two GTs of every pair in the same image, in ascending order."""
         same = (self.image[:, None] == self.image).triu(1)  # (n, n)
-        one, other = same.nonzero().unbind(1)
-        return one, other
+        first, second = same.nonzero().unbind(1)
+        return first, second
 
     @cached_property
     def pair_boxes(self) -> tuple[Tensor, Tensor]:
         """Boxes (P, 4) and (P, 4), xyxy in pixels, of the two GTs of every pair in the same image."""
-        one, other = self.pairs
-        return self.boxes[one], self.boxes[other]
+        first, second = self.pairs
+        return self.boxes[first], self.boxes[second]
 
     @cached_property
     def depth(self) -> Tensor:

@@ -167,30 +167,32 @@ def wholly_outside(content: Content) -> bool:
 
 @hazard("pair")
 def nested(content: Content) -> Tensor:
-    """A box lies within another, larger one."""
-    one, other = content.pair_boxes
-    return (_within(one, other) | _within(other, one)).any()
+    """A box lies within a larger box."""
+    first, second = content.pair_boxes
+    return (_within(first, second) | _within(second, first)).any()
 
 
 @hazard("pair")
 def identical_boxes(content: Content) -> Tensor:
     """Two GTs have the same box and the same class (ambiguity T2)."""
-    one, other = content.pairs
-    return (_same_box(content) & (content.labels[one] == content.labels[other])).any()
+    first, second = content.pairs
+    return (_same_box(content) & (content.labels[first] == content.labels[second])).any()
 
 
 @hazard("pair")
 def same_box_other_class(content: Content) -> Tensor:
     """Two GTs have the same box and different classes (ambiguity T2)."""
-    one, other = content.pairs
-    return (_same_box(content) & (content.labels[one] != content.labels[other])).any()
+    first, second = content.pairs
+    return (_same_box(content) & (content.labels[first] != content.labels[second])).any()
 
 
 @hazard("pair")
 def touching(content: Content) -> Tensor:
     """Two boxes share a piece of an edge and nothing else."""
-    one, other = content.pair_boxes
-    gap = torch.maximum(one[:, :2], other[:, :2]) - torch.minimum(one[:, 2:], other[:, 2:])  # (P, 2) x, y
+    first, second = content.pair_boxes
+    gap = torch.maximum(first[:, :2], second[:, :2]) - torch.minimum(
+        first[:, 2:], second[:, 2:]
+    )  # (P, 2) x, y
     return ((gap.amax(1) == 0) & (gap.amin(1) < 0)).any()
 
 
@@ -301,7 +303,7 @@ def zero_at_k(content: Content) -> Tensor:
 
 @hazard("truth")
 def no_overlap(content: Content) -> Tensor:
-    """A GT has candidates, and none of them has u > 0.
+    """A GT has candidates, and u = 0 for every candidate.
 
     u is the overlap of a GT with an anchor's predicted box.
     """
@@ -320,7 +322,7 @@ def constant_predictions(content: Content) -> bool:
 
 @hazard()
 def quantised(content: Content) -> bool:
-    """The class logits take at most eight values, fewer than there are, and anchors predict differently."""
+    """The class logits have at most eight different values, and not all anchors predict the same logits."""
     few = min(FEW_VALUES, content.logits.numel() // 2)
     return len(content.logits.flatten()[:1024].unique()) <= few and not constant_predictions(content)
 
@@ -366,7 +368,7 @@ def many_levels(content: Content) -> bool:
 
 @hazard()
 def other_strides(content: Content) -> bool:
-    """The strides are not the first ones of 8, 16, 32."""
+    """The strides are not the first numbers of the list 8, 16, 32."""
     return content.head.strides != (8, 16, 32)[: len(content.head.strides)]
 
 
@@ -378,7 +380,7 @@ def non_square(content: Content) -> bool:
 
 @hazard()
 def uneven_levels(content: Content) -> bool:
-    """The input's size is no multiple of every stride: the last row or column of cells reaches beyond it."""
+    """The input's size is not a multiple of every stride: the last row or column of cells reaches beyond the input."""
     return any(side % stride for side in content.size for stride in content.head.strides)
 
 
@@ -415,8 +417,8 @@ def fewer_anchors_than_k(content: Content) -> bool:
 @hazard("candidate")
 def keeps_fewer(content: Content) -> bool:
     """A GT has selected more anchors than it keeps, because of topk2 (TAL-CONF-2)."""
-    kept = content.hyperparameters.effective_topk2
-    return kept is not None and bool((content.selected.sum(1) > kept).any())
+    topk2 = content.hyperparameters.effective_topk2
+    return topk2 is not None and bool((content.selected.sum(1) > topk2).any())
 
 
 @hazard("candidate")
@@ -425,11 +427,11 @@ def tie_at_topk2(content: Content) -> bool:
 
     t is the alignment metric of a GT and an anchor.
     """
-    kept = content.hyperparameters.effective_topk2
-    if kept is None or kept >= content.metric.shape[1]:
+    topk2 = content.hyperparameters.effective_topk2
+    if topk2 is None or topk2 >= content.metric.shape[1]:
         return False
     ranked = (content.metric * content.selected).sort(1, descending=True).values  # (n, A)
-    return bool(((ranked[:, kept - 1] == ranked[:, kept]) & (content.selected.sum(1) > kept)).any())
+    return bool(((ranked[:, topk2 - 1] == ranked[:, topk2]) & (content.selected.sum(1) > topk2)).any())
 
 
 def _reaches_in(gt: Shape, content: Content) -> bool:
@@ -442,16 +444,16 @@ def _reaches_out(gt: Shape, content: Content) -> bool:
     return gt.left < 0 or gt.top < 0 or gt.right > width or gt.bottom > height
 
 
-def _within(one: Tensor, other: Tensor) -> Tensor:
-    """Return a mask (P,) bool: True if the box `one` (P, 4) lies in `other` (P, 4) and differs from it."""
-    outward = one.new_tensor((1, 1, -1, -1))
-    inward = (one - other) * outward  # (P, 4)
+def _within(inner: Tensor, outer: Tensor) -> Tensor:
+    """Return a mask (P,) bool: True if the box `inner` (P, 4) lies in `outer` (P, 4) and differs from it."""
+    outward = inner.new_tensor((1, 1, -1, -1))
+    inward = (inner - outer) * outward  # (P, 4)
     return (inward.amin(1) >= 0) & (inward.amax(1) > 0)
 
 
 def _same_box(content: Content) -> Tensor:
-    one, other = content.pair_boxes
-    return (one == other).all(1)  # (P,)
+    first, second = content.pair_boxes
+    return (first == second).all(1)  # (P,)
 
 
 def _meaning(detector: Detector) -> str:

@@ -24,7 +24,7 @@ VANISHES = -104.0
 
 @hazard()
 def strides_not_doubled(content: Content) -> bool:
-    """A stride is larger than the one before, but not twice as large."""
+    """A stride is larger than the previous stride, but not twice as large."""
     strides = content.head.strides
     return any(finer < coarser != 2 * finer for finer, coarser in pairwise(strides))
 

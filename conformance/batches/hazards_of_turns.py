@@ -40,8 +40,8 @@ class TurnedContent:
         boxes = rows[:, 2:].double() * torch.tensor((width, height, width, height, 1.0), dtype=torch.float64)
         real = boxes.sum(1) > 0  # (N,) OBB-ANN-3
         self.large, self.real = large, real
-        kept = large & real
-        self.boxes, self.image, self.labels = boxes[kept], rows[kept, 0].long(), rows[kept, 1].long()
+        is_gt = large & real
+        self.boxes, self.image, self.labels = boxes[is_gt], rows[is_gt, 0].long(), rows[is_gt, 1].long()
 
     def has(self, what: str) -> bool:
         """Return True if the batch contains `what`: a GT ("truth"), two GTs in one image ("pair"), or nothing ("")."""
@@ -61,8 +61,8 @@ class TurnedContent:
     @cached_property
     def pairs(self) -> tuple[Tensor, Tensor]:
         """Indices (P,) and (P,) of the two GTs of every pair in the same image."""
-        one, other = (self.image[:, None] == self.image).triu(1).nonzero().unbind(1)
-        return one, other
+        first, second = (self.image[:, None] == self.image).triu(1).nonzero().unbind(1)
+        return first, second
 
     @property
     def floor(self) -> int:
@@ -107,7 +107,7 @@ class TurnedContent:
         return self.depth >= 0
 
 
-def bhattacharyya(one: Tensor, other: Tensor) -> Tensor:
+def bhattacharyya(first: Tensor, second: Tensor) -> Tensor:
     """Return the Bhattacharyya distance of two boxes (.., 5), without any eps; infinite if a box has no area."""
 
     def entries(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,11 +119,13 @@ def bhattacharyya(one: Tensor, other: Tensor) -> Tensor:
             (along - across) * cos * sin,
         )
 
-    (a1, b1, c1), (a2, b2, c2) = entries(one), entries(other)
+    (a1, b1, c1), (a2, b2, c2) = entries(first), entries(second)
     a, b, c = a1 + a2, b1 + b2, c1 + c2
-    dx, dy = (one - other)[..., :2].unbind(-1)
+    dx, dy = (first - second)[..., :2].unbind(-1)
     det = a * b - c * c
-    own = ((one[..., 2] * one[..., 3] / 12) * (other[..., 2] * other[..., 3] / 12)).abs()  # roots of both
+    own = (
+        (first[..., 2] * first[..., 3] / 12) * (second[..., 2] * second[..., 3] / 12)
+    ).abs()  # roots of both
     return (b * dx**2 + a * dy**2 - 2 * c * dx * dy) / (4 * det) + (det / (4 * own)).log() / 2
 
 
@@ -213,7 +215,7 @@ def small_row_between(content: TurnedContent) -> bool:
     """A row that is dropped precedes a kept row of its image: indices of GTs are not those of rows (OBB-ANN-2)."""
     large = content.large.tolist()
     rows = [*zip(content.rows, large, strict=True)]
-    return any(not kept and (image, True) in rows[at:] for at, (image, kept) in enumerate(rows))
+    return any(not is_large and (image, True) in rows[at:] for at, (image, is_large) in enumerate(rows))
 
 
 @hazard(tasks=ROTATED)
@@ -320,15 +322,15 @@ def one_set_in_two_forms(content: TurnedContent) -> Tensor:
     Another form has exchanged sides and an angle that differs by 90 degrees, or an angle that differs by 180 degrees.
     The overlap u of any predicted box with the two GTs is then the same.
     """
-    one, other = content.pairs
-    return (bhattacharyya(content.boxes[one], content.boxes[other]) < 1e-7).any()
+    first, second = content.pairs
+    return (bhattacharyya(content.boxes[first], content.boxes[second]) < 1e-7).any()
 
 
 @hazard("pair", tasks=ROTATED)
 def turned_contested(content: TurnedContent) -> Tensor:
     """Two GTs of one image share a candidate."""
-    one, other = content.pairs
-    return (content.candidates[one] & content.candidates[other]).any()
+    first, second = content.pairs
+    return (content.candidates[first] & content.candidates[second]).any()
 
 
 @hazard(tasks=ROTATED)

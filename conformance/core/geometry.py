@@ -135,9 +135,9 @@ def inside(centres: Tensor, boxes: Tensor) -> Tensor:
     return depth(centres, boxes) > INSIDE
 
 
-def ciou(one: Tensor, other: Tensor) -> Tensor:
+def ciou(first: Tensor, second: Tensor) -> Tensor:
     """Return the elementwise CIoU (..) of two tensors of boxes (.., 4), xyxy (IOU-1)."""
-    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = first.chunk(2, -1), second.chunk(2, -1)
     w1, h1 = (right_bottom1 - left_top1).unbind(-1)
     w2, h2 = (right_bottom2 - left_top2).unbind(-1)
     h1, h2 = h1 + EPS, h2 + EPS

@@ -140,7 +140,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     check_schema(facts, SCHEMA)
     checksum = facts.pop(CHECKSUM, None)
     if checksum != digest(facts, tensors):
-        raise ValueError("the checksum does not match the content")
+        raise ValueError("the checksum does not match the content: the file is damaged or was edited")
     wrong = [name for name in FACTS if not isinstance(facts.get(name), str)]
     wrong += [name for name in ("own_inputs",) if not isinstance(facts.get(name), bool)]
     wrong += [

@@ -81,7 +81,8 @@ def check_assignment(
             )
     if exposes_stages and truths and not isinstance(assignment.stages, Stages):
         raise ProtocolViolation(
-            f"the adapter declares exposes_stages, but Assignment.stages is {_kind(assignment.stages)}"
+            f"the adapter declares exposes_stages, but Assignment.stages is {_kind(assignment.stages)}, "
+            "expected Stages"
         )
     stages = None
     if assignment.stages is not None:

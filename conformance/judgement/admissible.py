@@ -129,7 +129,7 @@ class TopK2Rule:
     metric: Range
     k: int
 
-    def may_be_dropped(self, kept: Tensor) -> Tensor | None:
+    def may_be_dropped(self, positives: Tensor) -> Tensor | None:
         """Return (M, A) bool: True where the ground truth may have owned the anchor and dropped it.
 
         Return None if a ground truth has more than k positives, which is not admissible. A ground truth with k
@@ -137,13 +137,15 @@ class TopK2Rule:
         truth with fewer positives also picked anchors with t = 0, and can only have dropped anchors with t = 0.
 
         Args:
-            kept: (M, A) bool: positives after TAL-CONF-2.
+            positives: (M, A) bool: positives after TAL-CONF-2.
         """
-        count = kept.sum(1, keepdim=True)  # (M, 1)
+        count = positives.sum(1, keepdim=True)  # (M, 1)
         if (count > self.k).any():
             return None
-        worst = self.metric.high.where(kept, torch.inf).amin(1, keepdim=True)  # (M, 1) smallest kept value
-        return (self.metric.low <= worst.where(count == self.k, 0)) & ~kept.any(0)
+        worst = self.metric.high.where(positives, torch.inf).amin(
+            1, keepdim=True
+        )  # (M, 1) smallest kept value
+        return (self.metric.low <= worst.where(count == self.k, 0)) & ~positives.any(0)
 
     @property
     def most_dropped(self) -> int:
@@ -308,8 +310,8 @@ def _with_topk2(owners: Ownership, topk2_rule: TopK2Rule, at_most: int) -> Itera
     own = owners.positives(len(topk2_rule.metric.low))  # (M, A)
     value = Range(topk2_rule.metric.low * own, topk2_rule.metric.high * own)
     choices = top_k_choices(value, own, own, topk2_rule.k)
-    for kept in product(*[_row_choices(choices, row, at_most) for row in range(len(own))]):
-        yield Ownership(torch.stack(kept).any(0), owners.index)
+    for choice in product(*[_row_choices(choices, row, at_most) for row in range(len(own))]):
+        yield Ownership(torch.stack(choice).any(0), owners.index)
 
 
 def _row_choices(selection: Selection, row: int, at_most: int) -> list[Tensor]:

@@ -137,66 +137,66 @@ def boxes_unit(predictions: Predictions, reg_max: int, eps: float) -> Tensor:
 
 
 def ciou_unit(
-    one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float, other_eps: float = 0.0
+    first: Tensor, second: Tensor, edge_error: Tensor | float, eps: float, second_eps: float = 0.0
 ) -> Tensor:
-    """Return the largest error of CIoU if every edge of `other` errs by up to `edge_error`, in the boxes' unit (IOU-1).
+    """Return the largest error of CIoU if every edge of `second` errs by up to `edge_error`, in its unit (IOU-1).
 
-    If the edges of `other` have a coarser dtype than those of `one`, the sides, area, centre, quotient of the sides and
-    arc tangent of `other` round by `other_eps`; operations on both boxes round by `eps`, that of the finer dtype.
+    If the edges of `second` have a coarser dtype than those of `first`, the sides, area, centre, quotient of the sides
+    and arc tangent of `second` round by `second_eps`; operations on both boxes round by `eps`, that of the finer dtype.
 
     The differences of edges round relative to themselves; the sums of edges that make the centres round relative to
     the coordinates. The aspect-ratio term a v = v^2 / (1 - IoU + v + eps) has slopes within [0, 1] in v and in IoU.
     """
-    (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
+    (w1, h1), (w2, h2) = width_and_height(first), width_and_height(second)
     w1, w2 = w1.abs(), w2.abs()
     h1, h2 = h1.abs(), h2.abs()
     side = 2 * edge_error  # error of a width or height, beside its own rounding
-    shared = intersection(one, other)
+    shared = intersection(first, second)
     area = w1 * h1 + w2 * h2
     shared_error = side * torch.minimum(w1, w2) + side * torch.minimum(h1, h2) + side**2 + 3 * eps * shared
     union = (area - shared + BOX_EPS).clamp(min=BOX_EPS)
     union_error = side * (w2 + h2) + side**2 + shared_error + 3 * eps * (area + shared)
-    union_error = union_error + 3 * other_eps * w2 * h2
+    union_error = union_error + 3 * second_eps * w2 * h2
     iou_error = (shared_error + shared / union * union_error) / union + 2 * eps
 
-    coordinates = torch.maximum(one.abs().amax(-1), other.abs().amax(-1))
-    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
+    coordinates = torch.maximum(first.abs().amax(-1), second.abs().amax(-1))
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = first.chunk(2, -1), second.chunk(2, -1)
     enclosing = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)
     diagonal = enclosing.square().sum(-1) + BOX_EPS
     diagonal_error = 2 * side * enclosing.abs().sum(-1) + 2 * side**2 + 3 * eps * diagonal
     apart = ((left_top1 + right_bottom1 - left_top2 - right_bottom2) / 2).square().sum(-1)
-    centre_error = edge_error + (2 * eps + other_eps) * coordinates
+    centre_error = edge_error + (2 * eps + second_eps) * coordinates
     apart_error = 2 * math.sqrt(2) * apart.sqrt() * centre_error + 2 * centre_error**2
     penalty_error = (apart_error + apart / diagonal * diagonal_error) / diagonal + 3 * eps
 
     angle = (torch.atan(w2 / h2) - torch.atan(w1 / h1)).abs()
     turn = (side * (w2 + h2) / (w2.square() + h2.square())).clamp(max=math.pi / 2)  # of `other`'s angle
-    turn = turn + other_eps * (3 * w2 * h2 / (w2.square() + h2.square()) + torch.atan(w2 / h2))
+    turn = turn + second_eps * (3 * w2 * h2 / (w2.square() + h2.square()) + torch.atan(w2 / h2))
     angle_error = turn + 4 * eps
     shape_error = 4 / math.pi**2 * (2 * angle * angle_error + angle_error**2)
     return 2 * iou_error + penalty_error + shape_error + 4 * eps
 
 
 def overlap_unit(
-    measure: Overlap, one: Tensor, other: Tensor, edge_error: Tensor | float, eps: float
+    measure: Overlap, first: Tensor, second: Tensor, edge_error: Tensor | float, eps: float
 ) -> Tensor:
     """Return the largest error of IoU, GIoU, DIoU or CIoU as `ciou_unit` does (IOU-1).
 
     CIoU has the terms of IoU and DIoU. v squared has at most twice the slope of v. GIoU's term for the enclosing box
     has the error of one more quotient of two areas.
     """
-    unit = ciou_unit(one, other, edge_error, eps)
+    unit = ciou_unit(first, second, edge_error, eps)
     if measure is Overlap.V_SQUARED:
         return 2 * unit
     if measure is not Overlap.GIOU:
         return unit
-    (left_top1, right_bottom1), (left_top2, right_bottom2) = one.chunk(2, -1), other.chunk(2, -1)
+    (left_top1, right_bottom1), (left_top2, right_bottom2) = first.chunk(2, -1), second.chunk(2, -1)
     enclosing = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)
     w, h = enclosing.abs().unbind(-1)
     side = 2 * edge_error  # both edges of a side err
     area = w * h + BOX_EPS
     area_error = side * (w + h) + side**2 + 3 * eps * area
-    (w1, h1), (w2, h2) = width_and_height(one), width_and_height(other)
+    (w1, h1), (w2, h2) = width_and_height(first), width_and_height(second)
     areas = (w1 * h1).abs() + (w2 * h2).abs()
     union_error = (
         side * (w2.abs() + h2.abs()) * 2 + 2 * side**2 + 6 * eps * areas

@@ -94,14 +94,16 @@ class CiouParts:
         return cls(shared_part, enclosing, centre, area, shape, of_angle)
 
 
-def _apart(one: Tensor, other: Tensor) -> Tensor:
+def _apart(first: Tensor, second: Tensor) -> Tensor:
     """Return the differences (.., 2) of the centres of two boxes (.., 4)."""
-    return (one[..., :2] + one[..., 2:] - other[..., :2] - other[..., 2:]) / 2
+    return (first[..., :2] + first[..., 2:] - second[..., :2] - second[..., 2:]) / 2
 
 
-def _diagonal(one: Tensor, other: Tensor) -> Tensor:
+def _diagonal(first: Tensor, second: Tensor) -> Tensor:
     """Return the squared diagonal (..,) of the smallest box that encloses two boxes (.., 4)."""
-    enclosing = torch.maximum(one[..., 2:], other[..., 2:]) - torch.minimum(one[..., :2], other[..., :2])
+    enclosing = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(
+        first[..., :2], second[..., :2]
+    )
     return enclosing.square().sum(-1) + EPS
 
 

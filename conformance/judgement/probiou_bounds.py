@@ -135,8 +135,8 @@ class Probiou:
     @cached_property
     def loss(self) -> Enclosure:
         """1 - probIoU."""
-        kept = -self.distance.clamp(EPS, FARTHEST)
-        return ((-kept.exp() + 1.0).clamp(low=0.0) + EPS).sqrt()
+        exponent = -self.distance.clamp(EPS, FARTHEST)
+        return ((-exponent.exp() + 1.0).clamp(low=0.0) + EPS).sqrt()
 
     @property
     def value(self) -> Enclosure:
@@ -146,8 +146,8 @@ class Probiou:
     @cached_property
     def slope(self) -> Enclosure:
         """Derivative of 1 - probIoU by B: exp(-B) / (2 (1 - probIoU)); zero where B is clamped (OBB-IOU-2)."""
-        kept = -self.distance.clamp(EPS, FARTHEST)
-        raw = kept.exp() / (self.loss * 2.0)
+        exponent = -self.distance.clamp(EPS, FARTHEST)
+        raw = exponent.exp() / (self.loss * 2.0)
         low, high = self.distance.low.nan_to_num(nan=-torch.inf), self.distance.high.nan_to_num(nan=torch.inf)
         never = (high < EPS) | (low > FARTHEST)
         return raw.with_zero((low <= EPS) | (high >= FARTHEST)).zeroed(never)

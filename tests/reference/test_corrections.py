@@ -90,7 +90,7 @@ def test_positives_of_metric_zero_compete_with_every_other_zero():
 
 def test_topk2_above_the_number_of_anchors_is_refused():
     """COR-3: topk2 above the number of anchors raises ValueError, just as k does."""
-    with pytest.raises(ValueError, match="k = 5 and A = 4"):
+    with pytest.raises(ValueError, match="k = 5 of 4 anchors"):
         run(truths(WIDE), [WIDE] * 4, [[0.5]] * 4, topk=2, topk2=5)
 
 

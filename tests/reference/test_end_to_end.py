@@ -104,7 +104,7 @@ def test_fewer_anchors_than_one_branch_takes():
     """
     batch = drawn(3, 1, rotated=False)
     maps = [level[:, :, :2, :2] for level in batch.maps]
-    with pytest.raises(ValueError, match="k = 10 and A = 8"):
+    with pytest.raises(ValueError, match="k = 10 of 8 anchors"):
         end_to_end_loss(maps, maps, batch.rows, batch.head)
 
 

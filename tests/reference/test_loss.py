@@ -462,5 +462,5 @@ def test_ground_truths_are_not_rounded_to_half_precision(dtype: torch.dtype):
 
 def test_more_anchors_asked_for_than_there_are():
     """TAL-TOPK-2: topk above the number of anchors, here 30, raises ValueError."""
-    with pytest.raises(ValueError, match="k = 31 and A = 30"):
+    with pytest.raises(ValueError, match="k = 31 of 30 anchors"):
         detection_loss(maps(4), ROWS, Head((8, 16), 3, 4), Hyperparameters(topk=31))

@@ -195,11 +195,11 @@ def gaussian(box: list[float], floor: float) -> tuple[list[list[float]], float]:
     return entries, entries[0][0] * entries[1][1] - entries[0][1] ** 2
 
 
-def plain_probiou(one: list[float], other: list[float], floor: float = 0.0) -> float:
+def plain_probiou(box1: list[float], box2: list[float], floor: float = 0.0) -> float:
     """Return the probIoU of two boxes in Python floats (OBB-IOU-1); `floor` is added to the variances."""
-    (first, det1), (second, det2) = gaussian(one, floor), gaussian(other, floor)
+    (first, det1), (second, det2) = gaussian(box1, floor), gaussian(box2, floor)
     s = [[first[i][j] + second[i][j] for j in (0, 1)] for i in (0, 1)]
-    d = one[0] - other[0], one[1] - other[1]
+    d = box1[0] - box2[0], box1[1] - box2[1]
     determinant = s[0][0] * s[1][1] - s[0][1] ** 2
     adjugate = [[s[1][1], -s[0][1]], [-s[1][0], s[0][0]]]
     form = sum(d[i] * adjugate[i][j] * d[j] for i in (0, 1) for j in (0, 1))

@@ -45,23 +45,27 @@ class DecidingValues:
     numbers: Hyperparameters
 
     @classmethod
-    def of(cls, told: ImageOracle, read: Mapping[str, Tensor], numbers: Hyperparameters) -> Self:
+    def of(cls, oracle: ImageOracle, read: Mapping[str, Tensor], numbers: Hyperparameters) -> Self:
         """Return the deciding values from the oracle, for an implementation that does not expose its stages.
 
         Args:
-            told: oracle of the image, which computes the values that the specification admits.
+            oracle: oracle of the image, which computes the values that the specification admits.
             read: inputs of the assigner: truths (M, 4) and boxes (A, 4), xyxy in pixels.
             numbers: hyperparameters.
         """
         unclamped = ciou(read["truths"][:, None].double(), read["boxes"].double())  # (M, A)
-        counts = (unclamped + told.overlap_error > 0) & told.may_candidate
-        errors = told.overlap, told.overlap_error, told.metric, told.metric_error
-        return cls(told.may_candidate, uncertain(told), counts, *errors, told.selection, told.owners, numbers)
+        counts = (unclamped + oracle.overlap_error > 0) & oracle.may_candidate
+        errors = oracle.overlap, oracle.overlap_error, oracle.metric, oracle.metric_error
+        return cls(
+            oracle.may_candidate, uncertain(oracle), counts, *errors, oracle.selection, oracle.owners, numbers
+        )
 
-    def shown(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Self:
+    def from_stages(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Self:
         """Return the deciding values from two dicts of exposed stages (M, A) by name, one for each compared run."""
-        sure = one["candidates"] & other["candidates"] & ~self.doubtful  # (M, A)
-        overlap, metric = (torch.maximum(one[name], other[name]).double() for name in ("overlap", "metric"))
+        sure = first["candidates"] & second["candidates"] & ~self.doubtful  # (M, A)
+        overlap, metric = (
+            torch.maximum(first[name], second[name]).double() for name in ("overlap", "metric")
+        )
         error = torch.maximum(self.metric_error, metric.abs() * self.amplified(overlap))
         low, high = metric - error, metric + error
         places = Range(low.clamp(min=0).where(sure, 0), high)
@@ -176,6 +180,6 @@ class DecidingValues:
         return moved.sum(0)
 
 
-def uncertain(told: ImageOracle) -> Tensor:
+def uncertain(oracle: ImageOracle) -> Tensor:
     """Return (M, A) bool: pairs whose candidacy rounding decides, because the anchor is close to the box's border."""
-    return told.may_candidate & ~told.candidate
+    return oracle.may_candidate & ~oracle.candidate

@@ -225,13 +225,13 @@ class ImageComparison:
         """Return the values that decide the assignment, with their possible differences between the two runs."""
         before = self.before.oracle(self.pair.image, self.moved_inputs)
         now = self.now.oracle(self.pair.changed_image)
-        told = replace(
+        deciding = replace(
             DecidingValues.of(before, self.old.read, self.before.batch.hyperparameters),
             doubtful=uncertain(before) | self.mapping.pairs(uncertain(now)),
             overlap_error=before.overlap_error + self.mapping.pairs(now.overlap_error),
             metric_error=before.metric_error + self.mapping.pairs(now.metric_error),
         )
-        return told.shown(self.old.shown, self.new.shown) if self.old.shown else told
+        return deciding.from_stages(self.old.shown, self.new.shown) if self.old.shown else deciding
 
     def shown(self, known: DecidingValues) -> bool:
         """Compare the exposed stages "candidates" to "top-k" between the two runs."""
@@ -335,8 +335,8 @@ class ImageComparison:
         if not len(changed):
             return True
         last = changed.max() * (1 - self.weight_rounding)
-        kept = old[truth] & new[truth]  # (A,)
-        smallest = torch.minimum(self.old.scores.sum(1), self.new.scores.sum(1))[kept]
+        common = old[truth] & new[truth]  # (A,)
+        smallest = torch.minimum(self.old.scores.sum(1), self.new.scores.sum(1))[common]
         contested = ~(old | new)[truth] & (old | new).any(0)  # (A,) another ground truth's in a run
         return bool((changed >= last).all() and (smallest >= last).all() and contested.any())
 

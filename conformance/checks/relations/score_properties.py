@@ -74,8 +74,8 @@ def images_of(run: Run) -> Iterator[tuple[int, ImageView, DecidingValues | None]
     """Yield every image number with its view and its deciding values (None for an image without an oracle)."""
     for image in range(run.batch.images):
         seen = view(run.outcome, image, unchanged(run.batch, image))
-        told = run.oracles.get(image)
-        known = None if told is None else DecidingValues.of(told, seen.read, run.batch.hyperparameters)
+        oracle = run.oracles.get(image)
+        known = None if oracle is None else DecidingValues.of(oracle, seen.read, run.batch.hyperparameters)
         yield image, seen, known
 
 

@@ -166,12 +166,12 @@ def shortest_past(past: list[Step], last: Step, fails: Callable[[list[Step]], bo
     for chosen in ([], *([step] for step in reversed(past))):
         if len(chosen) < len(past) and fails([*chosen, last]):
             return chosen
-    kept = list(past)
+    shortened = list(past)
     for number in reversed(range(len(past))):
-        shorter = kept[:number] + kept[number + 1 :]
+        shorter = shortened[:number] + shortened[number + 1 :]
         if len(shorter) > 1 and fails([*shorter, last]):
-            kept = shorter
-    return kept
+            shortened = shorter
+    return shortened
 
 
 def reloaded_subject(subject: Subject) -> Subject | None:

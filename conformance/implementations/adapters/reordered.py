@@ -184,10 +184,10 @@ def centres_inside(inputs: AssignerInputs, truths: Tensor) -> Tensor:
     return torch.stack(sides).all(0)
 
 
-def overlaps(one: Tensor, other: Tensor) -> Tensor:
+def overlaps(first: Tensor, second: Tensor) -> Tensor:
     """Return the CIoU of boxes (.., 4), which broadcast; one box is clipped to the other to get the intersection."""
-    x1, y1, x2, y2 = one.unbind(-1)
-    u1, v1, u2, v2 = other.unbind(-1)
+    x1, y1, x2, y2 = first.unbind(-1)
+    u1, v1, u2, v2 = second.unbind(-1)
     shared = (torch.min(x2, u2) - torch.max(x1, u1)).clamp(min=0) * (
         torch.min(y2, v2) - torch.max(y1, v1)
     ).clamp(min=0)

@@ -223,7 +223,7 @@ def installed_release() -> str:
     if numbers < FIRST_OF_NEWEST_DIALECT:
         first = ".".join(map(str, FIRST_OF_NEWEST_DIALECT))
         raise UnknownImplementation(
-            f"ultralytics {version} is installed; expected {first} or newer: older ones have another dialect. "
+            f"ultralytics {version} is installed; expected {first} or newer: older releases have another dialect. "
             f"Upgrade it, or select the older release with --implementation ultralytics=={version}"
         )
     return version

@@ -159,7 +159,7 @@ class Worker:
         try:
             self._running = launched(self.launch)
         except OSError as error:
-            raise WorkerFailed(f"its process could not be started: {error}") from error
+            raise WorkerFailed(f"its worker process could not be started: {error}") from error
         self._end = weakref.finalize(self, self._running.end)
         self.starts += 1
         fields = {
@@ -389,10 +389,10 @@ def enlarge(pipe: int) -> None:
 
 def environment(home: Path, folders: Sequence[Path]) -> dict[str, str]:
     """Return the environment variables of a worker: only the user's settings that locate programs and devices."""
-    kept = {
+    inherited = {
         name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_FAMILIES)
     }
-    return kept | {
+    return inherited | {
         "HOME": str(home),
         confine.FOLDERS_VARIABLE: os.pathsep.join(map(str, folders)),
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -145,9 +145,9 @@ class RemoteAdapter:
 
     def _assign(self, inputs: AssignerInputs) -> Assignment:
         """Call the adapter's assigner in the worker, and return the assignment."""
-        asked = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+        arguments = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
         facts = question("assign", inputs.head, inputs.hyperparameters, inputs.scores.device)
-        _, tensors = self._ask(facts, asked)
+        _, tensors = self._ask(facts, arguments)
         device = inputs.scores.device
         return assignment_from({name: tensor.to(device) for name, tensor in tensors.items()})
 
@@ -164,8 +164,8 @@ class RemoteAdapter:
         facts["differentiate"] = torch.is_grad_enabled() and any(
             level.requires_grad for level in feature_maps
         )
-        asked = {f"level.{number}": level for number, level in enumerate(feature_maps)}
-        answer, tensors = self._ask(facts, asked | {"annotations": annotations})
+        arguments = {f"level.{number}": level for number, level in enumerate(feature_maps)}
+        answer, tensors = self._ask(facts, arguments | {"annotations": annotations})
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         gradients = [tensors.get(f"{GRADIENT}{number}") for number in range(len(feature_maps))]
         total = (
@@ -414,7 +414,7 @@ def assignment_from(tensors: Mapping[str, Tensor]) -> Assignment:
     stages = part_from(tensors, Stages, Stages.__name__)
     assignment = named_assignment(tensors, stages)
     if assignment is None:
-        raise ProtocolViolation("an assignment without any tensor was returned")
+        raise ProtocolViolation("returned an assignment without any tensor")
     return assignment
 
 

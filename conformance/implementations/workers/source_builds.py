@@ -61,7 +61,7 @@ def install_source(release: str, target: Path) -> None:
             if str(error) != f"exit status {build_offline.NO_NAMESPACE}":
                 raise
             raise PipFailed(
-                "its build script would run with access to the network, because this system lets no process enter a "
+                "the build script would run with access to the network, because this system lets no process enter a "
                 "network namespace. Install a wheel of it, allow user namespaces, or set "
                 f"{SOURCES_VARIABLE}={WITH_NETWORK} to build it with the network"
             ) from error
@@ -120,7 +120,7 @@ def build_requirements(unpacked: Path) -> list[str]:
         parsed = [Requirement(text) for text in required]
     addresses = [str(requirement) for requirement in parsed if requirement.url]
     if addresses:
-        raise PipFailed(f"its build requires {addresses[0]!r:.200}, expected a package of the index")
+        raise PipFailed(f"the build requires {addresses[0]!r:.200}, expected only packages of the index")
     needs_wheel = any(requirement.name.lower() == "setuptools" for requirement in parsed)
     return [
         *map(str, parsed),
@@ -133,5 +133,5 @@ def build_environment(folder: Path) -> dict[str, str]:
     home, scratch = folder / "home", folder / "scratch"
     for path in (home, scratch):
         path.mkdir()
-    kept = {name: value for name, value in os.environ.items() if name in BUILD_KEEPS}
-    return kept | {"HOME": str(home), "TMPDIR": str(scratch), "PIP_CONFIG_FILE": os.devnull}
+    inherited = {name: value for name, value in os.environ.items() if name in BUILD_KEEPS}
+    return inherited | {"HOME": str(home), "TMPDIR": str(scratch), "PIP_CONFIG_FILE": os.devnull}

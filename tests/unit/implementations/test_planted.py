@@ -348,7 +348,7 @@ LOSSES: dict[str, tuple[Double, Verdict, str, str]] = {
     ),
     "stages that are none": (
         Double(assignment=lambda honest: replace(honest, stages=None)), Verdict.ERROR, "",
-        "the adapter declares exposes_stages, but Assignment.stages is None",
+        "the adapter declares exposes_stages, but Assignment.stages is None, expected Stages",
     ),
 }  # fmt: skip
 

@@ -311,7 +311,7 @@ def test_ultralytics_is_not_installed(monkeypatch: pytest.MonkeyPatch):
 def test_ultralytics_is_too_old(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(metadata, "version", lambda name: "8.3.1")
     assert find_ultralytics() == (
-        "ultralytics 8.3.1 is installed; expected 8.4.128 or newer: older ones have another dialect. "
+        "ultralytics 8.3.1 is installed; expected 8.4.128 or newer: older releases have another dialect. "
         "Upgrade it, or select the older release with --implementation ultralytics==8.3.1"
     )
 

@@ -134,7 +134,7 @@ def test_a_wrong_answer_for_another_head_is_an_error_of_the_batch(isolate: bool)
     assert "returned None, expected True or the reason" in caught.value.summary
 
 
-class Kept:
+class StoringSink:
     """A sink that stores the judged batches."""
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class Kept:
 
 
 def checked(batch: Batch) -> JudgedBatch:
-    sink = Kept()
+    sink = StoringSink()
     checker = Checker(Subject(limited("SixteenBins"), "cpu"), sink, "test_metric", "TAL-MET")
     checker(batch)
     assert checker.judged == (sink.batches[0].verdict is not Verdict.NOT_SUPPORTED)

@@ -41,7 +41,7 @@ def subject(name: str, isolate: bool = False) -> Subject:
     return Subject(incomplete(name, isolate), "cpu")
 
 
-class Kept:
+class StoringSink:
     """A sink that stores the verdicts of all judged batches."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ def test_absent_results_are_judged_from_the_rest(name: str, isolate: bool):
 
 @pytest.mark.parametrize("name", ["Neither", "OneNumber", "TermsAlone", "FloatMask"])
 def test_every_check_of_a_batch_does_without_them(name: str):
-    sink = Kept()
+    sink = StoringSink()
     checker = Checker(subject(name), sink, "test_cases", "CASES")
     checker(BATCH, by=run_every_check)
     assert sink.verdicts[0] in ("exact", "within_bound")
@@ -160,7 +160,7 @@ def test_without_findings_nothing_is_converted():
 
 
 def checked(name: str, batches: list[Batch]) -> Checker:
-    checker = Checker(subject(name), Kept(), "test_loss", "LOSS")
+    checker = Checker(subject(name), StoringSink(), "test_loss", "LOSS")
     for batch in batches:
         checker(batch)
     return checker
@@ -170,7 +170,7 @@ def test_a_checker_keeps_one_failure_for_each_mistake_and_goes_on():
     checker = checked("FloatMask", [BATCH, *SOME, EMPTY])
     (failure,) = checker.formal.values()
     assert failure.batch.images * failure.batch.anchors < BATCH.images * BATCH.anchors
-    assert isinstance(checker.sink, Kept)
+    assert isinstance(checker.sink, StoringSink)
     assert set(checker.sink.verdicts) <= {"exact", "within_bound", "admissible"}
     assert not checker.failed
 
@@ -181,9 +181,9 @@ def test_a_crash_without_ground_truths_is_reported_once_and_hides_nothing():
     assert failure.details is not None
     assert failure.summary.startswith("raised IndexError: max(): Expected")
     assert failure.summary.endswith("on a batch without ground truths, which has zero targets (TAL-EMPTY-1)")
-    assert isinstance(checker.sink, Kept)
+    assert isinstance(checker.sink, StoringSink)
     assert [verdict == "error" for verdict in checker.sink.verdicts] == [True, False, True]
-    wrong = Checker(subject("NoTruthsCrashAndHalfScores"), Kept(), "test_loss", "LOSS")
+    wrong = Checker(subject("NoTruthsCrashAndHalfScores"), StoringSink(), "test_loss", "LOSS")
     wrong(EMPTY)
     with pytest.raises(Failure) as caught:
         wrong(BATCH)

@@ -80,10 +80,10 @@ def judged(adapter: Any, recipe: Recipe) -> Failure:
     return caught.value
 
 
-def failures_of(adapter: Any, lane: str, number: int = 60) -> list[Failure]:
-    """Return the failures of an adapter on `number` batches of the Hypothesis strategy named `lane`."""
+def failures_of(adapter: Any, strategy: str, number: int = 60) -> list[Failure]:
+    """Return the failures of an adapter on `number` batches of the Hypothesis strategy named `strategy`."""
     found = []
-    for recipe in sample_recipes(STRATEGIES[lane], number):
+    for recipe in sample_recipes(STRATEGIES[strategy], number):
         try:
             subject = Subject(implementation_from(adapter, "double"), "cpu")
             judge_against_reference(subject, recipe.build(), alone=True)
@@ -130,7 +130,9 @@ def test_picks_without_a_metric_that_are_dropped_are_the_picks():
     """An assigner that drops selected anchors with metric t = 0 fails at TAL-TOPK-1."""
     adapter = AssignerOutputs(planted({"tal_reference.assignment.top_k": without_small_metrics}, "top-k"))
     found = [
-        failure for lane in ("zeros_compete", "topk", "metric") for failure in failures_of(adapter, lane)
+        failure
+        for strategy in ("zeros_compete", "topk", "metric")
+        for failure in failures_of(adapter, strategy)
     ]
     clauses = [failure.clause for failure in found]
     assert len(clauses) > 20

@@ -57,10 +57,10 @@ def judged(outcome: Outcome, recipe: Recipe, name: str) -> Judgement:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lane", STRATEGIES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", ["ultralytics", "article", "reference"])
-def test_numbers_and_verdict_are_those_of_the_cpu(name: str, lane: str):
-    recipe = sample_recipes(STRATEGIES[lane], 3)[-1]
+def test_numbers_and_verdict_are_those_of_the_cpu(name: str, strategy: str):
+    recipe = sample_recipes(STRATEGIES[strategy], 3)[-1]
     for face in find(name).variants:
         expected, run = execute(face, recipe.build()), simulate(face, recipe.build())
         assert run.watch.violations == []

@@ -39,20 +39,20 @@ def sample(scope: Scope, count: int = SAMPLE) -> Tensor:
     return torch.randint(len(scope), (count,), generator=source)
 
 
-def told_of(scope: Scope, numbers: Tensor) -> tuple[Images, AssignerInputs, Expected]:
+def prescribed_of(scope: Scope, numbers: Tensor) -> tuple[Images, AssignerInputs, Expected]:
     images, inputs = scope.images(numbers), assigner_inputs(scope.batch(numbers))
     return images, inputs, expected(images, inputs, NEWEST)
 
 
-def following(told: Expected, owner: Tensor, classes: int) -> Assignment:
+def following(prescribed: Expected, owner: Tensor, classes: int) -> Assignment:
     """Return the assignment in which the ground truths `owner` (B, A) own the anchors; -1 is background."""
-    rows = torch.arange(told.real.shape[1])[:, None]
+    rows = torch.arange(prescribed.real.shape[1])[:, None]
     positives = owner[:, None] == rows  # (B, M, A)
     own = positives.transpose(1, 2).float()
-    labels = (own @ told.labels[..., None].float()).squeeze(-1).long()
-    weights = weights_of(told.naive_metric, told.naive_overlap, positives)
+    labels = (own @ prescribed.labels[..., None].float()).squeeze(-1).long()
+    weights = weights_of(prescribed.naive_metric, prescribed.naive_overlap, positives)
     scores = weights[..., None] * functional.one_hot(labels, classes)
-    return Assignment(labels, own @ told.boxes.float(), scores, owner >= 0, owner.clamp(min=0))
+    return Assignment(labels, own @ prescribed.boxes.float(), scores, owner >= 0, owner.clamp(min=0))
 
 
 def one_of(values: object, image: int) -> dict[str, object]:
@@ -86,22 +86,23 @@ def admissible(inputs: AssignerInputs, image: int, truths: int) -> Iterator[Tens
 
 @by_name
 def test_every_admissible_assignment_is_accepted(scope: Scope):
-    images, inputs, told = told_of(scope, sample(scope))
+    images, inputs, prescribed = prescribed_of(scope, sample(scope))
     counts = images.present.sum(1).tolist()
     for image, truths in enumerate(counts):
         for owner in admissible(inputs, image, truths):
             owners = torch.full((len(counts), scope.anchors), -1)
             owners[image] = owner
-            assert assignment_holds(told, following(told, owners, scope.head.classes))[image], (image, owner)
+            assignment = following(prescribed, owners, scope.head.classes)
+            assert assignment_holds(prescribed, assignment)[image], (image, owner)
 
 
 @pytest.mark.slow
 @by_name
 def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
     """On random assignments, vectorised and ordinary check give the same verdict, except at near ties."""
-    images, inputs, told = told_of(scope, sample(scope))
+    images, inputs, prescribed = prescribed_of(scope, sample(scope))
     counts, source = images.present.sum(1).tolist(), torch.Generator().manual_seed(1)
-    _, near_tie = uniqueness(told)
+    _, near_tie = uniqueness(prescribed)
     verdicts = set()
     for turn in range(4):
         owners = torch.full((len(counts), scope.anchors), -1)
@@ -110,8 +111,8 @@ def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
             if truths and turn:
                 place = torch.randint(scope.anchors, (turn,), generator=source)
                 owners[image, place] = torch.randint(-1, truths, (turn,), generator=source)
-        assignment = following(told, owners, scope.head.classes)
-        fast = assignment_holds(told, assignment)
+        assignment = following(prescribed, owners, scope.head.classes)
+        fast = assignment_holds(prescribed, assignment)
         for image in range(len(counts)):
             slow = ordinarily(scope.image(int(images.indices[image])), assignment, inputs, image)
             assert fast[image] <= slow, f"image {image}: only the vectorised check accepts {owners[image]}"
@@ -124,8 +125,8 @@ def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
 
 @by_name
 def test_choices_are_counted_as_by_the_ordinary_judge(scope: Scope):
-    images, inputs, told = told_of(scope, sample(scope, 120))
-    tie, near_tie = uniqueness(told)
+    images, inputs, prescribed = prescribed_of(scope, sample(scope, 120))
+    tie, near_tie = uniqueness(prescribed)
     for image, truths in enumerate(images.present.sum(1).tolist()):
         kind = oracle(inputs, image, truths, NEWEST).uniqueness if truths else Uniqueness.UNIQUE
         mine = Uniqueness.TIE if tie[image] else Uniqueness.NEAR_TIE if near_tie[image] else Uniqueness.UNIQUE
@@ -149,12 +150,12 @@ WRONG: dict[str, Callable[[Assignment], Assignment]] = {
 def test_what_is_wrong_is_not_accepted(wrong: Callable[[Assignment], Assignment], stages: bool):
     scope = SCOPES["pairs on cells, k 2"]
     numbers = sample(scope, 100)
-    inputs, told = told_of(scope, numbers)[1:]
+    inputs, prescribed = prescribed_of(scope, numbers)[1:]
     right = find("reference").adapter.assign(inputs)
     right = right if stages else replace(right, stages=None)
-    assert assignment_holds(told, right).all()
+    assert assignment_holds(prescribed, right).all()
     positive = (right.scores.sum(-1) > 1e-6).sum(1) > 1
-    refused = ~assignment_holds(told, wrong(right))
+    refused = ~assignment_holds(prescribed, wrong(right))
     assert refused[positive].all() or (refused & positive).sum() > positive.sum() / 2
     assert positive.sum() > 20
 
@@ -162,12 +163,12 @@ def test_what_is_wrong_is_not_accepted(wrong: Callable[[Assignment], Assignment]
 @pytest.mark.parametrize("name", [field.name for field in fields(Stages)])
 def test_a_wrong_stage_is_not_accepted(name: str):
     scope = SCOPES["pairs on cells, k 2"]
-    inputs, told = told_of(scope, sample(scope, 100))[1:]
+    inputs, prescribed = prescribed_of(scope, sample(scope, 100))[1:]
     right = find("reference").adapter.assign(inputs)
     shown = getattr(right.stages, name)
     broken = ~shown if shown.dtype == torch.bool else shown * (1 + 1e-4)
     assert shown.any(-1).any(-1).sum() > 50
-    refused = ~assignment_holds(told, replace(right, stages=replace(right.stages, **{name: broken})))
+    refused = ~assignment_holds(prescribed, replace(right, stages=replace(right.stages, **{name: broken})))
     assert refused[shown.any(-1).any(-1)].all()
 
 
