@@ -338,7 +338,10 @@ def box_loss(predicted: Float[Tensor, "P 4"], target: Float[Tensor, "P 4"]) -> F
 
 
 def distances_to(boxes: Float[Tensor, "P 4"], centres: Float[Tensor, "P 2"]) -> Float[Tensor, "P 4"]:
-    """Return the distances left, top, right, bottom from anchors to their target boxes, in grid units (LOSS-DFL-1)."""
+    """Return the distances (P, 4) from anchors to left, top, right, bottom of their target boxes (LOSS-DFL-1).
+
+    Boxes and distances are in grid units.
+    """
     left_top, right_bottom = boxes.chunk(2, dim=1)
     return torch.cat((centres - left_top, right_bottom - centres), dim=1)
 

@@ -1,4 +1,4 @@
-"""The kinds of predictions of every task."""
+"""The kinds of generated predictions, such as `near` and `saturated`, by name, for every task."""
 
 from tal_conformance.batches.predictions import PREDICTION_KINDS
 from tal_conformance.batches.turned_predictions import TURNED_PREDICTION_KINDS

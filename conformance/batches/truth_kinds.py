@@ -1,4 +1,4 @@
-"""The kinds of ground truths of every task."""
+"""The kinds of generated ground truths, such as `tiny` and `nested`, by name, for every task."""
 
 from collections.abc import Callable, Mapping
 

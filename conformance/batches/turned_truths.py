@@ -24,7 +24,7 @@ ALIKE = ("identical", "other_class", "overlapping", "nested", "mirrored")
 
 
 def turned(kind: Kind) -> TurnedKind:
-    """Return the kind of turned boxes whose upright box is of the given kind."""
+    """Return a function that makes the upright box of a given kind, and turns it by the ground truth's angle."""
 
     def make(canvas: Canvas, truth: Truth, previous: tuple[float, ...]) -> TurnedBox:
         left, top, right, bottom, *turn = previous

@@ -155,7 +155,7 @@ class Supervised:
         self._set(Marks(folder=str(folder)))
 
     def finish(self, status: int) -> None:
-        """Tell the supervisor that the work has ended, and its exit status."""
+        """Tell the supervisor that the work of this process has ended, and the work's exit status."""
         self._set(Marks(True, status, folder=self._marks.folder))
 
     def abort(self, reason: str) -> None:

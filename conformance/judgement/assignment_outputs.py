@@ -189,7 +189,7 @@ class OutputsJudge(ImageJudge):
         return is_reachable(self.oracle.selection, self.oracle.owners, owners, self.oracle.topk2_rule)
 
     def wrong(self, where: Tensor, observed: Tensor, clause: str, expected: str, problem: str) -> Mismatch:
-        """Return the mismatch that `assert_none` raises for the wrong anchors or pairs `where`."""
+        """Return the mismatch that `assert_none` raises if the mask `where` of wrong anchors or pairs is given."""
         try:
             assert_none(self.quantity("positive", clause, *PAIR), where, observed, expected, problem)
         except Mismatch as mismatch:

@@ -212,7 +212,7 @@ def assert_equal(
 def assert_none(
     quantity: Quantity, broken: Tensor, observed: Tensor, expected: str, problem: str = ""
 ) -> Agreement:
-    """Assert that no element of the mask `broken` is set.
+    """Assert that no element of the mask `broken` is True.
 
     Args:
         quantity: name, clause and dimensions of `observed`, for the message.
@@ -222,7 +222,7 @@ def assert_none(
         problem: message; by default the quantity's name.
 
     Raises:
-        Mismatch: an element is set.
+        Mismatch: an element is True.
     """
     if not broken.any():
         return Agreement()

@@ -38,7 +38,7 @@ def judge_inputs(judgement: Judgement, outcome: Outcome, expected: Expectation) 
 
 
 def _agreements(observed: AssignerInputs, expected: Expectation) -> Iterator[Agreement]:
-    """Compare the assigner's inputs with the expected ones, tensor by tensor.
+    """Compare the inputs that the implementation passed to its assigner with the expected inputs, tensor by tensor.
 
     Raises:
         Mismatch: a tensor differs.

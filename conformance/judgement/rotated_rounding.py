@@ -186,7 +186,7 @@ def box_loss_of(given: RotatedPredictions, at: tuple[Tensor, ...], target: Tenso
 
 
 def _wanted(target: Tensor, target_error: Tensor, centres: Tensor, eps: float) -> Enclosure:
-    """Return enclosures (P, 4) of target distances in the target's frame (OBB-DFL-1)."""
+    """Return enclosures (P, 4) of the target distances, measured along the target box's own axes (OBB-DFL-1)."""
     box = TurnedBox.around(target, target_error, eps)
     x, y = columns(Enclosure.around(centres, 0.0, eps))
     (cos, sin), dx, dy = box.turn, box.x - x, box.y - y

@@ -31,15 +31,15 @@ class PlainCopies:
         self.memory = memory
 
     def assignment(self, value: Any) -> Any:
-        """Return a copy of an `Assignment` with its stages; any other value is returned unchanged."""
+        """Return a copy of `value` with its stages if it is an `Assignment`; otherwise return it unchanged."""
         return self._part(value, Assignment, lambda name, part: self._part(part, Stages, self._copy))
 
     def inputs(self, value: Any) -> Any:
-        """Return a copy of `AssignerInputs`; any other value is returned unchanged."""
+        """Return a copy of `value` if it is an `AssignerInputs`; otherwise return it unchanged."""
         return self._part(value, AssignerInputs, self._copy)
 
     def loss(self, value: Any) -> Any:
-        """Return a copy of a `Loss` whose total keeps its graph; any other value is returned unchanged."""
+        """Return a copy of `value`, whose total keeps its graph, if it is a `Loss`; otherwise return it unchanged."""
         if not isinstance(value, Loss):
             return value
         total, items, assignment, inputs = value.total, value.items, value.assignment, value.inputs

@@ -173,7 +173,7 @@ def official_code() -> dict[str, dict[str, CodeType]]:
 
 
 def _codes(name: str, value: Any) -> Iterator[tuple[str, CodeType]]:
-    """Yield the code object of a function, and of every method of a class."""
+    """Yield the name and the code object of a function, or of every method of a class."""
     if isinstance(value, type):
         for method, content in vars(value).items():
             yield from _codes(f"{name}.{method}", content)

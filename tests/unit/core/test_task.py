@@ -137,7 +137,7 @@ def test_every_stage_of_a_task_has_planted_faults(task: Task):
 
 
 def test_every_field_of_the_stages_belongs_to_a_stage():
-    """Each field of `Stages` corresponds to a stage."""
+    """Each field of `Stages`, the intermediate values of an assigner, is judged at a stage."""
     assert list(STAGE_OF_FIELD) == [field.name for field in dataclasses.fields(Stages)]
     assert set(STAGE_OF_FIELD.values()) < set(DETECT.clauses)
 
