@@ -203,7 +203,7 @@ def test_a_build_that_fails_leaves_nothing(index: Path, mark: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[build-system]\nrequires = ["x @ file:///etc"]\n', "expected a package of the index"),
+        ('[build-system]\nrequires = ["x @ file:///etc"]\n', "expected only packages of the index"),
         ('[build-system]\nrequires = ["--editable=."]\n', "cannot be read: InvalidRequirement"),
         ("[build-system]\nrequires = 3\n", "cannot be read: TypeError"),
         ("build-system = 3\n", "cannot be read: TypeError"),
