@@ -84,6 +84,15 @@ COMMANDS = {
         "print the sentences of clauses, and the choices that dialects have in them",
         {0: "printed", 2: "the clause is unknown"},
     ),
+    "findings": Command(
+        "findings",
+        "list probable bugs of official code and known issues of other projects",
+        {
+            0: "listed; with --run, every script ran as expected",
+            1: "a script reproduced a finding unexpectedly, or did not reproduce it",
+            2: "the finding is unknown, or a script failed",
+        },
+    ),
     "eras": Command(
         "eras",
         "check that releases of Ultralytics follow the table of eras",

@@ -19,7 +19,7 @@ MAX_SCRIPT_LINES = 20
 """Maximum number of lines of a script, so that a reader understands it at a glance."""
 SCRIPT_TIMEOUT = 300
 """Time limit of a script in seconds, including the import of torch."""
-REQUIRED, OPTIONAL = ("title", "clause", "first", "last"), ("mended",)
+REQUIRED, OPTIONAL = ("title", "batch", "clause", "first", "last"), ("mended",)
 
 
 class InvalidFindings(ValueError):
@@ -37,6 +37,7 @@ class Finding:
     Attributes:
         id: name of the finding and of its script.
         title: the behaviour, in one sentence.
+        batch: description of the smallest batch that shows the behaviour, which is the batch of the script.
         clause: clause of the specification that the behaviour violates.
         first: the first release that reproduced the finding.
         last: the last release that reproduced the finding.
@@ -46,11 +47,18 @@ class Finding:
 
     id: str
     title: str
+    batch: str
     clause: str
     first: Version
     last: Version
     script: Path
     mended: Version | None = None
+
+    @property
+    def releases(self) -> str:
+        """Range of releases with the behaviour, as text, such as "8.4.0 to 8.4.190"."""
+        end = f"fixed in {self.mended}" if self.mended else "not fixed"
+        return f"{self.first} to {self.last}, {end}"
 
     def expected_of(self, release: Version) -> bool:
         """Return True if a release, from `first` to before `mended`, should reproduce the finding."""
@@ -120,7 +128,7 @@ def _finding(name: str, table: Any, script: Path) -> Finding:
         releases = {key: Version(table[key]) for key in ("first", "last", *OPTIONAL) if key in table}
     except InvalidVersion as error:
         raise InvalidFindings(f"finding {name}: {error}") from error
-    return Finding(name, table["title"], table["clause"], script=script, **releases)
+    return Finding(name, table["title"], table["batch"], table["clause"], script=script, **releases)
 
 
 def installed() -> Version:

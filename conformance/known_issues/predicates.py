@@ -1,11 +1,12 @@
 """Predicates of batches by name, for ledger entries: hazards (risky properties of batches), and the functions below."""
 
+import re
 from collections.abc import Callable
 from types import MappingProxyType
 
 import torch
 
-from tal_conformance.batches.hazards import HAZARDS, hazards_of
+from tal_conformance.batches.hazards import HAZARDS, MEANINGS, hazards_of
 from tal_conformance.core.batch import Batch
 
 Predicate = Callable[[Batch], bool]
@@ -50,6 +51,14 @@ def _has_hazard(hazard: str) -> Predicate:
         )  # only a batch that was built by a recipe stores its hazards
 
     return has
+
+
+def meaning_of(name: str) -> str:
+    """Return the meaning of a predicate in words, as the end of a sentence about a batch."""
+    if name in MEANINGS:
+        return MEANINGS[name]
+    first_line = (PROPERTIES[name].__doc__ or "").splitlines()[0]
+    return re.sub(r"^Return True(: | if )", "", first_line).rstrip(".")
 
 
 PREDICATES: MappingProxyType[str, Predicate] = MappingProxyType(

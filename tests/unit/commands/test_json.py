@@ -85,6 +85,10 @@ def of_clause(folder: Path, patch: Patch) -> list[str]:
     return ["clause", "TAL-CAND"]
 
 
+def of_findings(folder: Path, patch: Patch) -> list[str]:
+    return ["findings"]
+
+
 def of_eras(folder: Path, patch: Patch) -> list[str]:
     patch.setattr(eras, "select_releases", lambda selection: [])
     return ["eras"]
@@ -117,6 +121,7 @@ CHEAP: dict[str, Callable[[Path, Patch], list[str]]] = {
     "diff": of_diff,
     "bisect": of_bisect,
     "clause": of_clause,
+    "findings": of_findings,
     "eras": of_eras,
     "record": of_record,
     "overhead": of_overhead,

@@ -50,7 +50,7 @@ def test_every_script_is_in_the_catalogue():
 def planted(folder: Path, source: str, **told: str) -> Finding:
     (folder / "scripts").mkdir()
     (folder / "scripts" / "it.py").write_text(source, encoding="utf-8")
-    texts = {"title": "it", "clause": "ANN-1", "first": "8.4.1", "last": "8.4.5"} | told
+    texts = {"title": "it", "batch": "1 image", "clause": "ANN-1", "first": "8.4.1", "last": "8.4.5"} | told
     lines = "\n".join(f'{key} = "{value}"' for key, value in texts.items())
     (folder / "findings.toml").write_text(f"[it]\n{lines}\n", encoding="utf-8")
     (finding,) = read_findings(folder / "findings.toml")
