@@ -14,7 +14,7 @@ from tal_reports.html.render import render
 from tal_reports.log.reader import LogError, read_log
 from tal_reports.markdown import issue, job_summary
 from tal_reports.text import capital
-from tal_text import say, warn
+from tal_text import prepare_streams, say, warn
 
 PROGRAM = f"python -m {(__spec__ and __spec__.parent) or 'tal_reports'}"
 """The command that the user typed: `python -m reports` in a clone, `python -m tal_reports` if installed."""
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 1 if `compare` finds new causes; 2, with a line on standard error, on errors; else 0.
     """
+    prepare_streams()
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run_command
     try:

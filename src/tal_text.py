@@ -5,9 +5,13 @@ a result, invisible characters could reorder it, and a line that begins with `::
 line that is printed passes `say`; `print` and writing to standard output are forbidden elsewhere, and a test checks it.
 """
 
+import io
 import json
+import os
 import re
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TextIO
 
 COMMAND = re.compile(r"(?m)^(\s*):(?=:)|##(?=\[)")
@@ -46,6 +50,34 @@ def _is_space(character: str) -> bool:
     return character.isspace() and character not in "\x0b\x0c\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"
 
 
+def prepare_streams() -> None:
+    """Let standard output and standard error accept every text, also that of argparse and of tracebacks.
+
+    A stream without Unicode shows other characters as escapes. A stream that was closed before the start of the program
+    becomes the null device: Python has no object for it, and files that are opened later would take its descriptor.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        with suppress(OSError):
+            _occupy(number)
+        stream = getattr(sys, name)
+        if stream is None:
+            null = Path(os.devnull).open("r+" if number else "r", encoding="utf-8")  # noqa: SIM115 - stays open
+            setattr(sys, name, null)
+        elif number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _occupy(number: int) -> None:
+    """Open the null device at a descriptor that is closed."""
+    try:
+        os.fstat(number)
+    except OSError:
+        opened = os.open(os.devnull, os.O_RDWR)
+        if opened != number:
+            os.dup2(opened, number, inheritable=True)
+            os.close(opened)
+
+
 def encodable(text: str, stream: TextIO | None = None) -> str:
     """Return the text in characters that a stream can encode, standard output by default."""
     encoding = getattr(stream or sys.stdout, "encoding", None) or "ascii"
@@ -58,7 +90,7 @@ def encodable(text: str, stream: TextIO | None = None) -> str:
 
 
 def say(*lines: str, stream: TextIO | None = None, end: str = "\n") -> None:
-    """Print lines, made visible, in characters that the stream can encode.
+    """Print lines, made visible, in characters that the stream can encode; nothing if its reader has ended.
 
     Args:
         lines: texts, each with any number of lines.
@@ -66,8 +98,16 @@ def say(*lines: str, stream: TextIO | None = None, end: str = "\n") -> None:
         end: printed after the last line.
     """
     stream = stream or sys.stdout
-    stream.write(encodable(visible("\n".join(lines)), stream) + end)
-    stream.flush()
+    _write(encodable(visible("\n".join(lines)), stream) + end, stream)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:  # such as `| head`: later lines, and Python's own flush at the end, go nowhere
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def warn(*lines: str) -> None:
@@ -78,5 +118,4 @@ def warn(*lines: str) -> None:
 def say_json(value: object) -> None:
     """Print a value as JSON on standard output, as one line in ASCII that no CI runner takes for a command."""
     line = json.dumps(value, allow_nan=False).replace("##[", "#\\u0023[")  # `##` occurs within strings only
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    _write(f"{line}\n", sys.stdout)

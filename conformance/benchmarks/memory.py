@@ -69,7 +69,13 @@ def _peak_in_fresh_process(name: str, batch: Batch, capability: str) -> int:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
         try:
             done = subprocess.run(  # noqa: S603
-                command, capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=False
+                command,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=TIMEOUT,
+                env=environment,
+                check=False,
             )
         except subprocess.TimeoutExpired as error:
             what = f"did not end within {TIMEOUT} s while its memory was measured in a separate process"

@@ -15,7 +15,7 @@ from tal_conformance.commands.results import Result, collected_result, print_res
 from tal_conformance.core.interrupts import lost_interrupts
 from tal_conformance.core.names import unknown_name
 from tal_conformance.core.supervision import Marks, supervise, supervised
-from tal_text import warn
+from tal_text import prepare_streams, warn
 
 JSON_HELP = "print the result as one JSON object on standard output, and everything else on standard error"
 TRACEBACK_LINES = 30
@@ -138,6 +138,7 @@ INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command that the arguments name, and return its exit status; 2 if the command failed with an error."""
+    prepare_streams()
     words = sys.argv[1:] if arguments is None else arguments
     program = program_name()
     parser = argparse.ArgumentParser(

@@ -54,7 +54,9 @@ def _commit() -> str | None:
         return None
     git = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        done = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603 - our own words
+        done = subprocess.run(  # noqa: S603 - our own words
+            git, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None

@@ -50,7 +50,14 @@ def published(first: Version, last: Version) -> list[Version]:
     """
     command = [sys.executable, "-m", "pip", "index", "versions", "ultralytics", "--disable-pip-version-check"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INDEX_TIMEOUT, check=True)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=INDEX_TIMEOUT,
+            check=True,
+        )
     except (subprocess.SubprocessError, OSError) as error:
         raise UnknownImplementation(
             f"cannot list the releases of ultralytics: {error}. Check that pip runs and can reach the package index"

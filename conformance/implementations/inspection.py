@@ -79,7 +79,8 @@ def inspected(name: str, seconds: float = SECONDS) -> Target:
                 command,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=seconds,
                 check=False,
             )

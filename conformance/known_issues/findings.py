@@ -155,7 +155,8 @@ def run_script(finding: Finding, release: Version) -> Ran:
                 cwd=home,
                 env=environment | settings | {"YOLO_VERBOSE": "false"},
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=SCRIPT_TIMEOUT,
                 check=False,
             )

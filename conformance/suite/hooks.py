@@ -72,7 +72,7 @@ from tal_conformance.suite.terminal_output import (
     shrinking_sentence,
 )
 from tal_reports import RunLog, read_log, terminal_table
-from tal_text import encodable, visible
+from tal_text import encodable, prepare_streams, visible
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,10 +80,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
     """Continue the run in a supervised process, before an implementation is imported."""
+    prepare_streams()
     supervise_run(config)
+    try:
+        return (yield)
+    finally:
+        prepare_streams()  # pytest's capture restores the streams of the start, and pytest flushes them
 
 
 @pytest.hookimpl(tryfirst=True)

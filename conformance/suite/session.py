@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -225,13 +225,20 @@ def ignored_ledger(config: pytest.Config) -> str:
     )
 
 
-def begin(run: SessionState, config: pytest.Config) -> None:
-    """Write the first lines of the run log: the run, and the reasons for everything that is not tested."""
-    isolation = {
-        implementation.name: f"process of its own, network blocked by {implementation.adapter.network}"
-        for implementation in run.implementations
+def isolation_of(implementations: Iterable[Implementation]) -> dict[str, str]:
+    """Return a description of the isolation of each implementation that runs in a worker process, by name."""
+    return {
+        implementation.name: (
+            f"process of its own, network blocked by {implementation.adapter.network}, {implementation.adapter.memory}"
+        )
+        for implementation in implementations
         if implementation.in_subprocess
     }
+
+
+def begin(run: SessionState, config: pytest.Config) -> None:
+    """Write the first lines of the run log: the run, and the reasons for everything that is not tested."""
+    isolation = isolation_of(run.implementations)
     run.recorder.begin(
         {
             "profile": config.getoption("--conformance-profile"),

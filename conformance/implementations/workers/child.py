@@ -32,6 +32,7 @@ from tal_conformance.core.names import LONGEST_MESSAGE, LONGEST_TRACEBACK, cut
 from tal_conformance.core.processes import descendants, kill
 from tal_conformance.implementations.errors import class_names
 from tal_conformance.implementations.workers.confine import HOOKS, NETWORK_VARIABLE
+from tal_conformance.implementations.workers.memory import RLIMIT, UNLIMITED
 from tal_conformance.implementations.workers.messages import (
     LIMIT_VARIABLE,
     OUT_OF_MEMORY,
@@ -95,6 +96,12 @@ def limit_resources() -> None:
     limit = int(os.environ.get(LIMIT_VARIABLE, "0"))
     if limit:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def limited_by() -> str:
+    """Return the limit of this process's memory that the system enforces: `RLIMIT` or `UNLIMITED`."""
+    limit = int(os.environ.get(LIMIT_VARIABLE, "0"))
+    return RLIMIT if limit and resource.getrlimit(resource.RLIMIT_DATA)[1] == limit else UNLIMITED
 
 
 class Stub(type):
@@ -202,6 +209,7 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
             "assigns": callable(getattr(adapter, "assign", None)),
             "computes_loss": callable(getattr(adapter, "loss", None)),
             "network": os.environ.get(NETWORK_VARIABLE, HOOKS),
+            "memory": limited_by(),
         }
     )
 

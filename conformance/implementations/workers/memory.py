@@ -6,14 +6,33 @@ files in /dev/shm, or memory files.
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 from tal_conformance.core.processes import descendants
 
 INTERVAL = 0.25
 """Seconds between two measurements while an answer is awaited."""
+RLIMIT, UNLIMITED = "RLIMIT_DATA", "nothing"
+"""Values of the field `memory` of a worker's first answer: the system's limit of each of its processes, or no limit."""
 SHARED_FILES = ("/memfd:", "/dev/shm/", "/dev/zero")  # noqa: S108 - places where shared memory is found
 """Beginnings of the targets of file descriptors that hold shared memory."""
+
+
+def description(limit: int, limited_by: str) -> str:
+    """Return the sentence of the report about the memory limit of a worker.
+
+    Args:
+        limit: the limit in bytes.
+        limited_by: the limit that the worker could set for itself: `RLIMIT` or `UNLIMITED`.
+    """
+    if not sys.platform.startswith("linux"):
+        return "memory not limited"
+    in_each = f"in each process by {RLIMIT} (without shared memory) and " if limited_by == RLIMIT else ""
+    return (
+        f"memory limited to {limit / 2**30:.3g} GiB {in_each}in all its processes together by a measurement every "
+        f"{INTERVAL:g} s (shared memory included), not by a control group"
+    )
 
 
 def used_memory(pid: int) -> int:

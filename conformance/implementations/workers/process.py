@@ -218,6 +218,11 @@ class Worker:
         """Process id, or None if no process runs."""
         return self._running.process.pid if self._running else None
 
+    @property
+    def limit(self) -> int:
+        """Memory limit of the running process in bytes, or of the next one if no process runs."""
+        return self._running.limit if self._running else memory_limit()
+
     def close(self) -> None:
         """End the worker process. The next request starts a new process."""
         self._end()

@@ -41,6 +41,7 @@ from tal_conformance.implementations.guards.torch_state import StateChanged, unc
 from tal_conformance.implementations.kept import KeptAdapter
 from tal_conformance.implementations.support import asked_support
 from tal_conformance.implementations.validation import Findings, check_loss
+from tal_conformance.implementations.workers.memory import UNLIMITED, description
 from tal_conformance.implementations.workers.process import Worker, WorkerFailed
 from tal_reference import Dialect, Head, Hyperparameters
 
@@ -95,6 +96,7 @@ class RemoteAdapter:
         self.exposes_stages: bool = about["shows_stages"]
         self.precisions = tuple(about["precisions"])
         self.network: str = about["network"]
+        self.memory = description(worker.limit, str(about.get("memory", UNLIMITED)))
         self.dialect: Dialect | str = dialect if dialect is not None else about["dialect"]
         self.unsupported_ways = tuple(about.get("unsupported_ways", ()))
         self.reduces_over_ranks: str | None = about.get("reduces_over_ranks")

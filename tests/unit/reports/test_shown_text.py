@@ -109,6 +109,24 @@ def test_a_planted_print_is_found(source: str):
     assert places_that_print(source)
 
 
+def processes_without_encoding(source: str) -> list[str]:
+    """Return the calls that start a process and decode its output as the locale does, which fails in the locale C."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [
+        ast.unparse(call.func)
+        for call in calls
+        if {"text", "universal_newlines"} & {word.arg for word in call.keywords}
+        and ast.unparse(call.func).startswith("subprocess.")
+    ]
+
+
+def test_the_output_of_processes_is_decoded_in_every_locale():
+    assert processes_without_encoding("subprocess.run(['git'], text=True)") == ["subprocess.run"]
+    for folder in ("conformance", "reports", "reference"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            assert processes_without_encoding(path.read_text(encoding="utf-8")) == [], path
+
+
 def test_everything_is_printed_by_say():
     allowed = {
         "conformance/suite/hooks.py": ["terminalreporter.write_line"]

@@ -1,7 +1,9 @@
 """Worker processes have limits of time, message size and memory, no network, and leave no files or processes."""
 
 import os
+import re
 import resource
+import sys
 import time
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.implementations.workers.confine import NAMESPACE
+from tal_conformance.implementations.workers.memory import RLIMIT, UNLIMITED, description
 from tal_conformance.implementations.workers.process import MEMORY_VARIABLE, TIMEOUT_VARIABLE
 from tal_conformance.implementations.workers.remote import check_description, longest_answer
 
@@ -69,6 +72,31 @@ def test_shared_memory_counts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(MEMORY_VARIABLE, "1")
     said = reason(isolated("overwhelming.py:SharesGigabytes"))
     assert "GiB of memory, including shared memory; the limit is 1 GiB" in said
+
+
+def test_the_memory_limit_is_described():
+    assert description(3 * 2**30, RLIMIT) == (
+        "memory limited to 3 GiB in each process by RLIMIT_DATA (without shared memory) and in all its processes "
+        "together by a measurement every 0.25 s (shared memory included), not by a control group"
+    )
+    assert "RLIMIT" not in description(2**30, UNLIMITED)
+
+
+def test_systems_without_limits_are_described(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert description(2**30, UNLIMITED) == "memory not limited"
+
+
+def test_the_limits_of_a_worker_are_those_of_its_process(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(MEMORY_VARIABLE, "2.5")
+    adapter = isolated("misbehaving.py:Right").adapter
+    assert adapter.memory == description(5 * 2**29, RLIMIT)
+    process = Path(f"/proc/{adapter.worker.pid}")
+    limits = (process / "limits").read_text(encoding="utf-8")
+    assert re.search(rf"^Max data size +{5 * 2**29} +{5 * 2**29} ", limits, re.MULTILINE)
+    assert re.search(rf"^Max file size +{2**28} +{2**28} ", limits, re.MULTILINE)
+    assert (process / "oom_score_adj").read_text(encoding="utf-8").strip() == "1000"
+    adapter.worker.close()
 
 
 def test_no_network_even_in_c():
