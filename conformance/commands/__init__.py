@@ -6,11 +6,13 @@ Importing this package imports neither torch nor a command's module, so that `--
 import argparse
 import importlib
 import sys
+import tomllib
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import NamedTuple
 
-from tal_conformance.commands.program import CommandError, program_name
+from tal_conformance.commands.program import PACKAGE, CommandError, program_name
 from tal_conformance.commands.results import Result, collected_result, print_result, set_error
 from tal_conformance.core.interrupts import lost_interrupts
 from tal_conformance.core.names import unknown_name
@@ -18,6 +20,8 @@ from tal_conformance.core.supervision import Marks, supervise, supervised
 from tal_text import prepare_streams, warn
 
 JSON_HELP = "print the result as one JSON object on standard output, and everything else on standard error"
+DISTRIBUTION = "tal-conformance"
+"""Name of this project in `pyproject.toml` and on PyPI."""
 TRACEBACK_LINES = 30
 """Maximum number of lines of an adapter's traceback that are printed."""
 
@@ -144,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=program, description="All commands except the test run, which is `pytest conformance`."
     )
-    parser.add_argument("--version", action="version", version=f"tal-conformance {_version()}")
+    parser.add_argument("--version", action="version", version=f"{DISTRIBUTION} {_version()}")
     command_name = words[0] if words and not words[0].startswith("-") else ""
     if command_name and command_name not in COMMANDS:
         parser.error(unknown_name("command", command_name, COMMANDS))
@@ -238,8 +242,15 @@ def _sentence(summary: str) -> str:
 
 
 def _version() -> str:
+    """Return the version of this project: in a clone from its pyproject.toml, else from the installed metadata."""
+    with suppress(OSError, ValueError):
+        project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")).get(
+            "project", {}
+        )
+        if project.get("name") == DISTRIBUTION:
+            return str(project["version"])
     try:
-        return version("tal-conformance")
+        return version(DISTRIBUTION)
     except PackageNotFoundError:  # a copy of the source that is not installed
         return "(not installed)"
 

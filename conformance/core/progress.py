@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from tal_text import encodable, visible, warn
@@ -50,8 +51,12 @@ def progress(title: str, total: int | None = None) -> Iterator[Advance]:
 
 
 def _plain_lines(title: str, total: int | None) -> Advance:
-    """Print the title, and return a callback that prints given texts at once, and counts of steps every few seconds."""
-    done, next_line = 0, time.monotonic() + SECONDS_BETWEEN_LINES
+    """Print the title, and return a callback that prints given texts at once, and counts of steps every few seconds.
+
+    Once a few seconds have passed, each line states the time that is left.
+    """
+    began = time.monotonic()
+    done, next_line = 0, began + SECONDS_BETWEEN_LINES
     of_total = "" if total is None else f" of {total}"
     _print_to_stderr(f"{title} ..." if total is None else f"{title}: {total} to do")
 
@@ -61,9 +66,17 @@ def _plain_lines(title: str, total: int | None) -> Advance:
         now = time.monotonic()
         if line or now >= next_line:
             next_line = now + SECONDS_BETWEEN_LINES
-            _print_to_stderr(f"{title}: {done}{of_total}{': ' if line else ''}{line}")
+            left = _time_left(now - began, done, total)
+            _print_to_stderr(f"{title}: {done}{of_total}{left}{': ' if line else ''}{line}")
 
     return advance
+
+
+def _time_left(elapsed: float, done: int, total: int | None) -> str:
+    """Return the time that is left if all steps take equally long, such as ", 0:02:05 left"; "" if it is unknown."""
+    if total is None or not 0 < done < total or elapsed < SECONDS_BETWEEN_LINES:
+        return ""
+    return f", {timedelta(seconds=round(elapsed / done * (total - done)))} left"
 
 
 def _print_to_stderr(line: str) -> None:
@@ -89,15 +102,24 @@ def _bar(title: str, total: int | None) -> Iterator[Advance]:
 
 
 def _display() -> "Progress":
-    """Return a display of progress bars with title, steps and elapsed time. It disappears when it is closed."""
+    """Return a display of progress bars with title, steps, elapsed time and time left; closing removes it."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
         redirect_stdout=sys.stdout.isatty(),  # output to a file must not be redirected to the terminal

@@ -24,6 +24,7 @@ from tal_conformance.checks.exhaustive.scope import PROFILES
 from tal_conformance.core.determinism import fixed_arithmetic
 from tal_conformance.core.files import PACKAGES
 from tal_conformance.core.names import suggestion
+from tal_conformance.core.progress import progress
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.failure import Subject
@@ -316,7 +317,10 @@ def resume(
     few = min(FEW * len(checks_of("first")), len(cases))
     done, remaining = len(known), [name for name in jobs if name not in known]
     cut_off = path.is_file() and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as file:
+    with (
+        path.open("a", encoding="utf-8") as file,
+        progress(f"Judging mutants: {kind}", len(remaining)) as advance,
+    ):
         file.write("\n" * cut_off)
         for first in (True, False):
             chosen = [
@@ -334,6 +338,7 @@ def resume(
                 file.flush()
                 done += 1
                 say(f"{done:5}/{len(jobs)} {line(result)}")
+                advance()
                 yield result
             if first:
                 say(f"  {len(remaining)} mutants survive the first {few} batches")

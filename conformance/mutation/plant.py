@@ -13,6 +13,7 @@ from tal_conformance.checks.power import write_figures
 from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.outcome import Loss
+from tal_conformance.core.progress import progress
 from tal_conformance.implementations.protocol import MIXED, Implementation, implementation_from
 from tal_conformance.mutation.attack import ASSIGNED, GATING, FailedCheck, attack, attack_in_precision, faulty
 from tal_conformance.mutation.planted_faults import Fault, FaultyReference
@@ -200,10 +201,13 @@ def search(
 def plant(recorder: RunLogWriter, faults: Sequence[Fault], profile: str = GATING) -> list[Found]:
     """Plant faults one after the other, log and print the results, and return them."""
     found: list[Found] = []
-    for result in search(faults, profile=profile):
-        found.append(result)
-        record(recorder, result)
-        say(str(line(len(found), sum(len(modes_of(fault, profile)) for fault in faults), result)))
+    total = sum(len(modes_of(fault, profile)) for fault in faults)
+    with progress("Planting faults", total) as advance:
+        for result in search(faults, profile=profile):
+            found.append(result)
+            record(recorder, result)
+            say(str(line(len(found), total, result)))
+            advance()
     return found
 
 

@@ -1,15 +1,20 @@
 """The command line as a whole: program name, version, help, unknown names, and an import without torch."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
+from tal_conformance import commands
 from tal_conformance.commands import COMMANDS, main
 from tal_conformance.commands.program import program_name
 
 ROOT = Path(__file__).parents[3]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
 @pytest.mark.parametrize(
@@ -34,11 +39,42 @@ def test_the_program_name_starts_the_program(
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]):
-    for option, text in (("--version", "tal-conformance 0."), ("--help", "find the release at which")):
+    for option, text in (
+        ("--version", f"tal-conformance {VERSION}\n"),
+        ("--help", "find the release at which"),
+    ):
         with pytest.raises(SystemExit) as end:
             main([option])
         assert end.value.code == 0
         assert text in capsys.readouterr().out
+
+
+def test_the_version_of_an_installed_copy_is_that_of_its_metadata(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A pyproject.toml of another project beside the package is not read."""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "other"\nversion = "7"\n')
+    monkeypatch.setattr(commands, "PACKAGE", tmp_path / "tal_conformance")
+    monkeypatch.setattr(commands, "version", lambda name: f"that of {name}")
+    assert commands._version() == "that of tal-conformance"
+
+
+def test_no_deprecated_name_outlives_its_release():
+    """Names that stop working in a release say so; none of them is of this release or an older one."""
+    sources = [
+        path
+        for folder in ("conformance", "reference", "reports", "src")
+        for path in (ROOT / folder).glob("**/*.py")
+    ]
+    texts = [
+        path.read_text(encoding="utf-8")
+        for path in [*sources, *(ROOT / "changelog.d").glob("*deprecated.md")]
+    ]
+    ends = {
+        end for text in texts for end in re.findall(r"(?:until|removed in|stops working in) (\d+\.\d+)", text)
+    }
+    assert ends
+    assert all(Version(end) > Version(VERSION) for end in ends)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

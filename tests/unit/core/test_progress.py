@@ -52,8 +52,27 @@ def test_bare_counts_are_printed_every_few_seconds_alone(
             advance()
     assert capsys.readouterr().err.splitlines() == [
         "Judging: 100 to do",
-        "Judging: 11 of 100",
-        "Judging: 21 of 100",
+        "Judging: 11 of 100, 0:01:21 left",  # 10 s for 11 steps: 89 / 11 * 10 = 80.9 s
+        "Judging: 21 of 100, 0:01:15 left",
+    ]
+
+
+def test_the_time_that_is_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """It is stated with every line after some seconds, except if the total is unknown or everything is done."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    with progress("Judging", 4) as advance, progress("Searching") as unknown:
+        now[0] = 9
+        advance("early")
+        now[0] = 7200
+        advance("late")
+        unknown("found")
+        advance("last", steps=2)
+    assert capsys.readouterr().err.splitlines()[2:] == [
+        "Judging: 1 of 4: early",
+        "Judging: 2 of 4, 2:00:00 left: late",
+        "Searching: 1: found",
+        "Judging: 4 of 4: last",
     ]
 
 
@@ -76,6 +95,7 @@ def test_on_a_terminal_there_is_a_bar_and_lines_are_printed_as_they_are(monkeypa
     assert "a [bold]line[/bold]" in shown
     assert "Judging [x]" in shown
     assert "1/3" in shown or "0/3" in shown
+    assert "left:" in shown
 
 
 def test_bars_nest_and_an_error_closes_them(monkeypatch: pytest.MonkeyPatch):
