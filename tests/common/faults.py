@@ -11,27 +11,35 @@ LARGE = "crossings"
 """Check whose batches have thousands of anchors, which take minutes."""
 
 
-def representatives(faults: Mapping[str, Fault]) -> set[str]:
+def representatives(faults: Mapping[str, Fault], by_stage: bool = False) -> set[str]:
     """Return the names of the first fault for each pair of a clause and the stage at which it shows.
 
     Faults that show only on batches of thousands of anchors are left out.
+
+    Args:
+        faults: faults by name.
+        by_stage: return only the first fault for each stage.
     """
     first: dict[tuple[str, str], str] = {}
     for name, fault in faults.items():
         if fault.check != LARGE:
-            first.setdefault((fault.clauses[0], fault.stage), name)
+            first.setdefault(("" if by_stage else fault.clauses[0], fault.stage), name)
     return set(first.values())
 
 
-def parameters(faults: Mapping[str, Fault], names: Iterable[str] | None = None) -> list[Any]:
+def parameters(
+    faults: Mapping[str, Fault], names: Iterable[str] | None = None, by_stage: bool = False
+) -> list[Any]:
     """Return a parameter for each fault; faults that are not representative are marked long.
 
     Args:
         faults: all faults, by name.
         names: names of the faults that the test plants; None for all.
+        by_stage: choose one representative fault for each stage, not for each clause and stage.
     """
-    chosen = representatives(faults)
+    planted = list(faults if names is None else names)
+    chosen = representatives({name: faults[name] for name in planted}, by_stage)
     return [
         pytest.param(name, marks=[] if name in chosen else [pytest.mark.slow, pytest.mark.long])
-        for name in (faults if names is None else names)
+        for name in planted
     ]

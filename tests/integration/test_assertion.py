@@ -220,6 +220,7 @@ def test_a_traced_test_is_not_traced_in_the_child(project: Path):
     assert done.returncode == 0, done.stdout[-5000:]
 
 
+@pytest.mark.long
 def test_a_run_beyond_its_time_limit_is_stopped_and_says_so(project: Path):
     done = outcome_of(
         project,

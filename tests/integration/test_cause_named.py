@@ -169,6 +169,7 @@ def test_where_no_choice_explains_a_failure_the_run_says_what_failing_batches_sh
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_verbose_runs_list_every_failing_test(tmp_path: Path):
     lines, _ = failing_run(tmp_path, "PlainIou", "-k", "test_metric", "-v", "--identification-seconds", "0")
     assert any(line.startswith("FAILED ") and "test_metric" in line for line in lines)

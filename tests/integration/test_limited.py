@@ -24,9 +24,8 @@ def suite_on(name: str, folder: Path, *options: str) -> tuple[int, str, dict[str
     return done.returncode, done.stdout + done.stderr, summary
 
 
-@pytest.mark.parametrize(
-    "options", [(), pytest.param(("--isolate",), marks=pytest.mark.long)], ids=["here", "isolated"]
-)
+@pytest.mark.parametrize("options", [(), ("--isolate",)], ids=["here", "isolated"])
+@pytest.mark.long
 def test_what_is_not_supported_is_counted_and_the_rest_conforms(tmp_path: Path, options: tuple[str, ...]):
     status, text, summary = suite_on("SixteenBins", tmp_path, *options)
     assert status == 0, text

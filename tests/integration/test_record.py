@@ -57,7 +57,16 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("way", [["train.py"], ["python", "train.py"], ["python", "-m", "train"]])
+@pytest.mark.parametrize(
+    "way",
+    [
+        ["train.py"],
+        *(
+            pytest.param(way, marks=pytest.mark.long)
+            for way in (["python", "train.py"], ["python", "-m", "train"])
+        ),
+    ],
+)
 def test_a_script_is_recorded_as_it_runs_without(script: Path, way: list[str]):
     done = record(script.parent, "--into", "kept", "--", *way, "--lr", "0.1")
     assert done.returncode == 0, done.stderr
@@ -78,8 +87,8 @@ def test_without_a_folder_it_makes_one_of_its_own(script: Path):
 @pytest.mark.parametrize(
     ("ends", "status", "says"),
     [
-        ("sys.exit(7)", 7, ""),
-        ("sys.exit('no more')", 1, "no more"),
+        pytest.param("sys.exit(7)", 7, "", marks=pytest.mark.long),
+        pytest.param("sys.exit('no more')", 1, "no more", marks=pytest.mark.long),
         ("raise RuntimeError('broken')", 1, "RuntimeError: broken"),
         (  # background processes of a shell ignore SIGINT, as do their children
             "from signal import *; signal(SIGINT, default_int_handler); raise_signal(SIGINT)",
@@ -135,6 +144,7 @@ def test_what_calls_no_loss_is_told_and_leaves_nothing(script: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_training_of_ultralytics_learns_the_same_with_and_without(tmp_path: Path):
     (tmp_path / "settings").mkdir()
     (tmp_path / "train.py").write_text(

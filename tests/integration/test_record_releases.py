@@ -20,9 +20,9 @@ SCRIPT = Path(__file__).with_name("record_release.py")
 @pytest.mark.parametrize(
     ("version", "family"),
     [
-        ("8.0.0", "list"),
-        ("8.0.51", "list"),
-        ("8.0.111", "list"),
+        pytest.param("8.0.0", "list", marks=pytest.mark.long),
+        pytest.param("8.0.51", "list", marks=pytest.mark.long),
+        pytest.param("8.0.111", "list", marks=pytest.mark.long),
         ("8.3.253", "list"),
         ("8.4.127", "dict"),
         ("8.4.190", "dict"),

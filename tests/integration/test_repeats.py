@@ -31,7 +31,10 @@ class Swapped:
 """
 
 
-@pytest.fixture(scope="module", params=["from this repository", "from another folder"])
+@pytest.fixture(
+    scope="module",
+    params=["from this repository", pytest.param("from another folder", marks=pytest.mark.long)],
+)
 def failed(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Run the suite on a faulty adapter, and return its working directory and a divergence's log line."""
     folder = tmp_path_factory.mktemp("elsewhere with space")

@@ -46,6 +46,7 @@ def test_official_rotated_boxes_conform(tmp_path: Path):
     assert any(reason.startswith("task obb: META: relations") for reason in reasons), reasons
 
 
+@pytest.mark.long
 def test_a_run_of_detection_says_that_rotated_boxes_are_not_tested(tmp_path: Path):
     code, output, _ = summary_of(tmp_path, "ultralytics")
     assert code == 0, output

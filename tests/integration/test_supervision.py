@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.common.tiers import mostly_nightly
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
@@ -37,6 +38,14 @@ ENDINGS = {
     "process_state.py:ReplacesNumpy": (1, "changed numpy.argsort, numpy.array"),
     "ending_at_import.py:anything": (1, RAN + "ended with exit status 0"),
 }
+DAILY = (
+    "ending.py:EndsQuietly",
+    "ending.py:KillsItself",
+    "ending.py:EndsAtExit",
+    "process_state.py:ReplacesNumpy",
+    "ending_at_import.py:anything",
+)
+"""Adapters that CI runs."""
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supervised"),
@@ -59,7 +68,7 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("name", ENDINGS)
+@pytest.mark.parametrize("name", mostly_nightly(ENDINGS, DAILY))
 def test_the_end_of_the_process_is_told_and_counted(name: str, tmp_path: Path):
     status, reason = ENDINGS[name]
     one_test = ("-k", "test_metric", "--examples", "5", "--hypothesis-seed", "0")

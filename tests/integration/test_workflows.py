@@ -194,6 +194,7 @@ def test_a_runner_without_working_cuda_fails_loudly(checkout: Path, environment:
     assert step["if"] == "matrix.device == 'cuda'"
 
 
+@pytest.mark.long
 def test_a_shard_of_a_gpu_without_one_is_no_green_run(checkout: Path, environment: dict[str, str]):
     step = steps(NIGHTLY)["Conformance"]
     done = execute(step, checkout, **environment | {"DEVICE": "cuda"}, OPTIONS="", CUDA_VISIBLE_DEVICES="")

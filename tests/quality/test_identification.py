@@ -105,6 +105,8 @@ def test_picks_with_a_metric_of_about_zero_are_dropped():
     assert [choice.clause for choice in identified(dropped_picks="tiny").choices] == ["TAL-TOPK-1"]
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_an_edge_counts_in_a_dialect_without_widening():
     """Case 14: an assigner without widening that counts edges is identified as 8.3.253 with edges counted."""
     found = identified(edge_counts=True, small_box_floor="none", topk2=False)

@@ -341,6 +341,8 @@ def test_every_entry_has_an_argument(tmp_path: Path, monkeypatch: pytest.MonkeyP
         matrix.equivalent_mutants()
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_it_goes_on_where_it_stopped(tmp_path: Path):
     batches = trials(1)
     target = official()

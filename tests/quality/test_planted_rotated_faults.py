@@ -37,6 +37,7 @@ def test_found_where_stages_are_exposed(name: str):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @every_fault
 def test_found_where_outputs_alone_are_exposed(name: str):
     """A fault of an adapter that exposes only outputs is found at its stage or an equivalent stage."""

@@ -82,6 +82,7 @@ class PlainIouOfOneImage(DensePort):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_new_batches_of_the_failing_test_refute_what_the_batches_of_a_run_do_not():
     observations = Observations(implementation_from(PlainIouOfOneImage(NEWEST), "faulty"))
     recipes = [r for r in sample_recipes(STRATEGIES["metric"], 60) if len(r.images) == 1][:12]

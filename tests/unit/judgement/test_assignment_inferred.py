@@ -155,7 +155,9 @@ def test_the_best_fit_explains_the_gradients_on_the_distances(monkeypatch: pytes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", parameters(FAULTS, [name for name in FAULTS if name not in UNSEEN]))
+@pytest.mark.parametrize(
+    "name", parameters(FAULTS, [name for name in FAULTS if name not in UNSEEN], by_stage=True)
+)
 def test_a_fault_that_shows_in_the_loss_is_found(name: str):
     """A fault of a loss without exposed assignment is found by the check of its stage, `metric` or `loss`."""
     fault = FAULTS[name]

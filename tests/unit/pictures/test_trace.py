@@ -15,7 +15,7 @@ from tal_conformance.pictures.trace import MAX_ANCHORS, MAX_PAIRS, ImageTrace, t
 from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect, Hyperparameters
 from tal_reports.html.explanations import anchor_lines, truth_lines
 from tal_reports.log.schemas import fault
-from tal_reports.log.writer import _plain
+from tal_reports.log.writer import json_types
 
 CROWDED = Recipe(
     images=((Truth("huge"), Truth("ordinary", at=(6, 6)), Truth("nested", 1), Truth("tiny", at=(2, 9))), ()),
@@ -114,13 +114,13 @@ def test_what_is_told_is_bounded_and_begins_with_what_is_marked(crowded: ImageTr
 def test_pictures_follow_the_log_s_schema(recipe: Recipe):
     batch = recipe.build()
     assignment = execute(find("ultralytics"), batch).assignment
-    assert fault(_plain(picture(batch, NEWEST, assignment, None)), "log", "picture") is None
+    assert fault(json_types(picture(batch, NEWEST, assignment, None)), "log", "picture") is None
 
 
 def test_numbers_that_are_not_finite_can_be_written():
     batch = PAIR.build()
     batch.feature_maps[0][0, :, 1, 1] = torch.nan
-    assert fault(_plain(picture(batch, NEWEST, None, None)), "log", "picture") is None
+    assert fault(json_types(picture(batch, NEWEST, None, None)), "log", "picture") is None
 
 
 def test_a_contested_anchor_in_words():

@@ -115,8 +115,10 @@ def test_a_whole_run_conforms_and_is_the_latest(tmp_path: Path):
     ("cut", "status", "finished"),
     [
         pytest.param("interrupt", pytest.ExitCode.INTERRUPTED, 0, id="Ctrl-C"),
-        pytest.param("internal error", pytest.ExitCode.INTERNAL_ERROR, 0, id="internal error"),
-        pytest.param("stop", pytest.ExitCode.INTERRUPTED, 1, id="shouldstop"),
+        pytest.param(
+            "internal error", pytest.ExitCode.INTERNAL_ERROR, 0, id="internal error", marks=pytest.mark.long
+        ),
+        pytest.param("stop", pytest.ExitCode.INTERRUPTED, 1, id="shouldstop", marks=pytest.mark.long),
     ],
 )
 def test_a_run_that_was_cut_short_is_not_finished(tmp_path: Path, cut: str, status: int, finished: int):
@@ -152,6 +154,7 @@ def test_a_worker_process_that_died_leaves_its_test_unfinished(tmp_path: Path):
     assert line["tests"]["finished"] < line["tests"]["planned"] == 3
 
 
+@pytest.mark.long
 def test_several_processes_count_as_one(tmp_path: Path):
     whole = run(tmp_path, "-n", "2")
     assert (whole.status, whole.is_latest) == (0, True), whole.output

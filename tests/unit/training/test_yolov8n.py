@@ -124,6 +124,7 @@ def test_it_learns(small: RecordedTraining):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_recorded_batches_are_those_of_a_model_that_learns():
     recorded = recorded_training()
     first, *_, last = recorded.progress

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.common.tiers import mostly_nightly
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
@@ -58,7 +59,7 @@ def judged(outcome: Outcome, recipe: Recipe, name: str) -> Judgement:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", ["ultralytics", "article", "reference"])
+@pytest.mark.parametrize("name", mostly_nightly(["ultralytics", "article", "reference"], ["ultralytics"]))
 def test_numbers_and_verdict_are_those_of_the_cpu(name: str, strategy: str):
     recipe = sample_recipes(STRATEGIES[strategy], 3)[-1]
     for face in find(name).variants:

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from tests.common.tiers import mostly_nightly
 from torch import Tensor
 from torch.nn import functional
 
@@ -97,7 +98,13 @@ def test_every_admissible_assignment_is_accepted(scope: Scope):
 
 
 @pytest.mark.slow
-@by_name
+@pytest.mark.parametrize(
+    "scope",
+    mostly_nightly(
+        SCOPES.values(), ["pairs in a row, k 2", "singles on half cells, k 4"], lambda scope: scope.name
+    ),
+    ids=lambda scope: scope.name,
+)
 def test_any_assignment_is_judged_as_by_the_ordinary_judge(scope: Scope):
     """On random assignments, vectorised and ordinary check give the same verdict, except at near ties."""
     images, inputs, prescribed = prescribed_of(scope, sample(scope))
@@ -173,7 +180,7 @@ def test_a_wrong_stage_is_not_accepted(name: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ultralytics", "article", "reference"])
+@pytest.mark.parametrize("name", mostly_nightly(["ultralytics", "article", "reference"], ["ultralytics"]))
 def test_a_sample_is_accepted_as_by_the_ordinary_judge(name: str):
     implementation = find(name)
     for scope in SCOPES.values():

@@ -325,6 +325,7 @@ def test_an_empty_log_renders(run_dir: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ten_thousand_batches_and_two_hundred_divergences_stay_below_two_megabytes(run_dir: Path):
     factory.write(run_dir, factory.failing(200, batches=10_000))
     log = read_log(run_dir)
