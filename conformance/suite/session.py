@@ -476,7 +476,8 @@ def close_run(run: SessionState, status: int, judges_cases: bool) -> int:
         judges_cases: True if the run judges case files, which may all be batches to reject.
 
     Returns:
-        The exit status: NO_TESTS_COLLECTED instead of OK if nothing was judged, or only batches to reject.
+        The exit status: NO_TESTS_COLLECTED instead of OK if nothing was judged, or only batches to reject;
+        TESTS_FAILED instead of OK if the log has a failure.
     """
     judged = False
     try:
@@ -485,6 +486,10 @@ def close_run(run: SessionState, status: int, judges_cases: bool) -> int:
         judged = not nothing_judged(log, or_only_rejected=not judges_cases)
         if status == pytest.ExitCode.OK and not judged:
             status = pytest.ExitCode.NO_TESTS_COLLECTED
+        if (
+            status == pytest.ExitCode.OK and log.divergences
+        ):  # code of an implementation changed pytest's reports
+            status = pytest.ExitCode.TESTS_FAILED
         run.recorder.end(int(status != 0))
     except OSError as error:
         run.report = error

@@ -6,8 +6,10 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from misbehaving import Double
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment
@@ -47,6 +49,21 @@ class EndsAtExit(Double):
     def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
         atexit.register(os._exit, 0)
         return None
+
+
+class HidesFailures(Double):
+    """Returns wrong results, and lets pytest report every test as passed."""
+
+    def misbehave(self, inputs: AssignerInputs, right: Assignment) -> Any:
+        make_report: Any = vars(pytest.TestReport)["from_item_and_call"]
+
+        def passed(cls: Any, item: Any, call: Any) -> Any:
+            report = make_report.__func__(cls, item, call)
+            report.outcome, report.longrepr = "passed", None
+            return report
+
+        pytest.TestReport.from_item_and_call = classmethod(passed)  # type: ignore[assignment]
+        return replace(right, scores=right.scores * 0.5)
 
 
 class LeavesAThread(Double):

@@ -24,6 +24,7 @@ ENDINGS = {
     "ending.py:EndsWithAStatus": (5, RAN + "ended with exit status 5"),
     "ending.py:KillsItself": (-signal.SIGKILL, RAN + r"was ended by signal 9 \(SIGKILL\)"),
     "ending.py:EndsAtExit": (1, "assign returned None"),
+    "ending.py:HidesFailures": (1, r"HidesFailures +1 .* divergent"),
     "ending.py:LeavesAThread": (1, "left a thread running: 'Thread-"),
     "process_state.py:ClosesPythonsOutput": (
         1,
