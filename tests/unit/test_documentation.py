@@ -236,3 +236,17 @@ def test_the_tutorial_about_pull_requests_runs(tmp_path: Path):
             cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600,
         )  # fmt: skip
         assert done.returncode == status, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.network
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_tutorial_about_upgrades_prints_what_bisect_prints(tmp_path: Path):
+    page = ROOT / "docs" / "after-an-upgrade.md"
+    (printed,) = blocks(page, "text")
+    (bisect,) = [arguments for _, arguments in commands_of(page) if arguments[0] == "bisect"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tal_conformance", *bisect],
+        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, printed), done.stderr[-2000:]
