@@ -90,12 +90,14 @@ class Check:
 
     @property
     def seed(self) -> int:
-        """Hypothesis' seed in a profile that repeats its batches: from seeds.json, or else from the check's name alone.
+        """Hypothesis' seed for this check, in a profile that repeats its batches.
 
-        Hypothesis' own seed of a derandomized test is a digest of the function's source and of the modules of its
-        annotations, so that moving or rephrasing code would change the batches. The digests in seeds.json are fixed
-        instead. A check with a parameter keeps Hypothesis' seed, because only that includes the parameter's value,
-        unless the check is in seeds.json: then all values of the parameter share their batches.
+        A check that seeds.json lists has the seed written there, for all values of its parameter. Any other check with
+        a parameter has the seed that Hypothesis computes, so that each value has its own batches. Any other check has
+        a seed that is computed from its name alone.
+
+        Hypothesis computes its seed from the source of the test function, the modules of its annotations and the
+        parameter's value. Moving or rephrasing code would therefore change the batches.
         """
         digest = SEEDS.get(self.name) or hashlib.sha256(self.name.encode()).hexdigest()
         return int(digest, 16)

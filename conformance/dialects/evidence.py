@@ -38,7 +38,7 @@ def distinguishing_recipe(era: Era) -> Recipe:
     """
     if era.first not in EVIDENCE:
         raise LookupError(
-            f"no batch distinguishes the oldest era, which begins with {era.begins}, from an earlier era: there is none"
+            f"the era that begins with {era.begins} is the oldest: no batch distinguishes it from an earlier era"
         )
     return EVIDENCE[era.first]
 

@@ -164,8 +164,9 @@ def is_reachable(
     selects a wrong number of anchors for a ground truth, the conditions on ground truths and anchors together are
     solved as a 0/1 feasibility problem.
 
-    For exact values the answer is exact. For ranges some unreachable owners are accepted too: `selection` is only a
-    necessary condition (see `top_k_choices`), and each value is considered independently of the others.
+    For exact values the answer is exact. If values are known only as ranges, some unreachable owners are
+    accepted too: `selection` is only a necessary condition (see `top_k_choices`), and each value is considered
+    independently of the others.
 
     Args:
         selection: admissible selections.

@@ -194,7 +194,7 @@ class MixedGradients:
         return most
 
     def _rounded(self, parts: CiouParts) -> Tensor:
-        """Return the error (P, 4) of CIoU's gradient by roundings of its parts and of the values that they read."""
+        """Return bounds (P, 4) on errors of CIoU's gradient that roundings of its terms and of their inputs cause."""
         terms, step = self.terms, self.terms.step
         (w1, h1), (w2, h2) = width_and_height(terms.target), width_and_height(self._predicted)  # (P,) each
         width = (

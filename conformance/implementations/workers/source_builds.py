@@ -62,7 +62,7 @@ def install_source(release: str, target: Path) -> None:
                 raise
             raise PipFailed(
                 "the build script would run with access to the network, because this system lets no process enter a "
-                "network namespace. Install a wheel of it, allow user namespaces, or set "
+                "network namespace. Install a wheel of the release, allow user namespaces, or set "
                 f"{SOURCES_VARIABLE}={WITH_NETWORK} to build it with the network"
             ) from error
 

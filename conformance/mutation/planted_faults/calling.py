@@ -29,7 +29,7 @@ class _OwnGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:
-        """Return the stored gradients, changed by the fault that `rule` names."""
+        """Return the stored gradients, changed by the fault that `ctx.rule` names."""
         (slope,), gradients = slopes, ctx.gradients
         if ctx.rule == "ignores the slope":
             return None, None, None, *gradients

@@ -70,7 +70,7 @@ def test_a_solution_that_was_found_before_the_limit_decides(monkeypatch: pytest.
 
 @pytest.fixture
 def no_time(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Make every feasibility problem reach its time limit, and return the list of calling modules."""
+    """Make every feasibility problem reach its time limit, and return the list of the modules that posed one."""
     callers: list[str] = []
 
     def undecided(*_: Any) -> bool:
