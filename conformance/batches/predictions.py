@@ -20,7 +20,9 @@ from tal_conformance.core.geometry import (
     decode,
     depth,
     encode,
+    in_frame,
     inside,
+    joined_angles,
     sides_to,
     widened,
 )
@@ -377,16 +379,6 @@ def exact_sides(scene: Scene, owner: Tensor, angles: Tensor | None = None) -> Te
     return sides_to(boxes, scene.centres, scene.strides)
 
 
-def in_frame(vectors: Tensor, angles: Tensor) -> Tensor:
-    """Return vectors (.., 2) in the axes of boxes that are turned by `angles` (..).
-
-    Cosines are taken in float64, so that rounding to float32 hides their last bit, which differs by machine.
-    """
-    x, y = vectors.double().unbind(-1)
-    cos, sin = angles.double().cos(), angles.double().sin()
-    return torch.stack((x * cos + y * sin, y * cos - x * sin), dim=-1).float()
-
-
 def turned_depth(scene: Scene) -> Tensor:
     """Return the distance (B, M, A) in pixels of anchors to the nearest edge of turned boxes; negative outside."""
     assert scene.turns is not None
@@ -413,11 +405,6 @@ def angles_near(scene: Scene, owner: Tensor, covered: Tensor, error: float) -> T
     elsewhere = any_angles(scene)
     assert elsewhere is not None
     return torch.where(covered, own, elsewhere)
-
-
-def joined_angles(where: Tensor, first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """Return (B, A) angles: `first` where the mask `where` is True, else `second`; None for upright boxes."""
-    return None if first is None or second is None else torch.where(where, first, second)
 
 
 def scores_for(scene: Scene, owner: Tensor, covered: Tensor) -> Tensor:

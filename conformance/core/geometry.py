@@ -151,3 +151,18 @@ def ciou(first: Tensor, second: Tensor) -> Tensor:
     )  # rho^2 / c^2: squared centre distance over squared diagonal
     v = 4 / math.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)).square()
     return iou - distance - v * v / (1 - iou + v + EPS)
+
+
+def in_frame(vectors: Tensor, angles: Tensor) -> Tensor:
+    """Return vectors (.., 2) in the axes of boxes that are turned by `angles` (..).
+
+    Cosines are taken in float64, so that rounding to float32 hides their last bit, which differs by machine.
+    """
+    x, y = vectors.double().unbind(-1)
+    cos, sin = angles.double().cos(), angles.double().sin()
+    return torch.stack((x * cos + y * sin, y * cos - x * sin), dim=-1).float()
+
+
+def joined_angles(where: Tensor, first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Return (B, A) angles: `first` where the mask `where` is True, else `second`; None for upright boxes."""
+    return None if first is None or second is None else torch.where(where, first, second)

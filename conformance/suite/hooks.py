@@ -27,6 +27,7 @@ from tal_conformance.judgement.failure import Subject
 from tal_conformance.suite import terminal_output
 from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.explanation import explain_failures
+from tal_conformance.suite.loading import find_implementations
 from tal_conformance.suite.options import (
     add_options,
     against,
@@ -46,7 +47,6 @@ from tal_conformance.suite.session import (
     begin,
     close_run,
     failures_in,
-    find_implementations,
     gates,
     ignored_ledger,
     load_cases,

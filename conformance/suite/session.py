@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,8 @@ from tal_conformance.checks.power import worth_of
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.environment import command_line, environment
-from tal_conformance.core.supervision import supervised
 from tal_conformance.core.task import DETECT, TASKS
-from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation
-from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.known_issues.ledger import BUNDLED, InvalidLedger, KnownIssue, read_ledger
 from tal_conformance.known_issues.standing import Standing, standings
@@ -32,10 +29,8 @@ from tal_conformance.suite.options import (
 from tal_conformance.suite.progress import TestProgress, nothing_judged
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_conformance.suite.shrinking import ShrinkBudget
-from tal_reference import Dialect
 from tal_reference.choices import title
 from tal_reports import RunLog, read_log, render
-from tal_text import visible
 
 RUN = pytest.StashKey["SessionState"]()
 MAX_UNSUPPORTED_SHARE = 0.75
@@ -44,8 +39,6 @@ MAX_UNSUPPORTED_SHARE = 0.75
 Measured with the narrowest adapter of known code bases, which has 16 bins, two levels or more, fixed k, alpha and beta,
 and no topk2: it supports 177 of 518 batches of all checks, and excludes 66 %.
 """
-TRACEBACK_LINES = 30
-"""Maximum number of lines of an adapter's traceback that are printed."""
 GATING = ("ci", "nightly")
 """Profiles whose complete runs fail if too few batches reach a clause or a hazard."""
 
@@ -115,72 +108,6 @@ def _create_log(config: pytest.Config) -> RunLog:
         raise pytest.UsageError(
             f"cannot write a report into {parent}: {error}; choose another folder with --report-dir"
         ) from error
-
-
-def find_implementations(
-    names: list[str], dialect: Dialect | None = None, isolate: bool = False, task: str | None = None
-) -> list[Implementation]:
-    """Return the implementations to test.
-
-    Args:
-        names: values of `--implementation`.
-        dialect: the dialect to judge all implementations by; None for the dialects that they declare.
-        isolate: run every implementation from a module or file in its own process.
-        task: name of the loss family to test; None for all loss families that an implementation declares.
-
-    Raises:
-        pytest.UsageError: implementations could not be loaded; the message has a line for each of them. The run stops,
-        because it would judge less than the user requested.
-    """
-    found: list[Implementation] = []
-    taken: set[str] = set()
-    loaded, problems = _load(list(dict.fromkeys(names)), isolate)
-    for implementation in loaded:
-        if task is not None and task not in implementation.tasks:
-            problems.append(_without_task(implementation, task))
-            continue
-        spec = implementation.spec
-        candidates = (
-            implementation.name,
-            spec,
-            *(f"{spec} ({number})" for number in range(1, len(loaded) + 1)),
-        )
-        name = next(text for text in candidates if text not in taken)
-        taken.add(name)
-        tasks = implementation.tasks if task is None else (task,)
-        found.append(
-            replace(implementation, name=name, dialect=dialect or implementation.dialect, tasks=tasks)
-        )
-    if problems:
-        raise pytest.UsageError(*problems)
-    return found
-
-
-def _without_task(implementation: Implementation, task: str) -> str:
-    declared = ", ".join(implementation.tasks)
-    return visible(
-        f"--task {task}: {implementation.spec} declares only {declared}; add {task!r} to its attribute `tasks`"
-    )
-
-
-def _load(names: list[str], isolate: bool) -> tuple[list[Implementation], list[str]]:
-    """Return the named implementations in the given order, and a line for every implementation that cannot be loaded.
-
-    A user's own code is imported last, after the official modules, so that changes of these are noticed.
-    """
-    loaded: dict[str, Implementation] = {}
-    problems: dict[str, str] = {}
-    for name in sorted(names, key=lambda name: ":" in name):
-        try:
-            with supervised.calling(name):
-                loaded[name] = find(name, isolate)
-        except (UnknownImplementation, ProtocolViolation) as error:
-            message = visible(f"--implementation {name}: {' '.join(str(error).split())}")
-            details = [visible(f"  {line}") for line in error.details.splitlines()[-TRACEBACK_LINES:]]
-            problems[name] = "\n".join([message, *details])
-    return [loaded[name] for name in names if name in loaded], [
-        problems[name] for name in names if name in problems
-    ]
 
 
 def load_cases(run: SessionState, config: pytest.Config) -> None:

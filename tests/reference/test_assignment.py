@@ -31,12 +31,7 @@ from tal_reference.assignment import (
 Corners = tuple[float, float, float, float]
 
 CENTRES = torch.tensor([[4.0, 4.0], [12.0, 4.0], [20.0, 4.0], [28.0, 4.0]], dtype=torch.float64)
-AWAY: Corners = (
-    1000,
-    1000,
-    1010,
-    1010,
-)  # a box that overlaps no ground truth: CIoU is below 0, so that u = 0
+AWAY: Corners = (1000, 1000, 1010, 1010)  # overlaps no ground truth: CIoU is below 0, so that u = 0
 FIRST = Dialect("first", SmallBoxFloor.BELOW_FIRST_STRIDE)
 EPS = Fraction(1, 10**7)
 # No value here takes more than 64 float64 operations, each off by at most one rounding.

@@ -6,7 +6,7 @@ import pytest
 
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.registry import find
-from tal_conformance.suite.session import find_implementations
+from tal_conformance.suite.loading import find_implementations
 
 BROKEN = "def helper():\n    raise KeyError('no weights')\n\n\nhelper()\n\n\nclass Adapter:\n    name = 'a'\n"
 MAKES = "class Adapter:\n    name = 'a'\n\n    def __init__(self):\n        self.weights = {}['none']\n"

@@ -16,7 +16,7 @@ from tal_conformance.implementations.adapters import ultralytics
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.implementations.registry import REGISTERED, find
-from tal_conformance.suite.session import find_implementations
+from tal_conformance.suite.loading import find_implementations
 from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect
 
 ADAPTER = """
