@@ -67,6 +67,7 @@ USES: dict[str, tuple[list[str], int]] = {
     "bisect": ([STRANGE], 2),
     "identify": ([STRANGE], 2),
     "clause": (["TAL"], 0),
+    "findings": ([], 0),
     "eras": (["--releases", STRANGE], 2),
     "record": (["{folder}/" + STRANGE], 2),
     "overhead": (["--steps", STRANGE], 2),

@@ -13,6 +13,14 @@ from tal_conformance.implementations.errors import ImplementationFailed, Protoco
 from tal_conformance.implementations.guards.exceptions import exceptions_as_failures, recorded_interrupts
 
 
+@pytest.fixture(autouse=True)
+def python_handles_interrupts() -> Iterator[None]:
+    """Install Python's handler of SIGINT, because background processes of a shell ignore the signal."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 @pytest.fixture
 def recording(monkeypatch: pytest.MonkeyPatch) -> Iterator[Interrupts]:
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
