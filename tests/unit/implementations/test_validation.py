@@ -54,7 +54,9 @@ class StoringSink:
         raise AssertionError(kind)
 
 
-@pytest.mark.parametrize("isolate", [False, True], ids=["here", "worker"])
+@pytest.mark.parametrize(
+    "isolate", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["here", "worker"]
+)
 @pytest.mark.parametrize("name", ["NoIndex", "NoLabels", "Neither", "OneNumber", "TermsAlone", "Int32"])
 def test_absent_results_are_judged_from_the_rest(name: str, isolate: bool):
     for batch in (BATCH, EMPTY, *([] if isolate else SOME)):

@@ -133,12 +133,14 @@ def test_nothing_is_found_in_what_is_right(clause: str, kind: str):
     assert extents[False] > COMPARED / 4
 
 
+DAILY_SYMMETRIC = ("plain IoU, stages", "signed CIoU, outputs", "edges count, hidden", "three for B")
+"""Wrong but symmetric implementations that CI runs."""
 RANGES = {"META-SCORE-RANGE", "META-BEST-SCORE"}
 """Relations within one outcome. They define the overlap, so any overlap but clamped CIoU violates them."""
 
 
 @pytest.mark.parametrize("clause", [clause for clause in RELATIONS if clause not in RANGES])
-@pytest.mark.parametrize("kind", SYMMETRIC)
+@pytest.mark.parametrize("kind", mostly_nightly(SYMMETRIC, DAILY_SYMMETRIC))
 def test_what_breaks_no_symmetry_is_not_accused_of_it(clause: str, kind: str):
     """A wrong but symmetric implementation passes every relation: relations use no reference."""
     tested = subject(SYMMETRIC[kind]())
