@@ -146,27 +146,33 @@ def test_interrupted_from_the_keyboard(tmp_path: Path):
 
 DISCARDED = """
 import gc
-import signal
+import time
+from pathlib import Path
 
 import pytest
 
 calls = []
 
-def interrupt(phase, info):
+def wait(phase, info):
     calls.append(phase)
     if len(calls) == 50:
-        signal.raise_signal(signal.SIGINT)
+        Path(__file__).with_name("collecting").touch()
+        time.sleep(60)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call():
-    gc.callbacks.append(interrupt)
+    gc.callbacks.append(wait)
 """
-"""A pytest plugin: while the garbage collector works, Ctrl-C arrives, whose exception Python discards."""
+"""A pytest plugin: the garbage collector's 50th callback waits for a Ctrl-C, whose exception Python discards."""
 
 
 def test_an_interrupt_that_python_discards_ends_the_run(tmp_path: Path):
     (tmp_path / "discarded.py").write_text(DISCARDED)
     run = start(tmp_path / "runs", "--examples", "3000", "-p", "discarded", path=tmp_path)
+    while not (tmp_path / "collecting").exists():
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
     said, _ = run.communicate(timeout=600)
     assert run.returncode == pytest.ExitCode.INTERRUPTED, said
     assert "not finished (0 of 1 test)" in said
