@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.common.commands import ENVIRONMENT
+from tests.common.commands import ENVIRONMENT, accept_interrupts
 
 from tal_conformance.batches.recipe import Recipe
 from tal_reports import read_log, render
@@ -45,8 +45,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Background processes of a shell ignore SIGINT, and child processes inherit this setting.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
+        preexec_fn=accept_interrupts,  # noqa: PLW1509 - no threads here
     )
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.common.commands import accept_interrupts
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -40,6 +41,7 @@ def started(action: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=accept_interrupts,  # noqa: PLW1509 - no threads here
     )
 
 

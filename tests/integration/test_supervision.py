@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.common.commands import accept_interrupts
 from tests.common.tiers import mostly_nightly
 
 from tal_conformance.batches.recipe import Recipe
@@ -64,8 +65,7 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Background processes of a shell ignore SIGINT, and child processes inherit this setting.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
+        preexec_fn=accept_interrupts,  # noqa: PLW1509 - no threads here
     )
 
 
