@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from _pytest import faulthandler
 
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.benchmarks.table import table
@@ -149,7 +148,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _follow_fault_handler(config: pytest.Config) -> None:
     """Take the file and the timer of the handler of fatal errors from the configuration of pytest's plugin."""
-    key: Any = getattr(faulthandler, "fault_handler_stderr_fd_key", None)
+    plugin = config.pluginmanager.get_plugin("faulthandler")
+    key: Any = getattr(plugin, "fault_handler_stderr_fd_key", None)
     fault_handler.file = None if key is None else config.stash.get(key, None)
     with suppress(ValueError):  # without the plugin, the option is unknown
         fault_handler.keeps_timer = float(config.getini("faulthandler_timeout") or 0) > 0
