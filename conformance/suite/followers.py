@@ -80,6 +80,8 @@ def followers(
     explained: dict[int, list[Line]] = {number: [] for number in range(len(causes))}
     judge = CaseJudge(identification.implementation, identification.dialect)
     for line in lines if causes else ():
+        if line.get("verdict") == "error" and identification.missing:
+            continue  # a dialect that raises on some batches does not explain code that raises on others, too
         batch = _batch_of(folder, line)
         if batch is None or time.process_time() > deadline or not judge.explains(line, batch):
             continue
