@@ -11,7 +11,7 @@ from tal_conformance.commands.results import failure_fields, implementation_fiel
 from tal_conformance.core.arguments import positive
 from tal_conformance.core.progress import progress
 from tal_conformance.dialects.identification import SECONDS, distinguishable, identify
-from tal_conformance.dialects.identified import Identification
+from tal_conformance.dialects.identified import Identification, choice_fields, tie_fields
 from tal_conformance.implementations.registry import find
 from tal_reference import DIALECTS
 from tal_text import say
@@ -102,21 +102,9 @@ def identification_fields(identification: Identification) -> dict[str, Any]:
         "base": identification.base.name,
         "dialect": identification.dialect.name,
         "batches": identification.batches,
-        "choices": [
-            {
-                "name": choice.name,
-                "clause": choice.clause,
-                "words": choice.words,
-                "alone": choice.alone,
-                "batch": None if choice.smallest is None else str(choice.smallest),
-            }
-            for choice in identification.choices
-        ],
+        "choices": choice_fields(identification),
         "unexplained": [
             {"batches": count, **failure_fields(failure)} for count, failure in identification.left.values()
         ],
-        "ties": [
-            {"words": tie.words, "deciding": None if tie.deciding is None else str(tie.deciding)}
-            for tie in identification.ties
-        ],
+        "ties": tie_fields(identification),
     }

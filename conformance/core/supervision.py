@@ -39,7 +39,7 @@ LONGEST = 1000
 """Largest number of bytes of each of these texts."""
 TAIL = struct.Struct("<III")
 """Layout of the end of the page: number of the process's last question about SIGINT, number of the last question that
-the supervisor answered, and the number of times that the supervisor received SIGINT."""
+the supervisor answered, and 1 once the supervisor has received SIGINT."""
 SETTLED, ANSWERED = 0.02, 5.0
 """Seconds before a question, in which a signal reaches all processes of a terminal; seconds to wait for its answer."""
 FROM_A_PROCESS = 0
@@ -177,9 +177,8 @@ class Supervised:
         A terminal sends Ctrl-C to both processes, and the supervisor forwards the signal of another program. A signal
         that code of this process sends reaches this process only.
         """
-        if (
-            self._page is None or os.getppid() != self._supervisor
-        ):  # the latter in a fork of the supervised process
+        in_a_fork = os.getppid() != self._supervisor
+        if self._page is None or in_a_fork:
             return None
         time.sleep(SETTLED)
         number = self._page.questions[0] + 1
@@ -289,9 +288,8 @@ def _wait(pid: int, page: Page) -> tuple[int, bool, set[int]]:
             if information.si_code == FROM_A_PROCESS:
                 os.kill(pid, information.si_signo)
             continue
-        page.set_question(
-            1, question
-        )  # no SIGINT was waiting: the system delivers signals with lower numbers first
+        # no SIGINT was waiting: the system delivers signals with lower numbers first
+        page.set_question(1, question)
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == pid:

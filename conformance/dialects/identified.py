@@ -5,6 +5,7 @@ a dialect, such as CIoU instead of IoU as the overlap.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.dialects.observations import key_of
@@ -141,3 +142,25 @@ class Identification:
                 f"The budget of seconds ended the search: so far, {verb} {self.base.name}{choices}. {share}."
             )
         return f"{verb.capitalize()} {self.base.name}{choices}. {share}; {rest}."
+
+
+def choice_fields(identification: Identification) -> list[dict[str, Any]]:
+    """Return the choices of an identification, each with its evidence, as fields of the run log and of `--json`."""
+    return [
+        {
+            "name": choice.name,
+            "clause": choice.clause,
+            "words": choice.words,
+            "alone": choice.alone,
+            "smallest": None if choice.smallest is None else repr(choice.smallest),
+        }
+        for choice in identification.choices
+    ]
+
+
+def tie_fields(identification: Identification) -> list[dict[str, Any]]:
+    """Return the ties of an identification, as fields of the run log and of `--json`."""
+    return [
+        {"words": tie.words, "deciding": None if tie.deciding is None else repr(tie.deciding)}
+        for tie in identification.ties
+    ]

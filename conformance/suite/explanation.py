@@ -18,7 +18,7 @@ from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.progress import Advance, progress
 from tal_conformance.core.task import DETECT
 from tal_conformance.dialects.identification import explain
-from tal_conformance.dialects.identified import Identification
+from tal_conformance.dialects.identified import Identification, choice_fields, tie_fields
 from tal_conformance.dialects.observations import Observations
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.suite.followers import followers
@@ -168,20 +168,8 @@ def fields_of(identification: Identification) -> Line:
         "batches": identification.batches,
         "unexplained": identification.missing,
         "unjudged": identification.unjudged,
-        "choices": [
-            {
-                "name": choice.name,
-                "clause": choice.clause,
-                "words": choice.words,
-                "alone": choice.alone,
-                "smallest": None if choice.smallest is None else repr(choice.smallest),
-            }
-            for choice in identification.choices
-        ],
-        "ties": [
-            {"words": tie.words, "deciding": None if tie.deciding is None else repr(tie.deciding)}
-            for tie in identification.ties
-        ],
+        "choices": choice_fields(identification),
+        "ties": tie_fields(identification),
         "left": [
             {"clause": clause, "batches": count, "summary": failure.summary, "recipe": failure.batch.origin}
             for clause, (count, failure) in left

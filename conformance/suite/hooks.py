@@ -136,9 +136,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
         config.option.benchmark_quiet = config.option.benchmark_quiet or terminal_output.is_brief(config)
     gc.freeze()  # what was imported lives until the end: the garbage collector need not look at it again
-    config.add_cleanup(
-        gc.unfreeze
-    )  # a later run in this process collects what this one leaves, such as its workers
+    # a later run in this process collects the objects of this run, such as its workers
+    config.add_cleanup(gc.unfreeze)
     if not worker:
         try:
             begin(run, config)

@@ -413,9 +413,8 @@ def close_run(run: SessionState, status: int, judges_cases: bool) -> int:
         judged = not nothing_judged(log, or_only_rejected=not judges_cases)
         if status == pytest.ExitCode.OK and not judged:
             status = pytest.ExitCode.NO_TESTS_COLLECTED
-        if (
-            status == pytest.ExitCode.OK and log.divergences
-        ):  # code of an implementation changed pytest's reports
+        if status == pytest.ExitCode.OK and log.divergences:
+            # code of an implementation changed pytest's reports
             status = pytest.ExitCode.TESTS_FAILED
         run.recorder.end(int(status != 0))
     except OSError as error:

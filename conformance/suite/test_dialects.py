@@ -15,7 +15,7 @@ from tal_reference import NEWEST
 
 @pytest.mark.clauses("DIALECT")
 def test_declared_differences(checker: Checker, run: SessionState) -> None:
-    """An implementation of an older dialect conforms to this dialect, but not to the newest, on a batch."""
+    """An implementation of an older dialect conforms to it, and not to the newest, on a batch where the two differ."""
     declared = checker.subject.implementation.dialect
     if declared == NEWEST:
         return  # every other test judges it by the newest dialect

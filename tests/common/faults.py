@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pytest
+from tests.common.tiers import mostly_nightly
 
 from tal_conformance.mutation.planted_faults.fault import Fault
 
@@ -38,8 +38,4 @@ def parameters(
         by_stage: choose one representative fault for each stage, not for each clause and stage.
     """
     planted = list(faults if names is None else names)
-    chosen = representatives({name: faults[name] for name in planted}, by_stage)
-    return [
-        pytest.param(name, marks=[] if name in chosen else [pytest.mark.slow, pytest.mark.long])
-        for name in planted
-    ]
+    return mostly_nightly(planted, representatives({name: faults[name] for name in planted}, by_stage))

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import settings
 from safetensors import safe_open
 from tests.common.commands import ENVIRONMENT
+from tests.common.source_trees import EXCHANGED
 
 import tal_conformance
 from tal_conformance.commands import COMMANDS
@@ -144,21 +145,6 @@ def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "my_adapter.py"
     path.write_text(STARTING["class MyAssigner"], encoding="utf-8")
     return path
-
-
-EXCHANGED = """
-
-_made = TaskAlignedAssigner.__init__
-
-
-def _exchanged(self, *arguments, **named):
-    _made(self, *arguments, **named)
-    self.alpha, self.beta = self.beta, self.alpha
-
-
-TaskAlignedAssigner.__init__ = _exchanged
-"""
-"""Code that, appended to the assigner's module, exchanges alpha and beta."""
 
 
 def executed(source: str) -> ModuleType:

@@ -177,7 +177,7 @@ def _same_at_fork(now: tuple[tuple[Any, ...], ...], before: tuple[tuple[Any, ...
 
 
 def _with_libraries(now: Iterable[Any], before: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the functions `before`, followed by those that libraries added."""
+    """Return the functions in `before`, followed by the functions in `now` that libraries added."""
     known = set(map(id, before))
     return *before, *(added for added in now if id(added) not in known and is_of_a_library(added))
 

@@ -92,9 +92,8 @@ class ProcessState:
             for attempt in ATTEMPTS:
                 try:
                     found += part()
-                except (
-                    BaseException
-                ) as error:  # raised by the implementation's timer, or by an object of its own
+                except BaseException as error:
+                    # raised by the implementation's timer, or by an object of its own
                     if attempt == ATTEMPTS[-1]:
                         found.append(f"a setting that cannot be read ({type(error).__name__})")
                     continue

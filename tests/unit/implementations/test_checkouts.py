@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.common.source_trees import EXCHANGED
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
@@ -17,19 +18,6 @@ from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject
 from tal_reference import NEWEST
 
-EXCHANGED = """
-
-_made = TaskAlignedAssigner.__init__
-
-
-def _exchanged(self, *arguments, **named):
-    _made(self, *arguments, **named)
-    self.alpha, self.beta = self.beta, self.alpha
-
-
-TaskAlignedAssigner.__init__ = _exchanged
-"""
-"""Code that, appended to the assigner's module, exchanges alpha and beta."""
 BATCH = Recipe(images=((Truth("ordinary"), Truth("huge")),), strides=(8, 16), predictions="near")
 
 
