@@ -30,5 +30,5 @@ def test_every_era_but_the_first_has_a_recipe():
 
 
 def test_the_first_era_has_none():
-    with pytest.raises(LookupError, match=r"oldest era, which begins with 8\.0\.0"):
+    with pytest.raises(LookupError, match=r"the era that begins with 8\.0\.0 is the oldest"):
         distinguishing_recipe(ERAS[0])
