@@ -1,17 +1,20 @@
 """The command line `tal-conformance COMMAND`: everything except the test run. Each command is a module.
 
-Importing this package imports neither torch nor a command's module, so that `--help` and `--version` are fast.
+Importing this package imports neither torch nor a command's module, so that every `--help` and `--version` is fast: the
+module `arguments` has the arguments of all commands.
 """
 
 import argparse
 import importlib
 import sys
 import tomllib
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import NamedTuple
 
+from tal_conformance.commands import arguments
 from tal_conformance.commands.program import PACKAGE, CommandError, program_name
 from tal_conformance.commands.results import Result, collected_result, print_result, set_error
 from tal_conformance.core.interrupts import lost_interrupts
@@ -30,12 +33,14 @@ class Command(NamedTuple):
     """One command of the program `tal-conformance`.
 
     Attributes:
-        module: name of the module in this package; it has `add_arguments(parser)` and `run(options) -> int`.
+        module: name of the module in this package; it has `run(options) -> int`.
+        add_arguments: function that adds the command's arguments to its parser.
         summary: description of the command for `--help`, in one line.
         statuses: meaning of each exit status, for `--help`.
     """
 
     module: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
     summary: str
     statuses: dict[int, str]
 
@@ -43,6 +48,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "init": Command(
         "init",
+        arguments.init,
         "write an adapter for your assigner or loss, try it, and say what is missing",
         {
             0: "the adapter conforms on all tried batches",
@@ -52,16 +58,19 @@ COMMANDS = {
     ),
     "replay": Command(
         "replay",
+        arguments.replay,
         "judge case files again: verdict, stages, divergence and a picture",
         {0: "all cases conform", 1: "one does not", 2: "something could not be judged, or is inconclusive"},
     ),
     "explain": Command(
         "explain",
+        arguments.explain,
         "explain in words why an anchor of a case was assigned to its ground truth, or to none",
         {0: "explained", 2: "there is nothing to explain"},
     ),
     "diff": Command(
         "diff",
+        arguments.diff,
         "list the changes for training from one implementation to another",
         {
             0: "nothing changed",
@@ -71,11 +80,13 @@ COMMANDS = {
     ),
     "bisect": Command(
         "bisect",
+        arguments.bisect,
         "find the release at which the assigner or the loss changed",
         {0: "nothing changed", 1: "something changed", 2: "a release is not available"},
     ),
     "identify": Command(
         "identify",
+        arguments.identify,
         "find the dialects that explain everything an implementation does",
         {
             0: "every batch is explained",
@@ -85,11 +96,13 @@ COMMANDS = {
     ),
     "clause": Command(
         "clause",
+        arguments.clause,
         "print the sentences of clauses, and the choices that dialects have in them",
         {0: "printed", 2: "the clause is unknown"},
     ),
     "findings": Command(
         "findings",
+        arguments.findings,
         "list probable bugs of official code and known issues of other projects",
         {
             0: "listed; with --run, every script ran as expected",
@@ -99,6 +112,7 @@ COMMANDS = {
     ),
     "eras": Command(
         "eras",
+        arguments.eras,
         "check that releases of Ultralytics follow the table of eras",
         {
             0: "every release conforms to the dialect of its era",
@@ -108,6 +122,7 @@ COMMANDS = {
     ),
     "record": Command(
         "record",
+        arguments.record,
         "run a training and store selected inputs of its loss as case files",
         {
             0: "the training ended with status 0; else its status",
@@ -116,16 +131,19 @@ COMMANDS = {
     ),
     "overhead": Command(
         "overhead",
+        arguments.overhead,
         "measure how much longer a training step takes under `record`",
         {0: "at most 5 %", 1: "more than 5 %", 2: "it could not be measured"},
     ),
     "measure": Command(
         "measure",
+        arguments.measure,
         "measure how many rounding units each compared quantity needs",
         {0: "measured", 2: "an implementation is not available"},
     ),
     "power": Command(
         "mutation",
+        arguments.power,
         "plant faults or make mutants, and check that the suite finds them",
         {
             0: "every fault was found at its stage, or is argued to be equivalent",
@@ -140,10 +158,10 @@ INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended, as shells give it."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command that the arguments name, and return its exit status; 2 if the command failed with an error."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that the command line names, and return its exit status; 2 if it failed with an error."""
     prepare_streams()
-    words = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if argv is None else argv
     program = program_name()
     parser = argparse.ArgumentParser(
         prog=program, description="All commands except the test run, which is `pytest conformance`."
@@ -152,10 +170,10 @@ def main(arguments: list[str] | None = None) -> int:
     command_name = words[0] if words and not words[0].startswith("-") else ""
     if command_name and command_name not in COMMANDS:
         parser.error(unknown_name("command", command_name, COMMANDS))
-    command = _add_commands(parser, command_name)
+    _add_commands(parser, command_name)
     options = parser.parse_args(words)
-    assert command is not None
-    if arguments is None:
+    command = importlib.import_module(f"{__name__}.{COMMANDS[command_name].module}")
+    if argv is None:
         supervise(lambda marks, how: _conclude(program, command_name, options.json, marks, how))
     restore_handler = lost_interrupts.record()
     status = 0  # if an exception is raised, Python sets the exit status
@@ -217,19 +235,16 @@ def _conclude(program: str, command_name: str, as_json: bool, marks: Marks, how:
         print_result(command_name, _version(), None, "", Result(error=f"{name}{how}"))
 
 
-def _add_commands(parser: argparse.ArgumentParser, command_name: str) -> ModuleType | None:
-    """Add all commands to the parser, and the arguments of the command `command_name`; return its module."""
+def _add_commands(parser: argparse.ArgumentParser, command_name: str) -> None:
+    """Add all commands to the parser, and the arguments of the command `command_name`."""
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    module = None
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(
             name, help=command.summary, description=_sentence(command.summary), epilog=_epilog(command)
         )
         if name == command_name:
-            module = importlib.import_module(f"{__name__}.{command.module}")
             subparser.add_argument("--json", action="store_true", help=JSON_HELP)
-            module.add_arguments(subparser)
-    return module
+            command.add_arguments(subparser)
 
 
 def _epilog(command: Command) -> str:

@@ -19,14 +19,6 @@ from tal_reference.eras import Version
 from tal_text import say
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument("releases", metavar="A..B", help="range of releases, such as 8.3.236..8.4.6")
-    parser.add_argument(
-        "--clause", metavar="CLAUSE", help="find changes of this clause only, such as TAL-CAND-2"
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """Print, for each choice that differs between two releases, the first release with the new behaviour.
 

@@ -13,16 +13,6 @@ from tal_conformance.core.names import suggestion
 from tal_text import say
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "clauses",
-        nargs="+",
-        metavar="CLAUSE",
-        help="a clause such as TAL-CAND-2, or a group of clauses such as TAL",
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """Print every clause that the arguments name, and return 0.
 

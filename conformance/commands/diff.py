@@ -21,19 +21,6 @@ from tal_reports import visible
 from tal_text import say
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "implementations", nargs=2, metavar="NAME", help="implementation, such as ultralytics==8.3.236"
-    )
-    parser.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help="file to write the page with pictures to (default: in the report folder)",
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """Print the changes from one implementation to another, and write them as a page with pictures.
 

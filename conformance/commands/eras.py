@@ -9,9 +9,8 @@ from typing import Any
 
 from tal_conformance.commands.program import prepare_judging
 from tal_conformance.commands.results import set_result
-from tal_conformance.core.arguments import name_among
 from tal_conformance.core.progress import progress
-from tal_conformance.dialects.releases import SELECTIONS, select_releases, version_text
+from tal_conformance.dialects.releases import select_releases, version_text
 from tal_conformance.dialects.sources import (
     CheckedSource,
     check_source,
@@ -28,18 +27,6 @@ from tal_text import say
 
 BATCHES_PER_TEST = 4
 """Number of batches of each test of the suite on which the first and last source of an era are judged."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "--releases",
-        type=name_among("selection of releases", SELECTIONS, "selections of releases"),
-        metavar="{" + ",".join(SELECTIONS) + "}",
-        default="cached",
-        help="releases to check: those in the cache (default), the first of each era, or both sides "
-        "of every edge between eras and the newest on PyPI",
-    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -18,25 +18,6 @@ from tal_reports import visible
 from tal_text import say
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument("case", metavar="CASE", help="case file of a run, or the name of a case of a run")
-    parser.add_argument("--image", type=int, default=0, metavar="N", help="image of the batch, from 0")
-    selection = parser.add_mutually_exclusive_group()
-    selection.add_argument(
-        "--anchor", type=int, metavar="N", help="anchor of the image, from 0, level by level"
-    )
-    selection.add_argument(
-        "--gt", type=int, metavar="N", help="ground truth of the image, from 0; default: all"
-    )
-    parser.add_argument(
-        "--dialect", metavar="NAME", help="dialect to explain; default: the implementation's, or the newest"
-    )
-    parser.add_argument(
-        "--implementation", metavar="NAME", help="add this implementation's result to the explanation"
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """Print the explanation of an anchor, a ground truth or all ground truths, and return 0.
 

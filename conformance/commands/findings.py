@@ -26,19 +26,6 @@ from tal_conformance.known_issues.ledger import BUNDLED, KnownIssue, read_ledger
 from tal_text import say
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "findings",
-        nargs="*",
-        metavar="NAME",
-        help="findings to print as the text of an issue (default: list all)",
-    )
-    parser.add_argument(
-        "--run", action="store_true", help="run the scripts of the findings with the installed release"
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """List all findings and known issues, or print the text of an issue about each named finding.
 

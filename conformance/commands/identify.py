@@ -8,9 +8,8 @@ from typing import Any
 
 from tal_conformance.commands.program import prepare_judging
 from tal_conformance.commands.results import failure_fields, implementation_fields, set_result
-from tal_conformance.core.arguments import positive
 from tal_conformance.core.progress import progress
-from tal_conformance.dialects.identification import SECONDS, distinguishable, identify
+from tal_conformance.dialects.identification import distinguishable, identify
 from tal_conformance.dialects.identified import Identification, choice_fields, tie_fields
 from tal_conformance.implementations.registry import find
 from tal_reference import DIALECTS
@@ -18,18 +17,6 @@ from tal_text import say
 
 SHOWN = 4
 """Number of clauses for which an unexplained batch is printed in full."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument("implementation", metavar="NAME", help="a value of --implementation")
-    parser.add_argument(
-        "--seconds",
-        type=positive,
-        default=int(SECONDS),
-        metavar="N",
-        help="budget of processor time of the search for choices (default: %(default)s)",
-    )
 
 
 def run(options: argparse.Namespace) -> int:

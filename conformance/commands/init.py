@@ -15,7 +15,6 @@ from tal_conformance.commands.adapter_text import AdapterText, adapter_texts
 from tal_conformance.commands.program import CommandError, prepare_judging
 from tal_conformance.commands.results import failure_fields, set_result
 from tal_conformance.core.files import write_atomically
-from tal_conformance.core.task import TASKS
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.inspection import inspected
@@ -44,24 +43,6 @@ class Trial:
     differing: Failure | None = None
     failing: str | None = None
     raised: int = 0
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "file", type=Path, metavar="FILE", help="adapter file to write, such as my_adapter.py"
-    )
-    parser.add_argument(
-        "--from",
-        dest="target",
-        required=True,
-        metavar="NAME",
-        help="your assigner or loss, a class or function: package.module:object or path/to/file.py:object",
-    )
-    parser.add_argument(
-        "--task", choices=tuple(TASKS), default="detect", help="loss family (default: detect)"
-    )
-    parser.add_argument("--force", action="store_true", help="replace an existing file")
 
 
 def run(options: argparse.Namespace) -> int:

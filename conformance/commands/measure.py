@@ -17,9 +17,9 @@ from torch import Tensor
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.commands.arguments import CORRECT_IMPLEMENTATIONS
 from tal_conformance.commands.program import prepare_judging
 from tal_conformance.commands.results import implementation_fields, set_result
-from tal_conformance.core.arguments import positive
 from tal_conformance.core.progress import Advance, no_progress, progress
 from tal_conformance.core.verdicts import Divergence
 from tal_conformance.implementations.errors import ImplementationFailed
@@ -31,22 +31,6 @@ from tal_conformance.judgement.comparators import observer
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
 from tal_text import say
-
-CORRECT_IMPLEMENTATIONS = ("ultralytics", "article", "reference", "rearranged", "rearranged-float64")
-"""Correct implementations that differ in the order of their operations."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "--examples", type=positive, default=100, metavar="N", help="batches of each strategy"
-    )
-    parser.add_argument(
-        "--implementation",
-        action="append",
-        metavar="NAME",
-        help=f"implementation to measure, repeatable (default: {', '.join(CORRECT_IMPLEMENTATIONS)})",
-    )
 
 
 def run(options: argparse.Namespace) -> int:

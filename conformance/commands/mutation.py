@@ -13,7 +13,6 @@ from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.commands.program import CommandError
 from tal_conformance.commands.results import set_result
-from tal_conformance.core.arguments import name_among, positive
 from tal_conformance.core.environment import command_line
 from tal_conformance.core.files import default_report_dir
 from tal_conformance.core.names import unknown_name
@@ -23,48 +22,6 @@ from tal_conformance.mutation.planted_faults import FAULTS, FAULTS_OF_USE
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_reports import LATEST, LogError, RunLog, read_log, render
 from tal_text import say
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument("fault", nargs="*", metavar="FAULT", help="planted faults to use (default: all)")
-    parser.add_argument(
-        "--mutants",
-        type=name_among(
-            "kind of mutants", ("faults", "official", "reference", "history", "all"), "kinds of mutants"
-        ),
-        metavar="{faults,official,reference,history,all}",
-        default="faults",
-        help="faults: the planted faults (default); official, reference: the source of each with one change; "
-        "history: the reference in every dialect, judged by the neighbouring ones",
-    )
-    parser.add_argument(
-        "--profile",
-        type=name_among("profile", ("dev", "ci", "nightly")),
-        metavar="{dev,ci,nightly}",
-        default="ci",
-        help="profile whose batches are used (default: ci)",
-    )
-    parser.add_argument(
-        "--examples",
-        type=positive,
-        metavar="N",
-        help="number of batches of each test (default: that of the profile)",
-    )
-    parser.add_argument(
-        "--only",
-        metavar="PATTERN",
-        default="*",
-        help="pattern that names of mutants must match, such as '*bbox_iou*'",
-    )
-    parser.add_argument(
-        "--processes",
-        type=positive,
-        default=0,
-        metavar="N",
-        help="number of mutants judged at once (default: number of cores)",
-    )
-    parser.add_argument("--report-dir", type=Path, metavar="DIR", help="folder of the runs")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from statistics import median
 import torch
 
 from tal_conformance.benchmarks.intervals import Ratio, paired_ratio
+from tal_conformance.commands.arguments import OVERHEAD_ROUNDS
 from tal_conformance.commands.program import CommandError
 from tal_conformance.commands.results import set_result
 from tal_conformance.core.progress import Advance, no_progress, progress
@@ -29,20 +30,8 @@ from tal_conformance.training.recorder import recording
 from tal_conformance.training.yolov8n import Schedule, build_model, official_criterion, one_thread
 from tal_text import say
 
-ROUNDS = 30
 LIMIT = 1.05
 """Largest allowed ratio of a training step with the recorder to one without."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=ROUNDS,
-        metavar="N",
-        help="number of timed steps with, and without, the recorder (default: 30)",
-    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -113,7 +102,7 @@ def steps() -> dict[str, Callable[[], object]]:
 
 
 @one_thread()
-def overhead(rounds: int = ROUNDS) -> int:
+def overhead(rounds: int = OVERHEAD_ROUNDS) -> int:
     """Measure the overhead of the recorder and print it.
 
     Returns:

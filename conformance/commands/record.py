@@ -32,31 +32,6 @@ INTERRUPTED = 130
 """Exit status of a program that was interrupted with Ctrl-C."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument("--into", type=Path, metavar="DIR", help="folder of the case files")
-    parser.add_argument(
-        "--every",
-        type=int,
-        default=500,
-        metavar="N",
-        help="store the batch of every n-th step; 0 for none (default: 500)",
-    )
-    parser.add_argument(
-        "--limit-mb",
-        type=float,
-        default=500.0,
-        metavar="MB",
-        help="size limit of all files together in MB (default: 500)",
-    )
-    parser.add_argument(
-        "training",
-        nargs=argparse.REMAINDER,
-        metavar="-- COMMAND",
-        help="command that starts the training, such as: -- yolo detect train data=my.yaml",
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """Record a training and return its exit status; 2 if nothing can be recorded."""
     command = options.training[options.training[:1] == ["--"] :]

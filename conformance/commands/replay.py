@@ -18,7 +18,6 @@ from tal_conformance.checks.everything import run_every_check
 from tal_conformance.commands.cases import case_file
 from tal_conformance.commands.program import CommandError, dialect_named, program_name
 from tal_conformance.commands.results import set_result
-from tal_conformance.core.arguments import name_among
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.files import default_report_dir
@@ -48,35 +47,6 @@ MAX_VALUES = 6
 TRACEBACK_LINES = 12
 """Maximum number of lines of a traceback that are printed: its end, where the exception was raised."""
 SUFFIX = ".safetensors"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "case",
-        nargs="+",
-        metavar="CASE",
-        help="case file, id of a case of a run, or a folder of case files (of a run or a recording)",
-    )
-    parser.add_argument(
-        "--implementation", action="append", metavar="NAME", help="implementation to judge; may be repeated"
-    )
-    parser.add_argument(
-        "--against", metavar="DIALECT", help="judge every implementation by this dialect instead of its own"
-    )
-    parser.add_argument(
-        "--device",
-        type=name_among("device", ("cpu", "cuda")),
-        default="cpu",
-        metavar="{cpu,cuda}",
-        help="device to run on",
-    )
-    parser.add_argument(
-        "--offline",
-        action="store_true",
-        help="judge the outcomes stored beside the cases, without running an implementation",
-    )
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="folder of the pictures")
 
 
 def run(options: argparse.Namespace) -> int:

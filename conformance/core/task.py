@@ -8,9 +8,10 @@ a term which several tasks share is implemented once.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tal_reference import Head
+if TYPE_CHECKING:  # --help of a command lists the tasks, and must not import torch
+    from tal_reference import Head
 
 StageKind = Literal["inputs", "assignment", "term", "total", "gradients"]
 """Subject of a stage: the assigner's inputs, the assignment, one term of the loss, their sum, or the gradients."""
@@ -66,7 +67,7 @@ class HeadField:
 
     name: str
     quantity: str
-    width: Callable[[Head], int]
+    width: "Callable[[Head], int]"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Task:
                 return field
         raise KeyError(f"task {self.name!r} has no head field {name!r}")
 
-    def channels(self, head: Head) -> int:
+    def channels(self, head: "Head") -> int:
         """Return the number of channels of every feature map (PRE-1)."""
         return sum(field.width(head) for field in self.fields)
 
@@ -187,15 +188,15 @@ def stage_name(name: str, branch: str) -> str:
     return f"{branch}/{name}" if branch else name
 
 
-def _distances(head: Head) -> int:
+def _distances(head: "Head") -> int:
     return 4 * head.reg_max
 
 
-def _classes(head: Head) -> int:
+def _classes(head: "Head") -> int:
     return head.classes
 
 
-def _one(_: Head) -> int:
+def _one(_: "Head") -> int:
     return 1
 
 

@@ -14,8 +14,6 @@ from tal_reference.eras import ERAS, Version
 INDEX_TIMEOUT = 120
 """Time limit in seconds for pip to list the releases."""
 AFTER_ALL_RELEASES: Version = (10**6, 0, 0)
-SELECTIONS = ("cached", "each", "edges")
-"""Values of the option: cached releases; the first of each era; or both sides of every edge and the newest on PyPI."""
 
 
 def version_text(release: Version) -> str:
@@ -74,7 +72,8 @@ def select_releases(selection: str) -> list[Version]:
     """Return the releases to check, oldest first.
 
     Args:
-        selection: one of `SELECTIONS`.
+        selection: "cached" for the releases in the cache, "each" for the first of each era, or "edges" for both sides
+            of every edge between eras and the newest on PyPI.
 
     Raises:
         UnknownImplementation: the published releases are needed and pip could not list them.

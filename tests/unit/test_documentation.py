@@ -56,8 +56,7 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     """Return the parser of a command, which raises an error instead of ending the process."""
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--json", action="store_true")
-    module = importlib.import_module(f"tal_conformance.commands.{COMMANDS[command].module}")
-    module.add_arguments(parser)
+    COMMANDS[command].add_arguments(parser)
     return parser
 
 

@@ -1,0 +1,244 @@
+"""Command line arguments of every command. The module does not import torch, so that `--help` is fast.
+
+Each function adds the arguments of the command with its name to that command's parser.
+"""
+
+import argparse
+from pathlib import Path
+
+from tal_conformance.core.arguments import name_among, positive
+from tal_conformance.core.task import TASKS
+
+IDENTIFICATION_SECONDS = 60
+"""Budget of processor time of `identify`."""
+OVERHEAD_ROUNDS = 30
+"""Number of timed steps with, and without, the recorder."""
+CORRECT_IMPLEMENTATIONS = ("ultralytics", "article", "reference", "rearranged", "rearranged-float64")
+"""Correct implementations that differ in the order of their operations; `measure` measures them if none is named."""
+SELECTIONS = ("cached", "each", "edges")
+"""Releases of `eras`: those in the cache; the first of each era; or both sides of every edge and the newest on PyPI."""
+
+
+def init(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `init`."""
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="adapter file to write, such as my_adapter.py"
+    )
+    parser.add_argument(
+        "--from",
+        dest="target",
+        required=True,
+        metavar="NAME",
+        help="your assigner or loss, a class or function: package.module:object or path/to/file.py:object",
+    )
+    parser.add_argument(
+        "--task", choices=tuple(TASKS), default="detect", help="loss family (default: detect)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+def replay(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `replay`."""
+    parser.add_argument(
+        "case",
+        nargs="+",
+        metavar="CASE",
+        help="case file, id of a case of a run, or a folder of case files (of a run or a recording)",
+    )
+    parser.add_argument(
+        "--implementation", action="append", metavar="NAME", help="implementation to judge; may be repeated"
+    )
+    parser.add_argument(
+        "--against", metavar="DIALECT", help="judge every implementation by this dialect instead of its own"
+    )
+    parser.add_argument(
+        "--device",
+        type=name_among("device", ("cpu", "cuda")),
+        default="cpu",
+        metavar="{cpu,cuda}",
+        help="device to run on",
+    )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="judge the outcomes stored beside the cases, without running an implementation",
+    )
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="folder of the pictures")
+
+
+def explain(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `explain`."""
+    parser.add_argument("case", metavar="CASE", help="case file of a run, or the name of a case of a run")
+    parser.add_argument("--image", type=int, default=0, metavar="N", help="image of the batch, from 0")
+    selection = parser.add_mutually_exclusive_group()
+    selection.add_argument(
+        "--anchor", type=int, metavar="N", help="anchor of the image, from 0, level by level"
+    )
+    selection.add_argument(
+        "--gt", type=int, metavar="N", help="ground truth of the image, from 0; default: all"
+    )
+    parser.add_argument(
+        "--dialect", metavar="NAME", help="dialect to explain; default: the implementation's, or the newest"
+    )
+    parser.add_argument(
+        "--implementation", metavar="NAME", help="add this implementation's result to the explanation"
+    )
+
+
+def diff(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `diff`."""
+    parser.add_argument(
+        "implementations", nargs=2, metavar="NAME", help="implementation, such as ultralytics==8.3.236"
+    )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="file to write the page with pictures to (default: in the report folder)",
+    )
+
+
+def bisect(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `bisect`."""
+    parser.add_argument("releases", metavar="A..B", help="range of releases, such as 8.3.236..8.4.6")
+    parser.add_argument(
+        "--clause", metavar="CLAUSE", help="find changes of this clause only, such as TAL-CAND-2"
+    )
+
+
+def identify(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `identify`."""
+    parser.add_argument("implementation", metavar="NAME", help="a value of --implementation")
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        default=IDENTIFICATION_SECONDS,
+        metavar="N",
+        help="budget of processor time of the search for choices (default: %(default)s)",
+    )
+
+
+def clause(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `clause`."""
+    parser.add_argument(
+        "clauses",
+        nargs="+",
+        metavar="CLAUSE",
+        help="a clause such as TAL-CAND-2, or a group of clauses such as TAL",
+    )
+
+
+def findings(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `findings`."""
+    parser.add_argument(
+        "findings",
+        nargs="*",
+        metavar="NAME",
+        help="findings to print as the text of an issue (default: list all)",
+    )
+    parser.add_argument(
+        "--run", action="store_true", help="run the scripts of the findings with the installed release"
+    )
+
+
+def eras(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `eras`."""
+    parser.add_argument(
+        "--releases",
+        type=name_among("selection of releases", SELECTIONS, "selections of releases"),
+        metavar="{" + ",".join(SELECTIONS) + "}",
+        default="cached",
+        help="releases to check: those in the cache (default), the first of each era, or both sides "
+        "of every edge between eras and the newest on PyPI",
+    )
+
+
+def record(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `record`."""
+    parser.add_argument("--into", type=Path, metavar="DIR", help="folder of the case files")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=500,
+        metavar="N",
+        help="store the batch of every n-th step; 0 for none (default: 500)",
+    )
+    parser.add_argument(
+        "--limit-mb",
+        type=float,
+        default=500.0,
+        metavar="MB",
+        help="size limit of all files together in MB (default: 500)",
+    )
+    parser.add_argument(
+        "training",
+        nargs=argparse.REMAINDER,
+        metavar="-- COMMAND",
+        help="command that starts the training, such as: -- yolo detect train data=my.yaml",
+    )
+
+
+def overhead(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `overhead`."""
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=OVERHEAD_ROUNDS,
+        metavar="N",
+        help="number of timed steps with, and without, the recorder (default: 30)",
+    )
+
+
+def measure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `measure`."""
+    parser.add_argument(
+        "--examples", type=positive, default=100, metavar="N", help="batches of each strategy"
+    )
+    parser.add_argument(
+        "--implementation",
+        action="append",
+        metavar="NAME",
+        help=f"implementation to measure, repeatable (default: {', '.join(CORRECT_IMPLEMENTATIONS)})",
+    )
+
+
+def power(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `power`."""
+    parser.add_argument("fault", nargs="*", metavar="FAULT", help="planted faults to use (default: all)")
+    parser.add_argument(
+        "--mutants",
+        type=name_among(
+            "kind of mutants", ("faults", "official", "reference", "history", "all"), "kinds of mutants"
+        ),
+        metavar="{faults,official,reference,history,all}",
+        default="faults",
+        help="faults: the planted faults (default); official, reference: the source of each with one change; "
+        "history: the reference in every dialect, judged by the neighbouring ones",
+    )
+    parser.add_argument(
+        "--profile",
+        type=name_among("profile", ("dev", "ci", "nightly")),
+        metavar="{dev,ci,nightly}",
+        default="ci",
+        help="profile whose batches are used (default: ci)",
+    )
+    parser.add_argument(
+        "--examples",
+        type=positive,
+        metavar="N",
+        help="number of batches of each test (default: that of the profile)",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        default="*",
+        help="pattern that names of mutants must match, such as '*bbox_iou*'",
+    )
+    parser.add_argument(
+        "--processes",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="number of mutants judged at once (default: number of cores)",
+    )
+    parser.add_argument("--report-dir", type=Path, metavar="DIR", help="folder of the runs")
