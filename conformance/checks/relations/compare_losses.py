@@ -87,19 +87,38 @@ class LossComparison:
         return all(results)
 
     def score_sum(self) -> None:
-        """Compare N, the sum of target scores, of the transformed batch with N of its source batch (LOSS-SUM-1).
+        """Compare the divisors N of the source batch with those of the transformed batches (LOSS-SUM-1).
 
-        Nothing is compared if target scores are exposed, if several sources have ground truths, or if there are
-        several transformed batches.
+        N is computed from the gradients of each loss, also where target scores are exposed. A batch with the same
+        ground truths has the same N. If a batch is split, N lies between two sums over the parts: N is the sum of the
+        target scores, but not less than a floor, so that a part whose N is the floor may contribute nothing.
+
+        Nothing is compared if several sources have ground truths, if no source has any, if gradients do not determine
+        N, or if a tie may change the number of positives. Such a tie does not change the sum of target scores, but
+        may change another N, which the comparison with the dialect reports.
         """
-        filled = [run for run in self.sources if any(map(len, run.truths))]
-        if len(filled) != 1 or len(self.changed) > 1:
+        filled, parts = (
+            [run for run in side if any(map(len, run.truths))] for side in (self.sources, self.changed)
+        )
+        if len(filled) != 1 or not parts or not all(run.determines_score_sum for run in (*filled, *parts)):
             return
-        (source,), (changed,) = filled, self.changed
-        if source.shows_scores or changed.shows_scores:
+        (whole,) = filled
+        if not self.same_number_of_positives(whole, parts):
             return
-        error = source.scale_error + changed.scale_error + sum(weights.sum() for weights in self.weights)
-        self.to.assert_within(StageName.CLS, "N", changed.scale, source.scale, error)
+        floor = whole.expected.dialect.score_sum_floor
+        own = torch.stack([run.own_scale for run in parts])  # (parts,)
+        errors = torch.stack([run.own_scale_error for run in parts])  # (parts,)
+        error = whole.own_scale_error + errors.sum() + sum(weights.sum() for weights in self.weights)
+        most = own.clamp(min=floor).sum() if len(parts) > 1 else own.sum()
+        least = own.where(own - errors > floor, 0).sum().clamp(min=floor) if len(parts) > 1 else most
+        middle, radius = (most + least) / 2, (most - least) / 2
+        self.to.assert_within(StageName.CLS, "N", whole.own_scale, middle, radius + error)
+
+    def same_number_of_positives(self, whole: Run, parts: list[Run]) -> bool:
+        """Return True if a batch and the transformed batches certainly have as many positives in total."""
+        if whole.shows_scores and all(run.shows_scores for run in parts):
+            return whole.positive_count == sum(run.positive_count for run in parts)
+        return all(run.fixes_positive_count for run in (whole, *parts))
 
     def terms(self, moved: list[Tensor]) -> None:
         """Compare each loss term, summed over the source batches, with the sum over the transformed batches.

@@ -116,14 +116,66 @@ class Run:
 
     @cached_property
     def scale(self) -> Tensor:
-        """N, the sum of target scores (LOSS-SUM-1); computed from class gradients if target scores are hidden.
+        """N, by which the loss divides (LOSS-SUM-1): the sum of the exposed target scores, or the loss's own N."""
+        return self._score_sum[0]
 
-        The gradient on a class logit x is g B / N (sigmoid(x) - target), with g the gain of the class loss and B the
-        batch size. The quotient of gradient and sigmoid is largest on background, where the target is 0.
+    @cached_property
+    def _score_sum(self) -> tuple[Tensor, Tensor]:
+        """N and its relative error.
+
+        The comparison with the dialect reports an N that differs from the sum of exposed target scores. The loss's own
+        N is used here, so that relations do not report it for every term again.
         """
-        if self.outcome.assignment is not None:
-            return self.outcome.assignment.scores.double().sum().clamp(min=1)
+        own, error, determined = self._background_logit
+        if self.outcome.assignment is None:
+            return own, error
+        shown = self.outcome.assignment.scores.double().sum().clamp(min=1)
+        if not determined or bool((own - shown).abs() <= error * shown):
+            return shown, torch.zeros_like(error)
+        return own, error
+
+    @property
+    def own_scale(self) -> Tensor:
+        """N, computed from the class gradients of the loss."""
         return self._background_logit[0]
+
+    @property
+    def own_scale_error(self) -> Tensor:
+        """Possible difference between `own_scale` and the N of another correct run on the same ground truths.
+
+        The parts are the rounding of one class gradient, of a sum of P target scores in any order, and the errors of
+        target scores that are computed from gradients.
+        """
+        rounding = self._background_logit[1] + self.targets.foreground.sum() * self.eps
+        return self.own_scale * rounding + self.foreign_positives[1].sum()
+
+    @property
+    def determines_score_sum(self) -> bool:
+        """True if class gradients determine N."""
+        return self._background_logit[2]
+
+    @property
+    def positive_count(self) -> int:
+        """Number of positives of the exposed assignment."""
+        assert self.outcome.assignment is not None, "the assignment is hidden"
+        return int(self.outcome.assignment.foreground.sum())
+
+    @cached_property
+    def fixes_positive_count(self) -> bool:
+        """True if all admissible assignments of the batch have the same number of positives.
+
+        The number is fixed if every ground truth selects a fixed number of anchors, and if no anchor that a choice may
+        select or not is an anchor that another ground truth may select too.
+        """
+        return all(
+            bool((known.selection.min_count == known.selection.max_count).all())
+            and not bool(
+                (
+                    (known.selection.may & ~known.selection.must).any(0) & (known.selection.may.sum(0) > 1)
+                ).any()
+            )
+            for known in self.oracles.values()
+        )
 
     @cached_property
     def batch_factor(self) -> Tensor:
@@ -165,8 +217,10 @@ class Run:
         items = loss.items.double()
         total = self.total_error / images
         values = torch.cat((items, loss.total.double()[None] / self.batch_factor))  # (4,)
-        error = torch.stack([*errors, total + torch.stack(errors).sum()]) + values.abs() * self._scale_error
-        return values * self.scale, error * self.scale + self._foreign_term_errors
+        of_terms = torch.stack([*errors, torch.stack(errors).sum()]) * self._expected_scale  # (4,)
+        of_terms[-1] += total * self.scale
+        values = values * self.scale
+        return values, of_terms + values.abs() * self._scale_error + self._foreign_term_errors
 
     @cached_property
     def foreign_positives(self) -> tuple[Tensor, Tensor]:
@@ -260,7 +314,7 @@ class Run:
     def gradients(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The gradients on distance logits (B, A, 4, R) and class logits (B, A, C), times N / B; and their errors."""
         share, own_share, known = (
-            self.scale / self.batch.images,
+            self._expected_scale / self.batch.images,
             self.scale / self.batch_factor,
             self._expected_loss,
         )
@@ -306,8 +360,13 @@ class Run:
         return torch.stack((box, cls, dfl, box + cls + dfl)), gradients
 
     @cached_property
-    def _background_logit(self) -> tuple[Tensor, Tensor]:
-        """Return N, computed from the gradient of one background class logit, and the relative error of N."""
+    def _background_logit(self) -> tuple[Tensor, Tensor, bool]:
+        """Return N, computed from one background class logit, its relative error, and True if N is determined.
+
+        The gradient on a class logit x is g B / N (sigmoid(x) - target), with g the gain of the class loss and B the
+        batch size. The quotient of gradient and sigmoid is largest on background, where the target is 0. N is not
+        determined where all gradients are 0, or so small that they are rounded more coarsely than others.
+        """
         _, logits = flatten(self.batch.feature_maps, self.batch.head)
         gradient = flatten(self.loss.gradients, self.batch.head)[1].double()  # (B, A, C)
         score = logits.double().sigmoid()
@@ -316,7 +375,8 @@ class Run:
         at = (gradient / score).nan_to_num(nan=0.0, posinf=0.0).where(~rounds, 0).flatten().argmax()
         steepest = gradient.flatten()[at].clamp(min=torch.finfo(self.dtype).tiny)
         error = ROUNDINGS * 3 * self.eps  # roundings of sigmoid, quotient and product
-        return whole * score.flatten()[at] / steepest, torch.full_like(steepest, error)
+        determined = bool((gradient.flatten()[at] > 0) & ~rounds.flatten()[at])
+        return whole * score.flatten()[at] / steepest, torch.full_like(steepest, error), determined
 
     @property
     def shows_scores(self) -> bool:
@@ -324,13 +384,13 @@ class Run:
         return self.outcome.assignment is not None
 
     @property
-    def scale_error(self) -> Tensor:
-        """Return the possible difference of N, the sum of target scores, between two correct runs (LOSS-SUM-1)."""
-        return self.scale * self._scale_error + self.foreign_positives[1].sum()
+    def _scale_error(self) -> Tensor:
+        return self._score_sum[1]
 
     @property
-    def _scale_error(self) -> Tensor | float:
-        return 0.0 if self.outcome.assignment is not None else self._background_logit[1]
+    def _expected_scale(self) -> Tensor:
+        """N of the target scores: rounding errors are derived from losses that are divided by it."""
+        return self.targets.scores.double().sum().clamp(min=1)
 
     @cached_property
     def _expected_loss(self) -> LossExpectation:

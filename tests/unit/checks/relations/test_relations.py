@@ -101,7 +101,10 @@ def test_every_relation_has_a_planted_fault():
     assert {clause for clause, _, _ in PLANTED} == set(RELATIONS)
 
 
-@pytest.mark.parametrize("what", ["N of the first image", "the mean cross-entropy", "N counts images"])
+@pytest.mark.parametrize(
+    "what",
+    ["N of the first image", "the mean cross-entropy", "N counts images", "N for each image", "N below 1"],
+)
 def test_a_loss_that_shows_no_assignment_is_held_to_relations_too(what: str):
     clause, _, fault = next(row for row in PLANTED if row[1] == what)
     failure = next(failures(clause, subject(LossAlone(fault))))
