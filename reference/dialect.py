@@ -76,6 +76,14 @@ class Dialect(Variations):
     single_bin: SingleBin = SingleBin.L1
     rows_sorted: bool = True
 
+    @property
+    def weighted_branches(self) -> bool:
+        """True if an end-to-end loss weights its two branches (E2E-3); False if it adds them (YOLOv10 before 8.4.0).
+
+        Weights, and topk2 of the branch one2one, came with the same release.
+        """
+        return self.topk2
+
     def floor(self, strides: tuple[int, ...]) -> tuple[int, int]:
         """Return two lengths in pixels: sides shorter than the first are widened to the second (TAL-CAND-2)."""
         first, second = strides[0], strides[min(1, len(strides) - 1)]

@@ -7,7 +7,6 @@ loss decreases and that of the second loss increases. The heads of YOLOv10, YOLO
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
@@ -19,10 +18,8 @@ from tal_reference.shapes import Float
 
 FIRST_WEIGHT, LAST_WEIGHT = 0.8, 0.1
 """Weight of one2many in the first and in the last epoch (E2E-4)."""
-ONE_TO_MANY = {"topk": 10, "topk2": None}
-"""topk and topk2 of the branch one2many: anchors that a ground truth selects, and that it keeps (E2E-2)."""
-ONE_TO_ONE = {"topk": 7, "topk2": 1}
-"""topk and topk2 of the branch one2one: anchors that a ground truth selects, and that it keeps (E2E-2)."""
+BRANCHES = ("one2many", "one2one")
+"""The branches' names, in the order of the weights."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +29,14 @@ class EndToEndLoss:
     Attributes:
         one2many: loss of the branch with ten anchors per ground truth.
         one2one: loss of the branch with one anchor per ground truth.
-        weights: weights a and 1 - a of one2many and one2one (E2E-4).
+        weights: weights a and 1 - a of one2many and one2one (E2E-4); 1 and 1 in a dialect without weights.
+        items_of_both: True if the logged items are the sums of both branches' items, as before 8.4.0.
     """
 
     one2many: DetectionLoss
     one2one: DetectionLoss
     weights: tuple[float, float]
+    items_of_both: bool = False
 
     @property
     def terms(self) -> Float[Tensor, "terms"]:
@@ -48,7 +47,7 @@ class EndToEndLoss:
     @property
     def items(self) -> Float[Tensor, "terms"]:
         """The loss items for logging: those of the branch one2one, not multiplied by its weight (E2E-3)."""
-        return self.one2one.items
+        return self.one2many.items + self.one2one.items if self.items_of_both else self.one2one.items
 
     @property
     def total(self) -> Float[Tensor, ""]:
@@ -65,8 +64,6 @@ def end_to_end_loss(
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
     *,
-    updates: int = 0,
-    epochs: int = 100,
     branch_loss: Callable[..., DetectionLoss] = detection_loss,
 ) -> EndToEndLoss:
     """Return the loss of both branches on the same annotations (E2E-2).
@@ -79,24 +76,44 @@ def end_to_end_loss(
         one2one: feature maps of the branch one2one.
         annotations: rows of the data loader, for both branches.
         head: strides, classes, bins and class weights, of both branches.
-        hyperparameters: hyperparameters of both branches; their topk and topk2 are replaced (E2E-2).
+        hyperparameters: hyperparameters of both branches, whose topk and topk2 are replaced (E2E-2), and the state of
+            the branch weights: `updates` and `epochs`.
         dialect: the choices to follow where releases differ.
         keep_trace: store every stage of both assignments.
-        updates: number of updates of the branch weights so far, one per finished epoch (E2E-5).
-        epochs: planned number of epochs of the training, at the time of the latest update.
         branch_loss: function for the loss of a branch: `detection_loss` or `tal_reference.rotated.rotated_loss`.
 
     Raises:
         ValueError: there are fewer than ten anchors, or the dialect does not support topk2.
     """
+    numbers = branch_hyperparameters(hyperparameters, dialect)
+    many, one = (
+        branch_loss(maps, annotations, head, numbers[name], dialect, keep_trace)
+        for name, maps in zip(BRANCHES, (one2many, one2one), strict=True)
+    )
+    return EndToEndLoss(many, one, weights_of(hyperparameters, dialect), not dialect.weighted_branches)
 
-    def of_branch(feature_maps: Sequence[Tensor], numbers: dict[str, Any]) -> DetectionLoss:
-        return branch_loss(
-            feature_maps, annotations, head, replace(hyperparameters, **numbers), dialect, keep_trace
-        )
 
-    weights = branch_weights(updates, epochs)
-    return EndToEndLoss(of_branch(one2many, ONE_TO_MANY), of_branch(one2one, ONE_TO_ONE), weights)
+def branch_hyperparameters(
+    hyperparameters: Hyperparameters, dialect: Dialect = NEWEST
+) -> dict[str, Hyperparameters]:
+    """Return the hyperparameters of each branch: those given, with the branch's own topk and topk2 (E2E-2).
+
+    In the branch one2many a ground truth selects 10 anchors. In one2one it selects 7 and keeps 1; in a dialect without
+    branch weights (before 8.4.0) it selects 1.
+    """
+    kept = {"topk": 7, "topk2": 1} if dialect.weighted_branches else {"topk": 1, "topk2": None}
+    unused = {"updates": Hyperparameters.updates, "epochs": Hyperparameters.epochs}
+    return {
+        "one2many": replace(hyperparameters, topk=10, topk2=None, **unused),
+        "one2one": replace(hyperparameters, **kept, **unused),
+    }
+
+
+def weights_of(hyperparameters: Hyperparameters, dialect: Dialect = NEWEST) -> tuple[float, float]:
+    """Return the weights of one2many and one2one (E2E-4); 1 and 1 in a dialect without branch weights."""
+    if not dialect.weighted_branches:
+        return 1.0, 1.0
+    return branch_weights(hyperparameters.updates, hyperparameters.epochs)
 
 
 def branch_weights(updates: int, epochs: int) -> tuple[float, float]:

@@ -55,6 +55,10 @@ class Hyperparameters:
         cls_gain: weight of the class loss.
         dfl_gain: weight of the distribution focal loss (L1 loss where R = 1).
         angle_gain: weight of the angle loss, which rotated boxes alone have (OBB-ANG-1).
+        updates: number n of updates of the branch weights so far, one per finished epoch (E2E-4); only end-to-end
+            losses read it.
+        epochs: planned number E of epochs of the training at the time of the latest update (E2E-4); only end-to-end
+            losses read it.
     """
 
     topk: int = 10
@@ -65,6 +69,8 @@ class Hyperparameters:
     cls_gain: float = 0.5
     dfl_gain: float = 1.5
     angle_gain: float = 1.0
+    updates: int = 0
+    epochs: int = 100
 
     @property
     def effective_topk2(self) -> int | None:

@@ -33,7 +33,8 @@ class Batch:
     """The inputs of a detection loss, from which those of its assigner are decoded.
 
     Attributes:
-        feature_maps: one tensor (B, 4R + C, H_l, W_l) for each level l; all of one dtype, on one device (PRE-1).
+        feature_maps: one tensor (B, 4R + C, H_l, W_l) for each level l; all of one dtype, on one device (PRE-1). Of a
+            head with branches, the feature maps of the first branch, then those of the second, with equal grids.
         annotations: (N, 6) float32 rows (image, class, cx, cy, w, h), the last four normalised by the input's
             width and height; they may lie outside [0, 1] (ANN-1). On the feature maps' device. Other tasks may
             have more columns.
@@ -111,13 +112,14 @@ class Batch:
 
     @property
     def anchors(self) -> int:
-        """Number of anchors A of one image: all cells of all levels."""
-        return sum(level.shape[2] * level.shape[3] for level in self.feature_maps)
+        """Number of anchors A of one image: all cells of all levels of one branch."""
+        return sum(rows * columns for rows, columns in self.grids)
 
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:
         """Rows and columns of each level."""
-        return tuple((level.shape[2], level.shape[3]) for level in self.feature_maps)
+        levels = self.feature_maps[: len(self.head.strides)]
+        return tuple((level.shape[2], level.shape[3]) for level in levels)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -244,7 +246,7 @@ def _check_hyperparameters(numbers: Hyperparameters) -> None:
 
     k must be at least 1 and topk2 at least 0. Exponents and gains must be at least 0, and finite in float32.
     """
-    for name, smallest in (("topk", 1), ("topk2", 0)):
+    for name, smallest in (("topk", 1), ("topk2", 0), ("updates", 0), ("epochs", 0)):
         number = getattr(numbers, name)
         if number is None and name == "topk2":
             continue
@@ -275,11 +277,10 @@ def _check_class_weights(head: Head) -> None:
 
 def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> None:
     """Raise ValueError unless the maps fit the head and agree in images, dtype and device (PRE-1)."""
-    channels = task.channels(head)
-    if len(feature_maps) != len(head.strides):
-        raise ValueError(
-            f"got {len(feature_maps)} feature maps for {len(head.strides)} strides, expected one per stride"
-        )
+    channels, levels, branches = task.channels(head), len(head.strides), len(task.branches)
+    if len(feature_maps) != levels * branches:
+        each = "one per stride" if branches == 1 else f"{branches} per stride, one of each branch"
+        raise ValueError(f"got {len(feature_maps)} feature maps for {levels} strides, expected {each}")
     first = feature_maps[0]
     for number, level in enumerate(feature_maps):
         if level.dim() != 4 or level.shape[1] != channels or 0 in level.shape:
@@ -294,6 +295,11 @@ def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> Non
             raise ValueError(
                 f"feature map {number} is {level.dtype} on {level.device}, the first {first.dtype} on"
                 f" {first.device}; expected one device and one of {', '.join(map(str, FLOATS))} for all"
+            )
+        if level.shape != feature_maps[number % levels].shape:
+            raise ValueError(
+                f"feature map {number} is {tuple(level.shape)}, expected {tuple(feature_maps[number % levels].shape)}"
+                f" as in the branch {task.branches[0]}"
             )
 
 

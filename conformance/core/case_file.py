@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tal_conformance.core.files import check_regular, write_atomically
-from tal_conformance.core.task import DETECT
+from tal_conformance.core.names import unknown_name
+from tal_conformance.core.task import DETECT, TASKS
 from tal_reference import Head, Hyperparameters
 
 SCHEMA = 1
@@ -33,6 +34,10 @@ MAX_ERROR_LENGTH = 400
 """Maximum number of characters of an error message, which may quote the content of the file."""
 PART = 2**24
 """Largest number of bytes that are hashed at once."""
+WHOLE = ("topk", "topk2", "updates", "epochs")
+"""Hyperparameters that are integers."""
+LATER = ("angle_gain", "updates", "epochs")
+"""Hyperparameters that files of schema 1 did not have at first."""
 EXTRA = "extra."
 """Prefix of the names of the tensors that hold a batch's extras."""
 
@@ -76,9 +81,12 @@ def write(path: Path, content: Content) -> None:
 
 def _stored(numbers: Hyperparameters) -> dict[str, Any]:
     """Return the hyperparameters that a file stores: those of schema 1, and newer ones unless they have defaults."""
-    later = {"angle_gain": Hyperparameters.angle_gain}
     values = dataclasses.asdict(numbers)
-    return {name: number for name, number in values.items() if name not in later or number != later[name]}
+    return {
+        name: number
+        for name, number in values.items()
+        if name not in LATER or number != getattr(Hyperparameters, name)
+    }
 
 
 def save_atomically(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
@@ -112,7 +120,12 @@ def read(path: Path) -> Content:
     extras = {
         name.removeprefix(EXTRA): tensors.pop(name) for name in sorted(tensors) if name.startswith(EXTRA)
     }
-    names = tensor_names(len(head.strides))
+    task = case.get("task", DETECT.name)
+    if not isinstance(task, str):
+        raise ValueError(f"invalid task {task!r}: expected a name")
+    if task not in TASKS:
+        raise ValueError(unknown_name("task", task, TASKS))
+    names = tensor_names(len(head.strides) * len(TASKS[task].branches))
     if set(tensors) != set(names):
         raise ValueError(f"unexpected tensors {sorted(tensors)}: expected {sorted(names)}")
     annotations, *maps = (tensors[name] for name in names)
@@ -124,9 +137,6 @@ def read(path: Path) -> Content:
     )
     if not isinstance(autocast, bool):
         raise ValueError(f"invalid autocast {autocast!r}: expected a boolean")
-    task = case.get("task", DETECT.name)
-    if not isinstance(task, str):
-        raise ValueError(f"invalid task {task!r}: expected a name")
     return Content(tuple(maps), annotations, head, settings, origin, hazards, autocast, task, extras)
 
 
@@ -200,10 +210,17 @@ def tensor_names(levels: int) -> list[str]:
 def batch_tensors(
     feature_maps: tuple[Tensor, ...], annotations: Tensor, extras: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the tensors of a batch by their names in a file, contiguous, on the CPU."""
+    """Return the tensors of a batch by their names in a file, contiguous, on the CPU, without shared memory."""
     names = [*tensor_names(len(feature_maps)), *(f"{EXTRA}{name}" for name in extras)]
     tensors = (annotations, *feature_maps, *extras.values())
-    return {name: value.detach().cpu().contiguous() for name, value in zip(names, tensors, strict=True)}
+    plain = {name: value.detach().cpu().contiguous() for name, value in zip(names, tensors, strict=True)}
+    seen: set[int] = set()
+    for name, value in plain.items():
+        place = value.untyped_storage().data_ptr()
+        if place in seen and value.numel():
+            plain[name] = value.clone()
+        seen.add(place)
+    return plain
 
 
 def _text_and_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
@@ -267,16 +284,16 @@ def _hyperparameters(value: Any) -> Hyperparameters:
 
 
 def _hyperparameter(name: str, number: Any) -> Any:
-    """Return a hyperparameter in its type: int for topk, int or None for topk2, finite float for others."""
+    """Return a hyperparameter in its type: int for those in `WHOLE` (topk2 may be None), finite float for others."""
     if number is None and name == "topk2":
         return None
     whole = type(number) is int
-    if not whole and (name in ("topk", "topk2") or type(number) is not float or not math.isfinite(number)):
-        kind = "an integer" if name in ("topk", "topk2") else "a finite number"
+    if not whole and (name in WHOLE or type(number) is not float or not math.isfinite(number)):
+        kind = "an integer" if name in WHOLE else "a finite number"
         raise ValueError(f"invalid hyperparameter {name} {number!r}: expected {kind}")
     if whole and abs(number) > LARGEST:
         raise ValueError(f"invalid hyperparameter {name} {number}: expected at most {LARGEST}")
-    return number if name in ("topk", "topk2") else float(number)
+    return number if name in WHOLE else float(number)
 
 
 def _origin(value: Any) -> str:

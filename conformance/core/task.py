@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 if TYPE_CHECKING:  # --help of a command lists the tasks, and must not import torch
     from tal_reference import Head
 
-StageKind = Literal["inputs", "assignment", "term", "total", "gradients"]
-"""Subject of a stage: the assigner's inputs, the assignment, one term of the loss, their sum, or the gradients."""
+StageKind = Literal["inputs", "assignment", "term", "total", "gradients", "weights", "items"]
+"""Subject of a stage: the assigner's inputs, the assignment, one term of the loss, their sum, the gradients, or the
+weights of a head's branches and the items of both together."""
 
 
 class StageName:
@@ -34,6 +35,8 @@ class StageName:
     ANGLE: Final = "angle"
     TOTAL: Final = "total"
     GRADIENTS: Final = "gradients"
+    WEIGHTS: Final = "weights"
+    ITEMS: Final = "items"
     CALLING: Final = "calling"
     """Not a stage of the computation: the result depends on the way of calling (CALL-*)."""
     STATE: Final = "state"
@@ -47,7 +50,7 @@ class Stage:
     Attributes:
         name: a constant of `StageName`.
         clause: the clause reported for a divergence at this stage, unless the comparison names a more specific one.
-        kind: what the stage concerns: inputs, assignment, a term, the total or the gradients.
+        kind: what the stage concerns.
     """
 
     name: str
@@ -118,6 +121,8 @@ class Task:
         extras: further tensors of a batch, besides feature maps and annotations.
         branches: names of the heads' branches; "" for a head without branches. Stage names of a named branch begin
             with the branch: "one2one/top-k".
+        branch_task: name of the task as which each branch is judged by itself; "" for a head without branches.
+        joint: stages of all branches together, judged after those of the branches; none for a head without branches.
     """
 
     name: str
@@ -127,6 +132,8 @@ class Task:
     stages: tuple[Stage, ...]
     extras: tuple[Extra, ...] = ()
     branches: tuple[str, ...] = ("",)
+    branch_task: str = ""
+    joint: tuple[Stage, ...] = ()
 
     @property
     def annotation_columns(self) -> int:
@@ -151,9 +158,10 @@ class Task:
     @cached_property
     def clauses(self) -> dict[str, str]:
         """Map each stage's full name (`branch/stage`) to its clause, in the order of judging: branch after branch."""
-        return {
+        own = {
             stage_name(stage.name, branch): stage.clause for branch in self.branches for stage in self.stages
         }
+        return own | {stage.name: stage.clause for stage in self.joint}
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -255,16 +263,40 @@ OBB: Final = Task(
 """Rotated boxes: `v8OBBLoss`. Metric, top-k, conflict, targets, normalisation and the class loss are detection's."""
 
 
-def task_of(columns: int) -> Task:
-    """Return the task whose annotation rows have this number of columns; adapters of several tasks choose by it.
+E2E: Final = Task(
+    name="e2e",
+    box_columns=DETECT.box_columns,
+    fields=DETECT.fields,
+    terms=DETECT.terms,
+    stages=DETECT.stages,
+    branches=("one2many", "one2one"),
+    branch_task=DETECT.name,
+    joint=(
+        Stage(StageName.WEIGHTS, "E2E-4", "weights"),
+        Stage(StageName.ITEMS, "E2E-3", "items"),
+        Stage(StageName.TOTAL, "E2E-3", "total"),
+        Stage(StageName.GRADIENTS, "E2E-6", "gradients"),
+    ),
+)
+"""End-to-end detection (YOLOv10, YOLO26): two branches, each judged as detection, and their weighted sum."""
+
+
+def task_of(columns: int, branches: int = 1) -> Task:
+    """Return the task of a call; adapters of several tasks choose by it.
+
+    Args:
+        columns: number of columns of the annotation rows.
+        branches: number of branches of the head: of feature maps for each stride.
 
     Raises:
-        ValueError: no task has rows of so many columns.
+        ValueError: no task has rows of so many columns, or so many branches.
     """
     for task in TASKS.values():
-        if task.annotation_columns == columns:
+        if (task.annotation_columns, len(task.branches)) == (columns, branches):
             return task
-    raise ValueError(f"annotation rows have {columns} columns, which no task has")
+    raise ValueError(
+        f"annotation rows have {columns} columns and heads {branches} feature maps for each stride, which no task has"
+    )
 
 
 TASKS: Final = {task.name: task for task in (DETECT, OBB)}

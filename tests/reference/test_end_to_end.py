@@ -35,17 +35,15 @@ def branches_of(seed: int, reg_max: int, rotated: bool = False) -> tuple[Drawn, 
 
 
 def loss_of(
-    batch: Drawn, one2one: list[Tensor], updates: int = 0, epochs: int = 100, **more: object
+    batch: Drawn,
+    one2one: list[Tensor],
+    updates: int = 0,
+    epochs: int = 100,
+    hyperparameters: Hyperparameters = Hyperparameters(),
+    **more: object,
 ) -> EndToEndLoss:
-    return end_to_end_loss(
-        batch.maps,
-        one2one,
-        batch.rows,
-        batch.head,
-        updates=updates,
-        epochs=epochs,
-        **more,  # type: ignore[arg-type]
-    )
+    numbers = replace(hyperparameters, updates=updates, epochs=epochs)
+    return end_to_end_loss(batch.maps, one2one, batch.rows, batch.head, numbers, **more)  # type: ignore[arg-type]
 
 
 def crowded() -> tuple[Drawn, list[Tensor]]:

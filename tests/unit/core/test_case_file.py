@@ -271,6 +271,14 @@ FORGERIES: dict[str, tuple[Callable[[Case, Tensors], Any], str]] = {
         lambda case, _: case["hyperparameters"].update(topk=2.5),
         "topk 2.5: expected an integer",
     ),
+    "an epoch and a half": (
+        lambda case, _: case["hyperparameters"].update(updates=1.5),
+        "updates 1.5: expected an integer",
+    ),
+    "updates below zero": (
+        lambda case, _: case["hyperparameters"].update(updates=-1),
+        "updates is -1, expected an integer from 0",
+    ),
     "alpha of text": (
         lambda case, _: case["hyperparameters"].update(alpha="1"),
         "alpha '1': expected a finite number",

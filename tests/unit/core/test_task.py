@@ -37,6 +37,7 @@ ROTATED = dataclasses.replace(
     fields=(*DETECT.fields, HeadField("angle", "angle", lambda head: 1)),
     extras=(Extra("masks"), Extra("prototypes", predicted=True)),
     branches=("one2many", "one2one"),
+    branch_task=DETECT.name,
 )
 """A task that differs from detection in everything that a batch depends on."""
 
@@ -49,7 +50,7 @@ def rotated(monkeypatch: pytest.MonkeyPatch) -> Task:
 
 
 def rotated_batch() -> Batch:
-    maps = (torch.zeros(2, 4 * 4 + 3 + 1, 4, 6),)
+    maps = (torch.zeros(2, 4 * 4 + 3 + 1, 4, 6),) * 2
     annotations = torch.tensor([[0, 2, 0.5, 0.5, 0.25, 0.5, 1.0], [1, 0, 0.5, 0.5, 0.25, 0.25, -0.5]])
     extras = {"masks": torch.ones(2, 8, 12, dtype=torch.uint8), "prototypes": torch.rand(2, 5, 8, 12)}
     return Batch(maps, annotations, Head((8,), 3, 4), task="rotated", extras=extras)
@@ -190,7 +191,15 @@ def test_extras_follow_the_device_and_predicted_ones_the_dtype():
         ({"extras": {}}, r"extras are \[\]; task 'rotated' expects \['masks', 'prototypes'\]"),
         ({"annotations": torch.zeros(0, 6)}, r"expected \(N, 7\)"),
         ({"head": Head((8,), 4, 4)}, r"expected \(B, 21, H, W\)"),
-        ({"task": "detect"}, r"expected \(B, 19, H, W\)"),
+        ({"task": "detect"}, "got 2 feature maps for 1 strides, expected one per stride"),
+        (
+            {"feature_maps": (torch.zeros(2, 20, 4, 6),)},
+            "got 1 feature maps for 1 strides, expected 2 per stride, one of each branch",
+        ),
+        (
+            {"feature_maps": (torch.zeros(2, 20, 4, 6), torch.zeros(2, 20, 6, 4))},
+            r"feature map 1 is \(2, 20, 6, 4\), expected \(2, 20, 4, 6\) as in the branch one2many",
+        ),
         ({"task": "pose"}, "unknown task 'pose'. Known tasks: detect, obb, rotated"),
     ],
 )
