@@ -13,12 +13,14 @@ The JSON Schemas in `reports/schema/` describe the lines of a log and the summar
 
 from tal_reports.analysis.causes import CLEAR, share_of_bound
 from tal_reports.analysis.headline import headline
+from tal_reports.analysis.merge import merged_order
 from tal_reports.analysis.summary import summarise
 from tal_reports.html.differences import Section
 from tal_reports.html.drawing import Sides
 from tal_reports.html.explanations import anchor_lines, truth_lines
 from tal_reports.html.render import render, write_differences, write_picture
 from tal_reports.html.result import result_page
+from tal_reports.log.batches import Batches
 from tal_reports.log.reader import Log, LogError, batch_lines, read_log
 from tal_reports.log.writer import LATEST, RunLog, json_types, write_whole
 from tal_reports.terminal import terminal_table
@@ -32,6 +34,7 @@ if __name__ != "tal_reports":  # imported by the old name, that of the folder
 __all__ = [
     "CLEAR",
     "LATEST",
+    "Batches",
     "Log",
     "LogError",
     "RunLog",
@@ -41,6 +44,7 @@ __all__ = [
     "batch_lines",
     "headline",
     "json_types",
+    "merged_order",
     "read_log",
     "render",
     "result_page",

@@ -22,7 +22,7 @@ from hypothesis.strategies import SearchStrategy
 
 from tal_conformance.batches.named_strategies import STRATEGIES, STRATEGIES_BY_TASK
 from tal_conformance.core.names import unknown_name
-from tal_conformance.core.task import DETECT, TASKS
+from tal_conformance.core.task import DETECT
 
 MIN_EXAMPLES = 4
 """Minimum number of batches of every check. Hypothesis draws the simplest batch first, and few errors affect that."""
@@ -44,6 +44,7 @@ class Check:
         mutants: when mutation testing uses the check: "first" if it runs the implementation once on a small float32
             batch, "last" if it is slower, "never" if it needs several runs, large batches or fixtures.
         body: the test function itself.
+        shrinks: False if a failing batch is reported without shrinking it, because judging it takes too long.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Check:
     parameter: tuple[str, tuple[str, ...]] | None
     mutants: Literal["first", "last", "never"]
     body: Callable[..., None]
+    shrinks: bool = True
 
     def examples(self, examples: int) -> int:
         """Return the number of batches that the check generates, given the profile's number of examples."""
@@ -88,6 +90,18 @@ class Check:
         pinned = self.parameter is None or self.name in SEEDS
         return seed(self.seed)(test) if repeats and pinned else test
 
+    def test_for(self, task: str) -> Callable[..., None]:
+        """Return the test function for batches of a task, with the number of examples of the loaded profile.
+
+        A check that does not apply to the task gets batches of detection.
+        """
+        test = self.generated(_draws_repeat(), task)
+        own: dict[str, Any] = (
+            {} if self.share == 1 else {"max_examples": share_of_examples(self.share, self.least)}
+        )
+        own |= {} if self.shrinks else {"phases": NO_SHRINKING}
+        return settings(**own)(test) if own else test
+
     @property
     def seed(self) -> int:
         """Hypothesis' seed for this check, in a profile that repeats its batches.
@@ -108,31 +122,6 @@ SEEDS: dict[str, str] = json.loads(Path(__file__).with_name("seeds.json").read_t
 (`tal-conformance power`) finds every planted fault at its stage."""
 CHECKS: dict[str, Check] = {}
 """Every check by its name, in the order in which the test modules were imported."""
-
-
-@dataclass
-class ChosenTask:
-    """The task whose batches the tests of this process generate.
-
-    Attributes:
-        name: name of the loss family. Set it before the test modules are imported, as the profile.
-    """
-
-    name: str = DETECT.name
-
-    def choose(self, name: str) -> None:
-        """Choose the task.
-
-        Raises:
-            ValueError: no task has this name.
-        """
-        if name not in TASKS:
-            raise ValueError(f"unknown task {name!r}: expected one of {', '.join(TASKS)}")
-        self.name = name
-
-
-chosen_task = ChosenTask()
-"""The task of this process."""
 
 
 def check(
@@ -163,12 +152,10 @@ def check(
     def register(body: Callable[..., None]) -> Callable[..., None]:
         name = body.__name__.removeprefix("test_")
         values = None if parameter is None else (parameter[0], tuple(parameter[1]))
-        CHECKS[name] = entry = Check(name, clauses, batches, argument, share, least, values, mutants, body)
-        test = entry.generated(_draws_repeat(), chosen_task.name)
-        own: dict[str, Any] = {} if share == 1 else {"max_examples": share_of_examples(share, least)}
-        own |= {} if shrinks else {"phases": NO_SHRINKING}
-        if own:
-            test = settings(**own)(test)
+        CHECKS[name] = entry = Check(
+            name, clauses, batches, argument, share, least, values, mutants, body, shrinks
+        )
+        test = entry.test_for(DETECT.name)
         if values is not None:
             test = pytest.mark.parametrize(*values)(test)
         return pytest.mark.clauses(clauses[0])(test) if clauses else test

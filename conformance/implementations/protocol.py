@@ -148,6 +148,11 @@ class Implementation:
     identity: Identity = dataclasses.field(default_factory=Identity, compare=False, repr=False)
 
     @property
+    def task(self) -> str:
+        """Name of the task that a run tests: the first of `tasks`."""
+        return self.tasks[0]
+
+    @property
     def capabilities(self) -> list[str]:
         """The capabilities that the implementation has: a list of "assign", "loss" and "stages"."""
         offers = {

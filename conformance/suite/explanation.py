@@ -83,9 +83,9 @@ def explanation(
 def _explained(
     run: SessionState, log: Log, implementation: Implementation, seconds: float, advance: Advance
 ) -> Line:
-    if run.task != DETECT.name:
+    if implementation.task != DETECT.name:
         return {
-            "problem": f"task {run.task}: the search compares dialects and choices for the task detect only"
+            "problem": f"task {implementation.task}: the search compares dialects and choices for the task detect only"
         }
     began = time.process_time()
     lines = list(batch_lines(run.folder, implementation.name))

@@ -14,7 +14,7 @@ import torch
 
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.benchmarks.table import table
-from tal_conformance.checks.registry import CHECKS, chosen_task
+from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.determinism import fixed_arithmetic
 from tal_conformance.core.interrupts import lost_interrupts
 from tal_conformance.core.task import DETECT
@@ -26,7 +26,7 @@ from tal_conformance.judgement.failure import Subject
 from tal_conformance.suite import terminal_output
 from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.explanation import explain_failures
-from tal_conformance.suite.loading import find_implementations
+from tal_conformance.suite.loading import divide_by_task, find_implementations
 from tal_conformance.suite.options import (
     add_options,
     against,
@@ -34,7 +34,6 @@ from tal_conformance.suite.options import (
     devices,
     load_profile,
     seed_hypothesis,
-    task_to_test,
 )
 from tal_conformance.suite.progress import TestProgress
 from tal_conformance.suite.reproduce import render_command
@@ -116,15 +115,16 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen = against(config) or declared(config)
     open_files.protect()
     _follow_fault_handler(config)
-    found = find_implementations(names, chosen, config.getoption("--isolate"), config.getoption("--task"))
-    task = task_to_test(config, found)
-    chosen_task.choose(task)
+    task = config.getoption("--task")
+    found = find_implementations(names, chosen, config.getoption("--isolate"), task)
+    found, untested_tasks = divide_by_task(found, task)
     baseline.take()
     config.add_cleanup(baseline.forget)
     config.add_cleanup(open_files.release)
     ledger = load_ledger(config)
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
-    run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=ledger, task=task)
+    run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=ledger)
+    run.untested_tasks = untested_tasks
     run.shrinking.seconds = config.getoption("--shrinking-seconds")
     load_cases(run, config)
     config.stash[RUN] = run
@@ -192,7 +192,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     places = ", ".join(f"{device} {state}" for device, state in run.devices.items())
     profile = config.getoption("--conformance-profile")
     ignored = ignored_ledger(config)
-    task = [] if run.task == DETECT.name else [f"conformance: task {run.task}"]
+    task = [] if run.tasks == (DETECT.name,) else [f"conformance: tasks {', '.join(run.tasks)}"]
     return [
         *([printable_text(f"conformance: {ignored}")] if ignored else []),
         printable_text(f"conformance: {tested}"),
@@ -227,7 +227,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Deselect the tests that the options exclude, so that pytest does not list them as skipped.
 
     With `--case`, only case files are judged. Large batches are judged only with `--large`. For tasks other than
-    detection, only generated checks are run, if their Hypothesis strategy supports the task.
+    detection, only generated checks are run, if they have a Hypothesis strategy of the task, which they then use.
     """
     run = config.stash.get(RUN, None)
     if run is None:
@@ -239,22 +239,46 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         dropped = [item for item in own if item in dropped or item.path.stem != "test_cases"]
     elif not config.getoption("--large"):
         dropped += [item for item in own if item.path.stem == "test_large"]
-        others = [item for item in own if item not in dropped and not _applies(item, run.task)]
+        others = [item for item in own if item not in dropped and not _applies(item, task_of_item(item, run))]
         dropped += others
         if (
             getattr(config, "workerinput", {}).get("workerid", "gw0") == "gw0"
         ):  # every worker collects all tests
-            note_other_checks(run, others)
+            for task in run.tasks:
+                note_other_checks(run, task, [item for item in others if task_of_item(item, run) == task])
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-        items[:] = [item for item in items if item not in dropped]
+        unwanted = set(dropped)
+        items[:] = [item for item in items if item not in unwanted]
+    for item in own:
+        if (
+            isinstance(item, pytest.Function)
+            and task_of_item(item, run) != DETECT.name
+            and name_of_check(item) in CHECKS
+        ):
+            item.obj = CHECKS[name_of_check(item)].test_for(task_of_item(item, run))
+
+
+def task_of_item(item: pytest.Item, run: SessionState) -> str:
+    """Return the task that a test judges: that of its implementation, or else detection if the run tests it."""
+    callspec = getattr(item, "callspec", None)
+    subject = None if callspec is None else callspec.params.get("subject")
+    if subject is None:
+        return DETECT.name if DETECT.name in run.tasks else run.tasks[0]
+    task: str = subject.implementation.task
+    return task
+
+
+def name_of_check(item: pytest.Item) -> str:
+    """Return the name in `CHECKS` of the check that a test may be."""
+    return str(getattr(item, "originalname", item.name)).removeprefix("test_")
 
 
 def _applies(item: pytest.Item, task: str) -> bool:
     """Return True if a test of the suite applies to a task."""
     if task == DETECT.name:
         return True
-    name = str(getattr(item, "originalname", item.name)).removeprefix("test_")
+    name = name_of_check(item)
     return name in CHECKS and CHECKS[name].strategy_of(task) is not None
 
 

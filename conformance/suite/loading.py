@@ -1,16 +1,21 @@
 """Load the implementations that `--implementation` names, before the first test."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from tal_conformance.core.supervision import supervised
+from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
-from tal_reference import Dialect
+from tal_reference import DIALECTS, Dialect
+from tal_reference.choices import title
 from tal_text import visible
 
+DIALECTS_OF_OTHER_TASKS = ("ultralytics-8.4.190", "ultralytics-8.4.127")
+"""Dialects of the releases whose losses of other tasks than detection are judged: 8.4.84 and newer."""
 TRACEBACK_LINES = 30
 """Maximum number of lines of an adapter's traceback that are printed."""
 
@@ -24,7 +29,10 @@ def find_implementations(
         names: values of `--implementation`.
         dialect: the dialect to judge all implementations by; None for the dialects that they declare.
         isolate: run every implementation from a module or file in its own process.
-        task: name of the loss family to test; None for all loss families that an implementation declares.
+        task: name of the task that every implementation must declare; None if any will do.
+
+    Returns:
+        The implementations with all tasks that they declare; `divide_by_task` divides them.
 
     Raises:
         pytest.UsageError: implementations could not be loaded; the message has a line for each of them. The run stops,
@@ -45,13 +53,54 @@ def find_implementations(
         )
         name = next(text for text in candidates if text not in taken)
         taken.add(name)
-        tasks = implementation.tasks if task is None else (task,)
-        found.append(
-            replace(implementation, name=name, dialect=dialect or implementation.dialect, tasks=tasks)
-        )
+        found.append(replace(implementation, name=name, dialect=dialect or implementation.dialect))
     if problems:
         raise pytest.UsageError(*problems)
     return found
+
+
+def divide_by_task(
+    implementations: Sequence[Implementation], chosen: str | None
+) -> tuple[list[Implementation], list[str]]:
+    """Return the implementations with one task each, and a sentence for each task that the run does not test.
+
+    Each task of an implementation has a row in the results. The row of the first task that the adapter declares has
+    the implementation's name, and any other has its task added: "ultralytics (obb)".
+
+    Args:
+        implementations: the implementations with all tasks that they declare.
+        chosen: the task of `--task`; None to test all tasks.
+
+    Raises:
+        pytest.UsageError: the dialect of an implementation is specified for none of the tasks to test.
+    """
+    divided: list[Implementation] = []
+    untested: list[str] = []
+    for implementation in implementations:
+        problems = {
+            task: _unspecified(implementation, task)
+            for task in implementation.tasks
+            if chosen in (None, task)
+        }
+        tested = [task for task, problem in problems.items() if not problem]
+        if not tested:
+            raise pytest.UsageError(*problems.values())
+        untested += [problem for problem in problems.values() if problem]
+        for task in tested:
+            name = f"{implementation.name} ({task})" if task != implementation.task else implementation.name
+            divided.append(replace(implementation, name=name, tasks=(task,)))
+    return divided, untested
+
+
+def _unspecified(implementation: Implementation, task: str) -> str:
+    """Return a sentence if the dialect of an implementation is not specified for a task, or ""."""
+    if task == DETECT.name or implementation.dialect in [DIALECTS[name] for name in DIALECTS_OF_OTHER_TASKS]:
+        return ""
+    return (
+        f"{implementation.name}: task {task}: it is judged by the dialect "
+        f"{title(implementation.dialect)!r}, expected one of {', '.join(DIALECTS_OF_OTHER_TASKS)} without changed choices: other dialects are not specified for this "
+        "task"
+    )
 
 
 def _without_task(implementation: Implementation, task: str) -> str:

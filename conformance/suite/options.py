@@ -3,7 +3,6 @@
 import argparse
 import os
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,8 @@ from tal_conformance.checks.profiles import PROFILES, SEEDS
 from tal_conformance.core.arguments import name_among, not_negative, positive
 from tal_conformance.core.files import REPOSITORY, default_report_dir
 from tal_conformance.core.names import LONGEST_MESSAGE, cut
-from tal_conformance.core.task import DETECT, TASKS
-from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.core.task import TASKS
 from tal_reference import DIALECTS, Dialect, parse
-from tal_reference.choices import title
 
 IDENTIFICATION_SECONDS = "40"
 """Default budget of processor time in seconds of the search for the cause of an implementation's failures, unless
@@ -28,10 +25,6 @@ the environment variable TAL_CONFORMANCE_IDENTIFICATION_SECONDS has another."""
 SHRINKING_SECONDS = "40"
 """Default budget of processor time in seconds of shrinking the failing batches of an implementation: a cause takes 1 to
 10 s, and failures for one cause appear at some five stages."""
-
-
-DIALECTS_OF_OTHER_TASKS = ("ultralytics-8.4.190", "ultralytics-8.4.127")
-"""Dialects of the releases whose losses of other tasks than detection are judged: 8.4.84 and newer."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -70,8 +63,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--task",
         choices=tuple(TASKS),
-        help="loss family to test: every implementation must declare it (default: detect, or else the first family "
-        "that every implementation declares)",
+        help="task to test: every implementation must declare it (default: all tasks that an implementation declares)",
     )
     group.addoption(
         "--device",
@@ -168,32 +160,6 @@ def dialect_from(text: str) -> Dialect:
         return parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(cut(str(error), LONGEST_MESSAGE)) from error
-
-
-def task_to_test(config: pytest.Config, implementations: Sequence[Implementation]) -> str:
-    """Return the name of the loss family to test: `--task`, or detection, or else the first family of the adapters.
-
-    Raises:
-        pytest.UsageError: an implementation does not offer the family, or has a dialect that is not specified for it.
-    """
-    chosen: str | None = config.getoption("--task")
-    offered = [implementation.tasks for implementation in implementations]
-    if chosen is None:
-        shared = [task for task in TASKS if all(task in tasks for tasks in offered)]
-        chosen = shared[0] if shared else DETECT.name
-    lacking = [implementation for implementation in implementations if chosen not in implementation.tasks]
-    if lacking:
-        offers = "; ".join(f"{other.name} offers {', '.join(other.tasks)}" for other in lacking)
-        raise pytest.UsageError(f"--task {chosen}: {offers}. Name a task that every implementation offers")
-    if chosen != DETECT.name:
-        for implementation in implementations:
-            if implementation.dialect not in [DIALECTS[name] for name in DIALECTS_OF_OTHER_TASKS]:
-                raise pytest.UsageError(
-                    f"--task {chosen}: {implementation.name} is judged by the dialect "
-                    f"{title(implementation.dialect)!r}, expected one of {', '.join(DIALECTS_OF_OTHER_TASKS)} without "
-                    "changed choices: other dialects are not specified for this task"
-                )
-    return chosen
 
 
 def report_dir(config: pytest.Config) -> Path:

@@ -1,6 +1,6 @@
 """Write the run log: append lines while batches are judged, and store case files in the run's folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tal_conformance.judgement.failure import Failure, stage_fields, value_field
 from tal_conformance.pictures.picture import failure_picture
 from tal_conformance.suite.reproduce import reproduction_commands
 from tal_reference import Dialect
-from tal_reports import RunLog
+from tal_reports import RunLog, merged_order
 
 
 class RunLogWriter:
@@ -48,9 +48,9 @@ class RunLogWriter:
         """The run's folder."""
         return self._log.folder
 
-    def begin(self, facts: dict[str, Any], task: Task = DETECT) -> None:
-        """Append the first line of the log, with stages and terms of the task and facts about the run."""
-        self._append("run", **task.as_log_line(), **({"environment": environment()} | facts))
+    def begin(self, facts: dict[str, Any], *tasks: Task) -> None:
+        """Append the first line of the log: stages and terms of the tasks (default: detection), and further facts."""
+        self._append("run", **run_line_fields(tasks or (DETECT,)), **({"environment": environment()} | facts))
 
     def end(self, exit_status: int) -> None:
         """Append the last line of the log, with pytest's exit status."""
@@ -168,6 +168,19 @@ class RunLogWriter:
         path = cases / f"{batch.id}.safetensors"
         batch.save(path)
         return path
+
+
+def run_line_fields(tasks: Sequence[Task]) -> dict[str, Any]:
+    """Return the fields of a run log's first line that describe the tasks of the run.
+
+    Stages and terms are those of all tasks. With several tasks, the field `tasks` has the stages and terms of each.
+    """
+    lines = {task.name: task.as_log_line() for task in tasks}
+    fields = {
+        "stages": merged_order([line["stages"] for line in lines.values()], key=lambda stage: stage["name"]),
+        "terms": merged_order([line["terms"] for line in lines.values()], key=lambda term: term),
+    }
+    return fields | ({"tasks": lines} if len(lines) > 1 else {})
 
 
 def assignment_source(outcome: Outcome | None) -> dict[str, str]:

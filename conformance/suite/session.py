@@ -30,7 +30,7 @@ from tal_conformance.suite.progress import TestProgress, nothing_judged
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_conformance.suite.shrinking import ShrinkBudget
 from tal_reference.choices import title
-from tal_reports import RunLog, read_log, render
+from tal_reports import Batches, RunLog, batch_lines, read_log, render
 
 RUN = pytest.StashKey["SessionState"]()
 MAX_UNSUPPORTED_SHARE = 0.75
@@ -62,7 +62,7 @@ class SessionState:
         shrinking: failures that were shrunk, and the budget of processor time for shrinking.
         mistakes: formal mistakes (such as a wrong dtype) that were reported, as (implementation, device, mistake).
         absent: missing results that were logged, as (implementation, name of the result).
-        task: name of the loss family to test.
+        untested_tasks: sentences about tasks of implementations that the run does not test.
         report: path of the report, or the exception that prevented it; None before the end of the session.
     """
 
@@ -79,7 +79,7 @@ class SessionState:
     shrinking: ShrinkBudget = field(default_factory=ShrinkBudget)
     mistakes: set[tuple[str, str, str]] = field(default_factory=set)
     absent: set[tuple[str, str]] = field(default_factory=set)
-    task: str = DETECT.name
+    untested_tasks: list[str] = field(default_factory=list)
     report: Path | Exception | None = None
     progress: TestProgress = field(init=False)
 
@@ -90,6 +90,11 @@ class SessionState:
     def folder(self) -> Path:
         """Folder of the run's log, case files and report."""
         return self.recorder.folder
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that the implementations are tested on: each implementation is tested on one."""
+        return tuple(dict.fromkeys(implementation.task for implementation in self.implementations))
 
     @property
     def subjects(self) -> list[Subject]:
@@ -173,54 +178,48 @@ def begin(run: SessionState, config: pytest.Config) -> None:
             "seed": run.seed,
             "command": command_line(),
             "devices": run.devices,
-            "hazards": dict(MEANINGS_BY_TASK[run.task]),
+            "hazards": {name: text for task in run.tasks for name, text in MEANINGS_BY_TASK[task].items()},
             "environment": environment() | ({"isolation": isolation} if isolation else {}),
             "implementations": [
                 {
                     "name": implementation.name,
                     "version": implementation.version,
                     "dialect": title(implementation.dialect),
+                    "task": implementation.task,
                     "capabilities": implementation.capabilities,
                 }
                 for implementation in run.implementations
             ],
         },
-        TASKS[run.task],
+        *(TASKS[task] for task in run.tasks),
     )
     for device, state in run.devices.items():
         if state != "tested":
             run.recorder.line(
                 "not_tested", implementation=None, device=device, reason=state.removeprefix("not tested: ")
             )
-    note_other_tasks(run)
+    for reason in run.untested_tasks:
+        run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
     for reason in run.unreadable.values():
         run.recorder.line("not_tested", implementation=None, device=None, reason=f"--case: {reason}")
 
 
 def _worth(run: SessionState, config: pytest.Config) -> dict[str, Any] | None:
-    """Return the number of planted faults that the profile finds; None for another task than detection.
+    """Return the number of planted faults that the profile finds; None if the run does not test detection.
 
     The power of the profiles is measured for detection alone.
     """
-    if run.task != DETECT.name:
+    if DETECT.name not in run.tasks:
         return None
     return worth_of(config.getoption("--conformance-profile"), is_whole(config))
 
 
-def note_other_tasks(run: SessionState) -> None:
-    """Log the tasks that an implementation offers, and that this run does not test; none if `--task` chose the task."""
-    for implementation in run.implementations:
-        for task in implementation.tasks:
-            if task != run.task:
-                reason = f"{implementation.name}: task {task}: --task {task} tests it"
-                run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
-
-
-def note_other_checks(run: SessionState, items: Sequence[pytest.Item]) -> None:
-    """Log the checks that have no counterpart for the run's task yet: one line for each test module.
+def note_other_checks(run: SessionState, task: str, items: Sequence[pytest.Item]) -> None:
+    """Log the checks that have no counterpart for a task: one line for each test module.
 
     Args:
         run: state of the session.
+        task: name of the task.
         items: the tests that were deselected because they do not apply to the task.
     """
     modules: dict[str, set[str]] = {}
@@ -229,7 +228,7 @@ def note_other_checks(run: SessionState, items: Sequence[pytest.Item]) -> None:
         title = (getattr(module, "__doc__", None) or item.path.stem).splitlines()[0].rstrip(".")
         modules.setdefault(title, set()).add(str(getattr(item, "originalname", item.name)))
     for title, names in modules.items():
-        reason = f"task {run.task}: {title} ({', '.join(sorted(names))})"
+        reason = f"task {task}: {title} ({', '.join(sorted(names))})"
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
 
 
@@ -257,7 +256,7 @@ def gates(config: pytest.Config) -> bool:
 def is_whole(config: pytest.Config) -> bool:
     """Return True if this run has all tests and batches of its profile."""
     complete = not any(config.getoption(option) for option in ("--examples", "--case"))
-    if config.stash[RUN].task != DETECT.name:  # coverage and power are measured for detection alone
+    if DETECT.name not in config.stash[RUN].tasks:  # coverage and power are measured for detection alone
         return False
     narrowed = ("keyword", "markexpr", "deselect", "lf", "stepwise")
     parts = [argument for argument in config.args if "::" in argument or argument.endswith(".py")]
@@ -266,7 +265,11 @@ def is_whole(config: pytest.Config) -> bool:
 
 def uncovered_clauses(run: SessionState) -> list[str]:
     """Log each clause and hazard that too few batches reached as not tested, and return a sentence for each of them."""
-    batches = read_log(run.folder).batches
+    batches = Batches()
+    for implementation in run.implementations:
+        if implementation.task == DETECT.name:
+            for line in batch_lines(run.folder, implementation.name):
+                batches.add(line)
     near_ties = max((kinds["near_tie"] for kinds in batches.uniqueness.values()), default=0)
     reasons = missing_hazards(batches.hazards, batches.different, near_ties)
     for reason in reasons:

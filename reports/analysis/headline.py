@@ -65,7 +65,15 @@ def result_of(line: dict[str, Any], worth: str = "") -> str:
 
 def with_worth(text: str, line: dict[str, Any], worth: str) -> str:
     """Return the text of an implementation's result, with `worth` in brackets if the result is `conforms`."""
-    return f"{text} ({worth})" if worth and line["result"] == "conforms" else text
+    return f"{text} ({worth})" if worth and has_worth(line) else text
+
+
+def has_worth(line: dict[str, Any]) -> bool:
+    """Return True if the number of planted faults that a profile finds is said of an implementation's result.
+
+    It is measured for the task detect alone, and only `conforms` depends on it.
+    """
+    return line["result"] == "conforms" and line.get("task") in (None, "detect")
 
 
 def predicate_of(line: dict[str, Any]) -> str:

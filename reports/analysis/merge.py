@@ -129,14 +129,15 @@ def _run_line(shards: list[Shard]) -> Line:
         "environment": _environment(shards),
         "devices": devices,
         "implementations": list(implementations.values()),
-        "stages": _merged_order([run["stages"] for run in runs], key=lambda stage: stage["name"]),
-        "terms": _merged_order([run["terms"] for run in runs], key=lambda term: term),
+        "stages": merged_order([run["stages"] for run in runs], key=lambda stage: stage["name"]),
+        "terms": merged_order([run["terms"] for run in runs], key=lambda term: term),
+        "tasks": {name: task for run in runs for name, task in run.get("tasks", {}).items()},
         "hazards": {name: text for run in runs for name, text in run.get("hazards", {}).items()},
         "clauses": {name: text for run in runs for name, text in run.get("clauses", {}).items()},
     }
 
 
-def _merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any]:
+def merged_order(lists: list[list[Any]], key: Callable[[Any], str]) -> list[Any]:
     """Merge lists without duplicates (by `key`), in the order of the first list.
 
     An item that is missing in the first list is placed after its predecessor in the list that contains it.

@@ -222,6 +222,7 @@ def _implementation(log: Log, line: dict[str, Any]) -> dict[str, Any]:
         "name": name,
         "version": line["version"],
         "dialect": line["dialect"],
+        "task": line.get("task"),
         "capabilities": line["capabilities"],
         "result": _result(log, name, verdicts, training),
         "tests": _tests(log, name),

@@ -6,7 +6,7 @@ from typing import Any
 from tal_reports.analysis.causes import Cause
 from tal_reports.analysis.compare import Change, Timing, change_sentence
 from tal_reports.analysis.folding import identified_in_words
-from tal_reports.analysis.headline import headline, predicate_of
+from tal_reports.analysis.headline import has_worth, headline, predicate_of
 from tal_reports.analysis.summary import unsupported_sentence
 from tal_reports.html.cards import MAX_SUMMARY_LENGTH, filter_link
 from tal_reports.log.batches import FAILING, VERDICTS
@@ -214,7 +214,7 @@ def _row(line: dict[str, Any], found: list[Cause], worth: str) -> Row:
         batches=line["batches"],
         shares=_shares(line["verdicts"]),
         result=predicate_of(line),
-        worth=worth if line["result"] == "conforms" else "",
+        worth=worth if has_worth(line) else "",
         verdict=line["result"],
         link=filter_link(impl=line["name"]) if own else None,
         why=f"{counted(len(own), 'cause')}{at}",

@@ -1,4 +1,4 @@
-"""Whole runs with `--task obb`: a wrong loss is reported at its stage, and what is not tested is listed."""
+"""Whole runs with rotated boxes: every task is tested, and a wrong loss is reported at its stage."""
 
 import json
 import sys
@@ -46,11 +46,23 @@ def test_official_rotated_boxes_conform(tmp_path: Path):
     assert any(reason.startswith("task obb: META: relations") for reason in reasons), reasons
 
 
-@pytest.mark.long
-def test_a_run_of_detection_says_that_rotated_boxes_are_not_tested(tmp_path: Path):
-    code, output, _ = summary_of(tmp_path, "ultralytics")
+def test_a_run_tests_every_task(tmp_path: Path):
+    """Without `--task`, each task has a row, its own batches and its own stages."""
+    code, output, summary = summary_of(tmp_path, "ultralytics")
     assert code == 0, output
-    assert "not tested: ultralytics: task obb: --task obb tests it" in output
+    rows = {line["name"]: line for line in summary["implementations"]}
+    assert {name: line["task"] for name, line in rows.items()} == {
+        "ultralytics": "detect",
+        "ultralytics (obb)": "obb",
+    }
+    assert {line["result"] for line in rows.values()} == {"conforms"}
+    assert "angle" in rows["ultralytics (obb)"]["margins"]
+    assert "angle" not in rows["ultralytics"]["margins"]
+    assert "ultralytics (obb)" in output
+    assert "planted faults" in next(line for line in output.splitlines() if line.startswith("ultralytics  "))
+    assert "planted faults" not in next(
+        line for line in output.splitlines() if line.startswith("ultralytics (obb)")
+    )
 
 
 def test_a_wrong_gain_of_the_angle_is_found(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The task that a run tests, and the lines about everything that it does not test."""
+"""The tasks that a run tests: one row of the results for each, and lines about everything that it does not test."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +10,10 @@ import pytest
 from tal_conformance.core.task import DETECT, OBB
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
-from tal_conformance.suite.options import task_to_test
-from tal_conformance.suite.session import note_other_checks, note_other_tasks
+from tal_conformance.suite.loading import divide_by_task, find_implementations
+from tal_conformance.suite.run_log import run_line_fields
+from tal_conformance.suite.session import note_other_checks
 from tal_reference import DIALECTS, parse
-
-
-def config_with(task: str | None) -> Any:
-    return SimpleNamespace(getoption=lambda option: {"--task": task}[option])
 
 
 def offering(*tasks: str, dialect: str = "ultralytics-8.4.190") -> Implementation:
@@ -25,45 +22,70 @@ def offering(*tasks: str, dialect: str = "ultralytics-8.4.190") -> Implementatio
 
 
 @pytest.mark.parametrize(
-    ("option", "offers", "task"),
+    ("option", "offers", "rows"),
     [
-        (None, ["detect", "obb"], "detect"),
-        (None, ["obb"], "obb"),
-        ("obb", ["detect", "obb"], "obb"),
-        ("detect", ["detect"], "detect"),
+        (None, ["detect", "obb"], [("reference", "detect"), ("reference (obb)", "obb")]),
+        (None, ["obb"], [("reference", "obb")]),
+        (None, ["obb", "detect"], [("reference", "obb"), ("reference (detect)", "detect")]),
+        ("obb", ["detect", "obb"], [("reference (obb)", "obb")]),
+        ("detect", ["detect"], [("reference", "detect")]),
     ],
 )
-def test_the_task_of_a_run(option: str | None, offers: list[str], task: str):
-    assert task_to_test(config_with(option), [offering(*offers)]) == task
+def test_every_task_has_a_row(option: str | None, offers: list[str], rows: list[tuple[str, str]]):
+    divided, untested = divide_by_task([offering(*offers)], option)
+    assert [(row.name, row.task) for row in divided] == rows
+    assert all(len(row.tasks) == 1 for row in divided)
+    assert not untested
 
 
-def test_the_task_that_all_implementations_offer():
-    assert task_to_test(config_with(None), [offering("detect", "obb"), offering("obb")]) == "obb"
+def test_implementations_are_divided_one_after_the_other():
+    divided, _ = divide_by_task([offering("detect", "obb"), replace(offering("obb"), name="mine")], None)
+    assert [row.name for row in divided] == ["reference", "reference (obb)", "mine"]
 
 
-@pytest.mark.parametrize(
-    ("implementation", "message"),
-    [
-        (
-            offering("detect"),
-            "--task obb: reference offers detect. Name a task that every implementation offers",
-        ),
-        (
-            offering("obb", dialect="ultralytics-8.0.100"),
-            "is judged by the dialect 'ultralytics-8.0.100', expected one of",
-        ),
-        (offering("obb", dialect="ultralytics-8.4.190, overlap=iou"), "overlap=iou', expected one of"),
-    ],
-)
-def test_a_task_that_cannot_be_tested_is_a_usage_error(implementation: Implementation, message: str):
-    with pytest.raises(pytest.UsageError) as caught:
-        task_to_test(config_with("obb"), [implementation])
-    assert message in str(caught.value)
+OTHER_DIALECTS = ["ultralytics-8.0.100", "ultralytics-8.4.190, overlap=iou"]
+
+
+@pytest.mark.parametrize("dialect", OTHER_DIALECTS)
+def test_a_chosen_task_without_specified_dialect_is_a_usage_error(dialect: str):
+    with pytest.raises(
+        pytest.UsageError, match=r"task obb: it is judged by the dialect '.*', expected one of"
+    ):
+        divide_by_task([offering("detect", "obb", dialect=dialect)], "obb")
+
+
+@pytest.mark.parametrize("dialect", OTHER_DIALECTS)
+def test_a_task_without_specified_dialect_is_not_tested_beside_others(dialect: str):
+    divided, untested = divide_by_task([offering("detect", "obb", dialect=dialect)], None)
+    assert [row.task for row in divided] == ["detect"]
+    (reason,) = untested
+    assert reason.startswith("reference: task obb: it is judged by the dialect")
+
+
+def test_a_task_that_an_implementation_lacks_is_a_usage_error(tmp_path: Path):
+    adapter = tmp_path / "adapter.py"
+    adapter.write_text(
+        "from tal_conformance.implementations.adapters.reference import ReferenceAdapter\n"
+        "class Mine(ReferenceAdapter):\n    tasks = ('detect',)\n"
+    )
+    with pytest.raises(pytest.UsageError, match=r"--task obb: .*Mine declares only detect; add 'obb'"):
+        find_implementations([f"{adapter}:Mine"], task="obb")
 
 
 def test_every_dialect_is_accepted_for_detection():
     for name in DIALECTS:
-        assert task_to_test(config_with("detect"), [offering("detect", "obb", dialect=name)]) == "detect"
+        divided, _ = divide_by_task([offering("detect", "obb", dialect=name)], "detect")
+        assert [row.task for row in divided] == ["detect"]
+
+
+def test_the_run_line_has_stages_and_terms_of_all_tasks():
+    alone, both = run_line_fields([DETECT]), run_line_fields([DETECT, OBB])
+    assert alone == DETECT.as_log_line()
+    assert [stage["name"] for stage in both["stages"]] == list(
+        OBB.clauses
+    )  # those of detection, and the angle
+    assert both["terms"] == list(OBB.item_names)
+    assert both["tasks"] == {"detect": DETECT.as_log_line(), "obb": OBB.as_log_line()}
 
 
 class Lines:
@@ -78,13 +100,6 @@ class Lines:
         self.reasons.append((implementation, reason))
 
 
-def test_tasks_that_a_run_does_not_test_are_logged():
-    for task, other in ((DETECT.name, OBB.name), (OBB.name, DETECT.name)):
-        run: Any = SimpleNamespace(task=task, recorder=Lines(), implementations=[offering("detect", "obb")])
-        note_other_tasks(run)
-        assert run.recorder.reasons == [(None, f"reference: task {other}: --task {other} tests it")]
-
-
 def test_checks_without_counterpart_are_logged_by_module():
     module = ModuleType("test_relations")
     module.__doc__ = "META: relations.\n\nMore."
@@ -92,6 +107,6 @@ def test_checks_without_counterpart_are_logged_by_module():
         SimpleNamespace(module=module, originalname=name, name=f"{name}[x]", path=Path("test_relations.py"))
         for name in ("test_b", "test_a", "test_a")
     ]
-    run: Any = SimpleNamespace(task=OBB.name, recorder=Lines())
-    note_other_checks(run, items)
+    run: Any = SimpleNamespace(recorder=Lines())
+    note_other_checks(run, OBB.name, items)
     assert run.recorder.reasons == [(None, "task obb: META: relations (test_a, test_b)")]
