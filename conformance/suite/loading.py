@@ -97,9 +97,9 @@ def _unspecified(implementation: Implementation, task: str) -> str:
     if task == DETECT.name or implementation.dialect in [DIALECTS[name] for name in DIALECTS_OF_OTHER_TASKS]:
         return ""
     return (
-        f"{implementation.name}: task {task}: it is judged by the dialect "
-        f"{title(implementation.dialect)!r}, expected one of {', '.join(DIALECTS_OF_OTHER_TASKS)} without changed choices: other dialects are not specified for this "
-        "task"
+        f"{implementation.name}: task {task}: it is judged by the dialect {title(implementation.dialect)!r}, "
+        f"expected one of {', '.join(DIALECTS_OF_OTHER_TASKS)} without changed choices: other dialects are not "
+        "specified for this task"
     )
 
 

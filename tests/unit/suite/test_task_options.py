@@ -100,13 +100,15 @@ class Lines:
         self.reasons.append((implementation, reason))
 
 
-def test_checks_without_counterpart_are_logged_by_module():
-    module = ModuleType("test_relations")
-    module.__doc__ = "META: relations.\n\nMore."
+def test_checks_without_counterpart_are_logged_in_one_line():
+    relations, state = ModuleType("test_relations"), ModuleType("test_state")
+    relations.__doc__ = "META: relations.\n\nMore."
+    state.__doc__ = "STATE: equal results."
     items: Any = [
-        SimpleNamespace(module=module, originalname=name, name=f"{name}[x]", path=Path("test_relations.py"))
-        for name in ("test_b", "test_a", "test_a")
+        SimpleNamespace(module=module, path=Path(f"{module.__name__}.py"))
+        for module in (relations, relations, state)
     ]
     run: Any = SimpleNamespace(recorder=Lines())
     note_other_checks(run, OBB.name, items)
-    assert run.recorder.reasons == [(None, "task obb: META: relations (test_a, test_b)")]
+    note_other_checks(run, DETECT.name, [])
+    assert run.recorder.reasons == [(None, "task obb: checks that detection alone has: META, STATE")]
