@@ -236,7 +236,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     empty = ("test_cases", "test_findings")
     dropped = [item for item in own if item.path.stem in empty and item.get_closest_marker("skip")]
     if run.cases or run.unreadable:
-        dropped = [item for item in own if item in dropped or item.path.stem != "test_cases"]
+        dropped = [
+            item
+            for item in own
+            if item in dropped or item.path.stem != "test_cases" or _of_another_row(item, run)
+        ]
     elif not config.getoption("--large"):
         dropped += [item for item in own if item.path.stem == "test_large"]
         others = [item for item in own if item not in dropped and not _applies(item, task_of_item(item, run))]
@@ -267,6 +271,22 @@ def task_of_item(item: pytest.Item, run: SessionState) -> str:
         return DETECT.name if DETECT.name in run.tasks else run.tasks[0]
     task: str = subject.implementation.task
     return task
+
+
+def _of_another_row(item: pytest.Item, run: SessionState) -> bool:
+    """Return True if another row of the same implementation judges a test's case file, because it has the case's task.
+
+    If no row has this task, the first row has the test, which logs that the case is not tested.
+    """
+    parameters = (
+        item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    )
+    subject, case = parameters.get("subject"), parameters.get("case")
+    if subject is None or case is None:
+        return False
+    rows = [row for row in run.implementations if row.spec == subject.implementation.spec]
+    judging = next((row for row in rows if row.task == case.task), rows[0])
+    return subject.implementation.name != judging.name
 
 
 def name_of_check(item: pytest.Item) -> str:

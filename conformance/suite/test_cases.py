@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 def test_case(checker: Checker, case: Batch) -> None:
     """The implementation passes every check on the batch of the case file."""
+    implementation = checker.subject.implementation
+    if case.task not in implementation.tasks:
+        checker.not_tested(
+            f"case {case.id} is a batch of the task {case.task}, and the run tests {implementation.spec} on "
+            f"{implementation.task}: add {case.task!r} to its attribute `tasks`, or remove --task"
+        )
     checker(case, by=run_every_check)
 
 

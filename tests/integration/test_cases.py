@@ -52,3 +52,21 @@ def test_a_gating_profile_asks_one_case_for_no_more(tmp_path: Path):
         *("--conformance-profile", "ci", "--report-dir", str(tmp_path / "runs")),
     )
     assert ended.returncode == 0, ended.stdout
+
+
+def test_the_row_of_its_task_judges_a_case(tmp_path: Path):
+    """A case file of rotated boxes is judged by the row of rotated boxes alone, and not tested if there is none."""
+    case, shared = (
+        tmp_path / "case.safetensors",
+        ("-p", "no:cacheprovider", "--report-dir", str(tmp_path / "runs")),
+    )
+    Recipe(((Truth(),),), task="obb").build().save(case)
+    command = (sys.executable, "-m", "pytest", "conformance", "--case", str(case), *shared)
+    run(*command)
+    (both,) = (tmp_path / "runs").glob("2*")
+    assert {cell.implementation for cell in read_log(both).batches.cells} == {"ultralytics (obb)"}
+    ended = run(*command, "--task", "detect")
+    assert ended.returncode == 5, ended.stdout  # nothing was judged
+    assert "is a batch of the task obb, and the run tests ultralytics on detect" in ended.stdout.replace(
+        "\n", " "
+    )
