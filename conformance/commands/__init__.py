@@ -62,6 +62,16 @@ COMMANDS = {
         "judge case files again: verdict, stages, divergence and a picture",
         {0: "all cases conform", 1: "one does not", 2: "something could not be judged, or is inconclusive"},
     ),
+    "doctor": Command(
+        "doctor",
+        arguments.doctor,
+        "say what is unusual or wrong about the inputs of a loss, worst first, before any loss is computed",
+        {
+            0: "nothing was found, or only remarks",
+            1: "something worse was found",
+            2: "a case could not be read",
+        },
+    ),
     "explain": Command(
         "explain",
         arguments.explain,

@@ -66,6 +66,21 @@ def replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="folder of the pictures")
 
 
+def doctor(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `doctor`."""
+    parser.add_argument(
+        "case",
+        nargs="+",
+        metavar="CASE",
+        help="case file, id of a case of a run, or a folder of case files (of a run or a recording)",
+    )
+    parser.add_argument(
+        "--dialect",
+        metavar="NAME",
+        help="dialect of the loss; default: that of the run or of the recorded release, or the newest",
+    )
+
+
 def explain(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `explain`."""
     parser.add_argument("case", metavar="CASE", help="case file of a run, or the name of a case of a run")
@@ -78,7 +93,9 @@ def explain(parser: argparse.ArgumentParser) -> None:
         "--gt", type=int, metavar="N", help="ground truth of the image, from 0; default: all"
     )
     parser.add_argument(
-        "--dialect", metavar="NAME", help="dialect to explain; default: the implementation's, or the newest"
+        "--dialect",
+        metavar="NAME",
+        help="dialect to explain; default: the implementation's, that of the run or recorded release, or the newest",
     )
     parser.add_argument(
         "--implementation", metavar="NAME", help="add this implementation's result to the explanation"

@@ -2,7 +2,8 @@
 
 import argparse
 
-from tal_conformance.commands.cases import case_file
+from tal_conformance.commands.cases import case_file, dialect_of_case
+from tal_conformance.commands.doctor import first_finding
 from tal_conformance.commands.program import CommandError, dialect_named
 from tal_conformance.commands.results import set_result
 from tal_conformance.core.batch import Batch
@@ -13,7 +14,6 @@ from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.pictures.trace import ImageTrace, trace_as_text
-from tal_reference import NEWEST
 from tal_reports import visible
 from tal_text import say
 
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     implementation = None if options.implementation is None else find(options.implementation)
     dialect = dialect_named("--dialect", options.dialect) or (
-        implementation.dialect if implementation else NEWEST
+        implementation.dialect if implementation else dialect_of_case(path)
     )
     if not 0 <= options.image < batch.images:
         raise CommandError(f"--image {options.image}: expected an index from 0 to {batch.images - 1}")
@@ -45,16 +45,19 @@ def run(options: argparse.Namespace) -> int:
         explanation = trace_as_text(trace, options.anchor, options.gt, assignment)
     except IndexError as error:
         raise CommandError(str(error)) from error
+    finding = first_finding(path, dialect)
     set_result(
         case=path,
         batch=batch.describe(),
         dialect=dialect.name,
         image=options.image,
         implementation=None if implementation is None else implementation.name,
+        finding=finding or None,
         explanation=explanation,
     )
     lines = [
         f"{path.name}: {batch.describe()}",
+        *([f"Inputs: {finding}"] if finding else []),
         f"By the reference, dialect {dialect.name}:",
         "",
         *explanation,

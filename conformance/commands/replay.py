@@ -15,7 +15,7 @@ import torch
 
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.everything import run_every_check
-from tal_conformance.commands.cases import case_file
+from tal_conformance.commands.cases import case_files
 from tal_conformance.commands.program import CommandError, dialect_named, program_name
 from tal_conformance.commands.results import set_result
 from tal_conformance.core.batch import Batch
@@ -46,7 +46,6 @@ MAX_VALUES = 6
 """Maximum number of differing values that are printed for the first divergence."""
 TRACEBACK_LINES = 12
 """Maximum number of lines of a traceback that are printed: its end, where the exception was raised."""
-SUFFIX = ".safetensors"
 
 
 def run(options: argparse.Namespace) -> int:
@@ -75,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     for name in options.case:
         try:
             files = case_files(Path(name))
-        except CannotReplay as error:
+        except CommandError as error:
             replay.report_missing(error)
             continue
         for path in files:
@@ -254,30 +253,6 @@ class Replay:
             return None
         say(printable(f"  picture: {path}"))
         return path
-
-
-def case_files(path: Path) -> list[Path]:
-    """Return the case files of a path, sorted by name.
-
-    Args:
-        path: a file, a folder, the folder of a run, or the id of a case of a run.
-
-    Raises:
-        CannotReplay: no run has a case of this name, or the folder contains no case file or cannot be read.
-    """
-    if not path.is_dir():
-        try:
-            return [case_file(str(path))]
-        except CommandError as error:
-            raise CannotReplay(str(error)) from error
-    try:
-        files = [file for file in (path / "cases", path) if file.is_dir() for file in sorted(file.iterdir())]
-    except OSError as error:
-        raise CannotReplay(f"cannot read the folder {path}: {error}") from error
-    files = [file for file in files if file.suffix == SUFFIX and file.is_file()]
-    if not files:
-        raise CannotReplay(f"no case file (*{SUFFIX}) found in {path}")
-    return files
 
 
 def dialect_of(stored: StoredOutcome, path: Path) -> Dialect:

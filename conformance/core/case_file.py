@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tal_conformance.core.circumstances import Circumstances
 from tal_conformance.core.files import check_regular, write_atomically
 from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import DETECT, TASKS
@@ -38,6 +39,8 @@ WHOLE = ("topk", "topk2", "updates", "epochs")
 """Hyperparameters that are integers."""
 LATER = ("angle_gain", "updates", "epochs")
 """Hyperparameters that files of schema 1 did not have at first."""
+RECORDED = "recorded"
+"""Key of the circumstances of a recorded batch in the JSON text."""
 EXTRA = "extra."
 """Prefix of the names of the tensors that hold a batch's extras."""
 
@@ -60,8 +63,13 @@ class Content(NamedTuple):
     extras: Mapping[str, Tensor]
 
 
-def write(path: Path, content: Content) -> None:
+def write(path: Path, content: Content, circumstances: Circumstances | None = None) -> None:
     """Write a case file atomically: no other process sees an incomplete file.
+
+    Args:
+        path: path of the file.
+        content: the batch, which need not be valid: a recorded batch may be one on which a loss raised.
+        circumstances: circumstances of a recorded batch.
 
     Raises:
         OSError: the file cannot be written.
@@ -75,6 +83,7 @@ def write(path: Path, content: Content) -> None:
         "hazards": sorted(content.hazards),
         **({"autocast": True} if content.autocast else {}),
         **({"task": content.task} if content.task != DETECT.name else {}),
+        **({RECORDED: circumstances.as_dict()} if circumstances is not None else {}),
     }
     save_atomically(path, tensors, {METADATA: as_json(case | {CHECKSUM: digest(case, tensors)})})
 
@@ -138,6 +147,24 @@ def read(path: Path) -> Content:
     if not isinstance(autocast, bool):
         raise ValueError(f"invalid autocast {autocast!r}: expected a boolean")
     return Content(tuple(maps), annotations, head, settings, origin, hazards, autocast, task, extras)
+
+
+def read_circumstances(path: Path) -> Circumstances:
+    """Return the circumstances of a recorded batch from the header of its case file; unknown ones have defaults.
+
+    The checksum is not verified; `read` does that.
+
+    Raises:
+        ValueError: the file is not a case file.
+        OSError: the file cannot be read.
+    """
+    check_regular(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            case = parse_json((file.metadata() or {}).get(METADATA, "null"))
+    except (SafetensorError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    return Circumstances.from_dict(case.get(RECORDED) if isinstance(case, dict) else None)
 
 
 def check_schema(facts: object, known: int) -> None:

@@ -118,6 +118,16 @@ def load(path: Path, batch: Batch) -> StoredOutcome:
     return StoredOutcome(**{name: facts[name] for name in FACTS}, outcome=outcome)
 
 
+def declared_dialect(path: Path) -> str:
+    """Return the name of the dialect that an outcome file declares.
+
+    Raises:
+        ValueError: the file is not an outcome file.
+        OSError: the file cannot be read.
+    """
+    return str(_read(path)[0].get("dialect", ""))
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the header's fields and the tensors, copied so that a later change of the file does not affect them.
 

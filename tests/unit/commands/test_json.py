@@ -62,6 +62,10 @@ def of_replay(folder: Path, patch: Patch) -> list[str]:
     return ["replay", small_case(folder), "--implementation", "reference", "--implementation", "article"]
 
 
+def of_doctor(folder: Path, patch: Patch) -> list[str]:
+    return ["doctor", small_case(folder)]
+
+
 def of_explain(folder: Path, patch: Patch) -> list[str]:
     return ["explain", small_case(folder), "--gt", "0"]
 
@@ -117,6 +121,7 @@ def of_measure(folder: Path, patch: Patch) -> list[str]:
 CHEAP: dict[str, Callable[[Path, Patch], list[str]]] = {
     "init": of_init,
     "replay": of_replay,
+    "doctor": of_doctor,
     "explain": of_explain,
     "diff": of_diff,
     "bisect": of_bisect,

@@ -1,0 +1,327 @@
+"""Findings on inputs: each is found where it is planted, and none is found in ordinary or recorded batches."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.recorded import recorded_cases
+from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.case_file import Content
+from tal_conformance.core.circumstances import Circumstances
+from tal_conformance.core.task import E2E, TASKS
+from tal_conformance.dialects.comparison import ORDINARY, ORDINARY_BATCHES
+from tal_conformance.doctor.candidates import unmatched
+from tal_conformance.doctor.examine import examine
+from tal_conformance.doctor.finding import Finding, Severity
+from tal_conformance.doctor.inputs import Inputs, read_inputs
+from tal_conformance.doctor.predictions import saturation
+from tal_reference import DIALECTS, Hyperparameters
+
+ROWS = torch.tensor([
+    [0, 0, 0.3, 0.4, 0.4, 0.25],
+    [0, 1, 0.7, 0.6, 0.25, 0.5],
+    [1, 0, 0.6, 0.3, 0.3, 0.375],
+])  # fmt: skip
+"""Rows (3, 6): image, class, cx, cy, w, h."""
+BATCH = replace(
+    Recipe(((), ()), strides=(8, 16, 32), cells=(16, 24), classes=3, predictions="random").build(),
+    annotations=ROWS,
+)
+"""Two images of 192x128 px with two and one ground truths."""
+
+
+def content(batch: Batch = BATCH, **changed: Any) -> Content:
+    fields = {name: getattr(batch, name) for name in Content._fields}
+    return Content(**(fields | changed))
+
+
+def rows(change: Callable[[Tensor], Tensor]) -> Content:
+    return content(annotations=change(BATCH.annotations.clone()))
+
+
+def cell(row: int, column: int, value: float) -> Content:
+    def change(annotations: Tensor) -> Tensor:
+        annotations[row, column] = value
+        return annotations
+
+    return rows(change)
+
+
+def boxes(convert: Callable[[Tensor], Tensor]) -> Content:
+    """Return the batch with the four box columns (N, 4), as normalised corners, converted."""
+    return rows(lambda annotations: torch.cat((annotations[:, :2], convert(corners(annotations))), 1))
+
+
+def corners(annotations: Tensor) -> Tensor:
+    centre, sides = annotations[:, 2:4], annotations[:, 4:6]
+    return torch.cat((centre - sides / 2, centre + sides / 2), 1)
+
+
+def one_truth(**truth: Any) -> Batch:
+    return Recipe(((Truth("ordinary", **truth),),), strides=(8,), cells=(8, 8), classes=3).build()
+
+
+def maps(change: Callable[[Tensor], None], level: int = 0) -> tuple[Tensor, ...]:
+    changed = [each.clone() for each in BATCH.feature_maps]
+    change(changed[level])
+    return tuple(changed)
+
+
+def spoil(value: float, *index: Any) -> Callable[[Tensor], None]:
+    def change(level: Tensor) -> None:
+        level[index] = value
+
+    return change
+
+
+SIZE = torch.tensor([192.0, 128.0])
+TALL = torch.tensor([[0, 0, 0.9, 0.5, 0.1, 0.9], [0, 1, 0.95, 0.5, 0.05, 0.95], [1, 0, 0.92, 0.5, 0.1, 0.9]])
+"""Rows (3, 6) of tall boxes at the right border."""
+
+
+def wide(annotations: Tensor) -> Tensor:
+    return TALL[:, [0, 1, 2, 3, 5, 4]]
+
+
+LARGE = content(
+    one_truth(),
+    annotations=torch.tensor([[0, 0, 0.5, 0.5, 1.0, 1.0]]),
+    feature_maps=(torch.zeros(1, 67, 40, 40),),
+)
+"""A ground truth of 320x320 px, and one level of stride 8."""
+PLANTED: dict[str, tuple[Content, str, str, Severity, str]] = {
+    "NaN in a row": (cell(1, 4, torch.nan), "row not finite", "ANN-1", Severity.NOT_FINITE, "row 1"),
+    "label C": (
+        cell(2, 1, 3),
+        "label outside the head",
+        "TAL-TGT-1",
+        Severity.RAISES,
+        "row 2 of the annotations name class 3, but the head has 3 classes",
+    ),
+    "label -1": (cell(0, 1, -1), "label outside the head", "TAL-TGT-1", Severity.WRONG_FORM, "name class -1"),
+    "label 0.5": (
+        cell(0, 1, 0.5),
+        "label outside the head",
+        "TAL-TGT-1",
+        Severity.WRONG_FORM,
+        "name class 0.5",
+    ),
+    "image B": (
+        cell(2, 0, 2),
+        "image outside the batch",
+        "ANN-1",
+        Severity.RAISES,
+        "image 2 of a batch of 2",
+    ),
+    "image -1": (cell(0, 0, -1), "image outside the batch", "ANN-1", Severity.RAISES, "image -1"),
+    "out of order": (
+        rows(lambda each: each.flip(0)),
+        "rows not sorted",
+        "ANN-1",
+        Severity.RAISES,
+        "falls at row 1",
+    ),
+    "negative width": (cell(1, 4, -0.2), "negative side", "ANN-1", Severity.WRONG_FORM, "exchanged corners"),
+    "pixels": (
+        rows(lambda each: each * torch.tensor([1, 1, 192, 128, 192, 128])),
+        "rows in another form",
+        "ANN-1",
+        Severity.WRONG_FORM,
+        "as cx, cy, w, h in pixels",
+    ),
+    "corners": (
+        boxes(lambda each: each),
+        "rows in another form",
+        "ANN-1",
+        Severity.WRONG_FORM,
+        "as corners x1, y1, x2, y2",
+    ),
+    "corners in pixels": (
+        boxes(lambda each: each * SIZE.repeat(2)),
+        "rows in another form",
+        "ANN-1",
+        Severity.WRONG_FORM,
+        "corners x1, y1, x2, y2 in pixels",
+    ),
+    "top left corner": (
+        boxes(lambda each: torch.cat((each[:, :2], each[:, 2:] - each[:, :2]), 1)),
+        "rows in another form",
+        "ANN-1",
+        Severity.WRONG_FORM,
+        "a top left corner with width and height",
+    ),
+    "exchanged sides": (rows(wide), "rows in another form", "ANN-1", Severity.WRONG_FORM, "cx, cy, h, w"),
+    "wholly outside": (cell(1, 2, 3.0), "box outside the image", "ANN-1", Severity.NOT_LEARNT, "row 1"),
+    "partly outside": (cell(0, 2, 0.1), "box partly outside the image", "ANN-1", Severity.REMARK, "row 0"),
+    "no width": (cell(0, 4, 0.0), "box without area", "TAL-CAND-2", Severity.NOT_LEARNT, "row 0"),
+    "beyond the bins": (
+        LARGE,
+        "beyond the bins",
+        "LOSS-DFL-1",
+        Severity.NOT_LEARNT,
+        "side is 164 px away, and 15 bins of stride 8 reach 120 px: LOSS-DFL-1 clamps it",
+    ),
+    "k above A": (
+        content(hyperparameters=Hyperparameters(topk=1000)),
+        "fewer anchors than k",
+        "TAL-TOPK-2",
+        Severity.RAISES,
+        "topk is 1000, but an image has only 504 anchors",
+    ),
+    "topk2 above A": (
+        content(hyperparameters=Hyperparameters(topk2=505)),
+        "fewer anchors than k",
+        "TAL-TOPK-2",
+        Severity.RAISES,
+        "topk2 is 505",
+    ),
+    "NaN distance": (
+        content(feature_maps=maps(spoil(torch.nan, 1, 5, 2, 2))),
+        "prediction not finite",
+        "NONFINITE-2",
+        Severity.NOT_FINITE,
+        "1 of the distance logits at stride 8 (channel 5)",
+    ),
+    "infinite logits": (
+        content(feature_maps=maps(spoil(torch.inf, 0, slice(64, 66)), 1)),
+        "prediction not finite",
+        "NONFINITE-2",
+        Severity.NOT_FINITE,
+        "class logits at stride 16 (2 channels, 64 to 65)",
+    ),
+    "saturated": (
+        content(feature_maps=maps(spoil(30.0, 0, 64))),
+        "saturated logits",
+        "TAL-MET-1",
+        Severity.REMARK,
+        "384 class logits are 16.6",
+    ),
+    "mixed dtypes": (
+        content(feature_maps=(BATCH.feature_maps[0].half(), *BATCH.feature_maps[1:])),
+        "mixed dtypes",
+        "PRE-1",
+        Severity.WRONG_FORM,
+        "float16 and float32",
+    ),
+    "annotations in float64": (
+        rows(lambda each: each.double()),
+        "mixed dtypes",
+        "PRE-1",
+        Severity.WRONG_FORM,
+        "annotations are float64",
+    ),
+    "channels": (
+        content(head=replace(BATCH.head, classes=4)),
+        "shapes",
+        "PRE-1",
+        Severity.RAISES,
+        "68 channels",
+    ),
+    "columns": (rows(lambda each: each[:, 1:]), "shapes", "ANN-1", Severity.RAISES, "annotations are (3, 5)"),
+    "class weight 0": (
+        content(head=replace(BATCH.head, class_weights=(1.0, 0.0, 1.0))),
+        "class weights",
+        "COR-7",
+        Severity.NOT_LEARNT,
+        "class 1 has the weight 0",
+    ),
+}
+"""Inputs with one planted finding, its name, clause and severity, and a part of its sentence."""
+
+
+@pytest.mark.parametrize("case", PLANTED)
+def test_what_is_planted_is_found_first(case: str):
+    planted, name, clause, severity, words = PLANTED[case]
+    first = examine(Inputs(planted))[0]
+    assert (first.name, first.clause, first.severity) == (name, clause, severity), first.sentence
+    assert words in first.sentence
+    assert 0 < first.count <= first.total
+
+
+def test_two_boxes_around_one_anchor_are_crowded():
+    batch = one_truth()
+    twice = torch.tensor([[0, 0, 12 / 64, 12 / 64, 8 / 64, 8 / 64], [0, 1, 12 / 64, 12 / 64, 8 / 64, 8 / 64]])
+    (finding,) = examine(Inputs(content(batch, annotations=twice)))
+    assert (finding.name, finding.clause, finding.count) == (
+        "more ground truths than anchors",
+        "TAL-CONF-1",
+        1,
+    )
+    assert "2 ground truths compete for its 1 candidate" in finding.sentence
+    assert examine(Inputs(content(batch, annotations=twice[:1]))) == []
+
+
+def test_a_box_between_centres_has_no_candidate_where_no_side_is_widened():
+    between = content(one_truth(), annotations=torch.tensor([[0, 0, 0.25, 0.25, 0.05, 0.05]]))
+    (finding,) = examine(Inputs(between, DIALECTS["article"]))
+    assert (finding.name, finding.severity) == ("no candidate", Severity.NOT_LEARNT)
+    assert "this dialect widens no side" in finding.sentence
+
+
+def test_both_branches_of_an_end_to_end_head_are_examined(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(TASKS, "e2e", E2E)
+    both = content(task="e2e", feature_maps=BATCH.feature_maps * 2)
+    assert examine(Inputs(both)) == []
+    wrong = both._replace(feature_maps=BATCH.feature_maps + PLANTED["NaN distance"][0].feature_maps)
+    (finding,) = examine(Inputs(wrong))
+    assert "1 of the distance logits at stride 8 of one2one (channel 5)" in finding.sentence
+    assert examine(Inputs(content(task="e2e")))[0].name == "shapes"
+
+
+def test_rows_out_of_order_are_a_remark_in_a_dialect_that_accepts_them():
+    (finding,) = examine(Inputs(PLANTED["out of order"][0], DIALECTS["article"]))
+    assert finding.severity is Severity.REMARK
+
+
+def test_the_step_of_a_recorded_batch_is_named():
+    planted = PLANTED["NaN distance"][0]
+    (finding,) = examine(Inputs(planted, circumstances=Circumstances(step=31)))
+    assert "NaN or infinite, at step 31: " in finding.sentence
+
+
+def test_dtypes_that_were_stored_as_one_are_named():
+    (finding,) = examine(Inputs(content(), circumstances=Circumstances(dtypes=("float16", "float32"))))
+    assert finding.name == "mixed dtypes"
+
+
+def test_the_worst_is_first_and_consequences_are_left_out():
+    planted = rows(lambda each: each.flip(0) * torch.tensor([1, 1, 192, 128, 192, 128]))
+    names = [finding.name for finding in examine(Inputs(planted))]
+    assert names == ["rows not sorted", "rows in another form"]
+
+
+@pytest.mark.parametrize("path", recorded_cases(), ids=lambda path: path.stem)
+def test_recorded_batches_have_no_finding(path: Any):
+    assert examine(read_inputs(path)) == []
+
+
+@pytest.mark.slow
+def test_ordinary_batches_have_no_finding():
+    found: dict[str, list[Finding]] = {}
+    for recipe in sample_recipes(ORDINARY, ORDINARY_BATCHES):
+        if findings := examine(Inputs(content(recipe.build()))):
+            found[str(recipe)] = findings
+    assert found == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_the_limit_of_saturation_is_that_of_the_dtype(dtype: torch.dtype):
+    limit = torch.tensor(saturation(dtype), dtype=torch.float64).to(dtype)
+    near = [limit, torch.nextafter(limit, torch.zeros_like(limit)), torch.nextafter(limit, limit + 1)]
+    below = [value for value in near if float(value) < saturation(dtype)]
+    assert all(bool(value.sigmoid() == 1) is (float(value) >= saturation(dtype)) for value in near)
+    assert below
+
+
+def test_a_matching_leaves_over_as_few_as_possible():
+    assert unmatched({0: [1, 2], 1: [1], 2: [2]}) == [2]
+    assert unmatched({0: [1, 2], 1: [1], 2: [2, 3]}) == []
+    assert unmatched({0: [1], 1: [1, 2], 2: [2, 3], 3: [3]}) == [3]
+    assert unmatched({0: [5, 6], 1: [5], 2: [6, 7], 3: [7, 8], 4: [5, 8, 9]}) == []
