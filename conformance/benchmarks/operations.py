@@ -12,6 +12,8 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.implementations.guards.exceptions import exceptions_as_failures
+from tal_conformance.implementations.guards.plain_copies import PlainCopies
+from tal_conformance.implementations.guards.side_effects import ReturnedTensors
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.validation import (
     Findings,
@@ -78,6 +80,7 @@ def assigning(adapter: Any, batch: Batch) -> Operation:
 
     def verify(assignment: Assignment) -> None:
         findings = Findings()
+        assignment = PlainCopies(ReturnedTensors(), batch.device).assignment(assignment)
         check_assignment(assignment, inputs, exposes_stages=False, findings=findings)
         raise_mistake(findings)
 
@@ -93,7 +96,10 @@ def training(adapter: Any, batch: Batch) -> Operation:
 
     def forward(own: tuple[tuple[Tensor, ...], Tensor]) -> tuple[Loss, tuple[Tensor, ...]]:
         maps, annotations = own
-        return adapter.loss(maps, annotations, batch.head, batch.hyperparameters), maps
+        loss: Loss = adapter.loss(maps, annotations, batch.head, batch.hyperparameters)
+        if loss.gradients is not None:
+            loss = PlainCopies(ReturnedTensors(), batch.device).loss(loss, maps)
+        return loss, maps
 
     def backward(state: tuple[Loss, tuple[Tensor, ...]]) -> tuple[Tensor | None, ...]:
         loss, maps = state

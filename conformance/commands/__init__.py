@@ -7,15 +7,12 @@ module `arguments` has the arguments of all commands.
 import argparse
 import importlib
 import sys
-import tomllib
 from collections.abc import Callable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import NamedTuple
 
 from tal_conformance.commands import arguments
-from tal_conformance.commands.program import PACKAGE, CommandError, program_name
+from tal_conformance.commands.program import DISTRIBUTION, CommandError, program_name, version
 from tal_conformance.commands.results import Result, collected_result, print_result, set_error
 from tal_conformance.core.interrupts import lost_interrupts
 from tal_conformance.core.names import unknown_name
@@ -23,8 +20,6 @@ from tal_conformance.core.supervision import Marks, supervise, supervised
 from tal_text import prepare_streams, warn
 
 JSON_HELP = "print the result as one JSON object on standard output, and everything else on standard error"
-DISTRIBUTION = "tal-conformance"
-"""Name of this project in `pyproject.toml` and on PyPI."""
 TRACEBACK_LINES = 30
 """Maximum number of lines of an adapter's traceback that are printed."""
 
@@ -145,6 +140,22 @@ COMMANDS = {
         "measure how much longer a training step takes under `record`",
         {0: "at most 5 %", 1: "more than 5 %", 2: "it could not be measured"},
     ),
+    "export": Command(
+        "export",
+        arguments.export,
+        "write test vectors for programs in any language",
+        {0: "written", 2: "the folder is not empty or cannot be written"},
+    ),
+    "judge": Command(
+        "judge",
+        arguments.judge,
+        "judge what programs in any language computed for test vectors",
+        {
+            0: "every outcome conforms",
+            1: "one does not",
+            2: "one is missing, stale or damaged, or could not be judged",
+        },
+    ),
     "measure": Command(
         "measure",
         arguments.measure,
@@ -176,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=program, description="All commands except the test run, which is `pytest conformance`."
     )
-    parser.add_argument("--version", action="version", version=f"{DISTRIBUTION} {_version()}")
+    parser.add_argument("--version", action="version", version=f"{DISTRIBUTION} {version()}")
     command_name = words[0] if words and not words[0].startswith("-") else ""
     if command_name and command_name not in COMMANDS:
         parser.error(unknown_name("command", command_name, COMMANDS))
@@ -231,7 +242,7 @@ def _json_status(command: ModuleType, options: argparse.Namespace, program: str)
     finally:
         meaning = COMMANDS[options.command].statuses.get(status, "")
         meaning = "" if result.error is not None else meaning
-        print_result(options.command, _version(), status, meaning, result)
+        print_result(options.command, version(), status, meaning, result)
     return status
 
 
@@ -242,7 +253,7 @@ def _conclude(program: str, command_name: str, as_json: bool, marks: Marks, how:
     name = f"{visible(marks.call)}: " if marks.call else ""
     warn(f"{program} {command_name}: {name}{how}")
     if as_json:
-        print_result(command_name, _version(), None, "", Result(error=f"{name}{how}"))
+        print_result(command_name, version(), None, "", Result(error=f"{name}{how}"))
 
 
 def _add_commands(parser: argparse.ArgumentParser, command_name: str) -> None:
@@ -264,20 +275,6 @@ def _epilog(command: Command) -> str:
 
 def _sentence(summary: str) -> str:
     return f"{summary[:1].upper()}{summary[1:]}."
-
-
-def _version() -> str:
-    """Return the version of this project: in a clone from its pyproject.toml, else from the installed metadata."""
-    with suppress(OSError, ValueError):
-        project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")).get(
-            "project", {}
-        )
-        if project.get("name") == DISTRIBUTION:
-            return str(project["version"])
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:  # a copy of the source that is not installed
-        return "(not installed)"
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

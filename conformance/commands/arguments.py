@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from tal_conformance.core.arguments import name_among, positive
-from tal_conformance.core.task import TASKS
+from tal_conformance.core.task import DETECT, TASKS
 
 IDENTIFICATION_SECONDS = 60
 """Budget of processor time of `identify`."""
@@ -15,6 +15,9 @@ OVERHEAD_ROUNDS = 30
 """Number of timed steps with, and without, the recorder."""
 CORRECT_IMPLEMENTATIONS = ("ultralytics", "article", "reference", "rearranged", "rearranged-float64")
 """Correct implementations that differ in the order of their operations; `measure` measures them if none is named."""
+VECTOR_TASKS = tuple(name for name, task in TASKS.items() if task.branches == ("",) and not task.extras)
+"""Loss families that `export` writes: those whose batches are feature maps of one branch and annotations."""
+VECTOR_PROFILES = ("dev", "ci", "nightly")
 SELECTIONS = ("cached", "each", "edges")
 """Releases of `eras`: those in the cache; the first of each era; or both sides of every edge and the newest on PyPI."""
 
@@ -204,6 +207,52 @@ def overhead(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of timed steps with, and without, the recorder (default: 30)",
     )
+
+
+def export(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `export`."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="new or empty folder for the vectors")
+    parser.add_argument(
+        "--task",
+        type=name_among("task", VECTOR_TASKS),
+        default=DETECT.name,
+        metavar="{" + ",".join(VECTOR_TASKS) + "}",
+        help="loss family (default: detect)",
+    )
+    parser.add_argument(
+        "--profile",
+        type=name_among("profile", VECTOR_PROFILES),
+        default="ci",
+        metavar="{" + ",".join(VECTOR_PROFILES) + "}",
+        help="profile whose batches are written (default: ci)",
+    )
+    parser.add_argument(
+        "--examples",
+        type=positive,
+        metavar="N",
+        help="number of batches of each test, instead of the profile's",
+    )
+    parser.add_argument(
+        "--dialect",
+        metavar="DIALECT",
+        help="dialect by which outcomes are judged, unless they name another (default: the newest)",
+    )
+
+
+def judge(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `judge`."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder that `export` wrote")
+    parser.add_argument(
+        "--outcomes",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="folder with the outcomes of a program; may be repeated (default: every folder in FOLDER/outcomes)",
+    )
+    parser.add_argument(
+        "--against", metavar="DIALECT", help="judge every program by this dialect instead of its own"
+    )
+    parser.add_argument("--report-dir", type=Path, metavar="DIR", help="folder of the runs")
 
 
 def measure(parser: argparse.ArgumentParser) -> None:

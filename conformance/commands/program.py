@@ -1,6 +1,9 @@
 """The program's name, and the error that ends a command in one line. This module does not import torch."""
 
 import sys
+import tomllib
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +13,8 @@ if TYPE_CHECKING:
 SCRIPT = "tal-conformance"
 """Name of the console script that starts this program."""
 PACKAGE = Path(__file__).resolve().parents[1]
+DISTRIBUTION = "tal-conformance"
+"""Name of this project in `pyproject.toml` and on PyPI."""
 
 
 class CommandError(Exception):
@@ -32,6 +37,20 @@ def program_name() -> str:
     if here.is_file() and here.resolve().parent == PACKAGE:  # the root of the repository
         return "python -m conformance"
     return "python -m tal_conformance"
+
+
+def version() -> str:
+    """Return the version of this project: in a clone from its pyproject.toml, else from the installed metadata."""
+    with suppress(OSError, ValueError):
+        project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")).get(
+            "project", {}
+        )
+        if project.get("name") == DISTRIBUTION:
+            return str(project["version"])
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:  # a copy of the source that is not installed
+        return "(not installed)"
 
 
 def dialect_named(option: str, name: str | None) -> "Dialect | None":

@@ -96,12 +96,15 @@ class Loss:
         assignment: the assignment that the loss's own assigner returned, if the adapter can expose it. Without it, the
             assignment of ambiguous batches is inferred from gradients, and stages before the loss are not judged.
         inputs: the inputs that the loss passed to its assigner, if the adapter can expose them (stage "decode").
+        gradients: gradients of the total's sum on the feature maps, (B, 4R + C, H, W) each, of a loss without a torch
+            graph; None if the suite differentiates `total` itself.
     """
 
     total: Tensor
     items: Tensor
     assignment: Assignment | None = None
     inputs: AssignerInputs | None = None
+    gradients: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ class LossOutcome:
     Attributes:
         items: (3,) box, cls and dfl as logged, or one item for each term of another task.
         total: scalar tensor (), the value that was differentiated.
-        gradients: gradient of the total on each feature map, (B, 4R + C, H, W).
+        gradients: gradient of the total on each feature map, (B, 4R + C, H, W); empty if the implementation has only
+            the loss's values.
         term_gradients: gradients of each term on each feature map; empty unless they were requested and `Loss.total`
             has one value for each term.
         shows_items: False if only the sum of the items is known: `items[0]` is the sum, and the others are 0.

@@ -139,7 +139,7 @@ def _guarded(
             unsupported.append(reason)
         memory = returned_tensors(implementation.identity)
         memory.begin()
-        outcome = _observe(implementation, batch, own, each_term, alone, PlainCopies(memory))
+        outcome = _observe(implementation, batch, own, each_term, alone, PlainCopies(memory, batch.device))
         memory.check()
         return outcome
 
@@ -217,23 +217,26 @@ def _observe_loss(
     annotations = batch.annotations.clone()
     arguments = feature_maps, annotations, batch.head, batch.hyperparameters
     returned = _call(implementation, calls.timed, implementation.adapter.loss, *arguments)
-    returned = copies.loss(returned)
+    returned = copies.loss(returned, feature_maps)
     after = {f"feature_maps[{level}]": values.detach() for level, values in enumerate(feature_maps)}
     originals = {f"feature_maps[{level}]": values.detach() for level, values in enumerate(batch.feature_maps)}
     check_inputs_unchanged(
         after | {"annotations": annotations}, originals | {"annotations": batch.annotations}
     )
-    loss = check_loss(returned, feature_maps, batch.family, findings=findings)
+    values_only = implementation.values_only
+    loss = check_loss(returned, feature_maps, batch.family, findings=findings, values_only=values_only)
     total = loss.total.sum()
-    terms = loss.total.unbind() if each_term and loss.total.ndim else ()
+    terms = loss.total.unbind() if each_term and loss.total.ndim and loss.gradients is None else ()
     differentiate = partial(
         _call, implementation, torch.autograd.grad, inputs=feature_maps, allow_unused=True
     )
     term_gradients = tuple(
         _gradients(differentiate(term, retain_graph=True), feature_maps, copies, findings) for term in terms
     )
-    with calls.running():
-        gradients = _gradients(differentiate(total), feature_maps, copies, findings)
+    gradients: tuple[Tensor, ...] = ()
+    if loss.gradients is None:
+        with calls.running():
+            gradients = _gradients(differentiate(total), feature_maps, copies, findings)
     items, shows_items = items_of(loss, batch, implementation.dialect)
     outcome = LossOutcome(items, total.detach().clone(), gradients, term_gradients, shows_items)
     inputs = own if loss.inputs is None else check_inputs(loss.inputs, own, findings)

@@ -5,6 +5,7 @@ header. Reading it executes nothing, and a checksum over its whole content detec
 """
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return facts, tensors
 
 
+def _by_level(gradients: Sequence[Tensor], batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return pairs of a gradient and its feature map; none if the loss has only values."""
+    return zip(gradients, batch.feature_maps if gradients else (), strict=True)
+
+
 def _check(outcome: Outcome, batch: Batch) -> None:
     """Raise unless the tensors have the shapes and dtypes that the protocol requires for the batch.
 
@@ -180,7 +186,7 @@ def _check(outcome: Outcome, batch: Batch) -> None:
     ]
     expected += [
         (f"loss.gradients.{level}", gradient, tuple(of.shape))
-        for level, (gradient, of) in enumerate(zip(outcome.loss.gradients, batch.feature_maps, strict=True))
+        for level, (gradient, of) in enumerate(_by_level(outcome.loss.gradients, batch))
     ]
     expected += [
         (f"loss.term_gradients.{term}.{level}", gradient, tuple(of.shape))

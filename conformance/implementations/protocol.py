@@ -122,6 +122,7 @@ class Implementation:
         exposes_stages: True if its assignments contain `Stages`.
         precisions: supported precisions besides float32; "autocast-" means mixed precision.
         tasks: names of the loss families that the implementation computes, keys of `TASKS`.
+        values_only: True if the loss has no gradients, as in a folder of outcomes, so that its values alone are judged.
         in_subprocess: True if the implementation runs in a worker process, so that its results can be checked, but not
             its side effects.
         unsupported_ways: names of ways of calling and of sequences of calls that the code is not meant for.
@@ -140,6 +141,7 @@ class Implementation:
     exposes_stages: bool
     precisions: tuple[str, ...] = MIXED
     tasks: tuple[str, ...] = (DETECT.name,)
+    values_only: bool = False
     in_subprocess: bool = False
     unsupported_ways: tuple[str, ...] = ()
     reduces_over_ranks: str | None = None

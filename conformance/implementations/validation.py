@@ -13,7 +13,7 @@ from torch import Tensor
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.task import DETECT, Task
 from tal_conformance.implementations.errors import ProtocolViolation
-from tal_conformance.implementations.guards.plain_copies import is_tensor
+from tal_conformance.implementations.guards.arrays import is_tensor
 
 MASKS = ("candidates", "selected", "positives")
 """Fields of `Stages` that are masks."""
@@ -177,6 +177,7 @@ def check_loss(
     task: Task = DETECT,
     differentiable: bool = True,
     findings: Findings | None = None,
+    values_only: bool = False,
 ) -> Loss:
     """Return the loss with the type, shapes and device of the protocol.
 
@@ -186,6 +187,7 @@ def check_loss(
         task: the loss family.
         differentiable: False if no feature map requires gradients, or gradients are disabled.
         findings: takes formal mistakes, which are converted, and absent fields; None to raise on both.
+        values_only: True if the loss may have empty gradients, so that its values alone are judged.
 
     Raises:
         ProtocolViolation: a field is wrong; the message has the field, the expected and the actual value.
@@ -210,8 +212,14 @@ def check_loss(
         raise ProtocolViolation(
             "Loss.inputs is set, but Loss.assignment is None: return the assignment of these inputs as well"
         )
-    if differentiable and not total.requires_grad:
-        raise ProtocolViolation("Loss.total does not require gradients: it is detached from the feature maps")
+    if values_only and loss.gradients is not None:
+        if findings is not None:
+            findings.absent.append("Loss.gradients")
+    elif differentiable and not total.requires_grad:
+        raise ProtocolViolation(
+            "Loss.total does not require gradients: it is detached from the feature maps. A loss without a torch graph "
+            "returns its gradients, Loss(..., gradients=(...)): one array for each feature map"
+        )
     return replace(loss, total=total, items=items)
 
 

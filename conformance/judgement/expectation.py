@@ -72,6 +72,15 @@ class Expectation:
         settled.__dict__["settled"] = settled
         return settled
 
+    def with_inputs(self, inputs: AssignerInputs) -> "Expectation":
+        """Return the expectation of the same batch with the inputs of the assigner that an implementation received.
+
+        A machine with other instructions may have decoded them with other roundings.
+        """
+        expected = Expectation(self.batch, self.dialect)
+        expected.__dict__["inputs"] = inputs
+        return expected
+
     @cached_property
     def rejection(self) -> RejectionRule | None:
         """The rule by which an implementation must raise on the batch; None if it must return a result."""

@@ -43,7 +43,10 @@ def judge(outcome: Outcome, expected: Expectation) -> Judgement:
         if defined and outcome.loss is not None and outcome.from_loss and finite:
             judge_loss(judgement, outcome.assignment, outcome.loss, expected)
     if defined and outcome.loss is not None and not outcome.from_loss:
-        judge_inferred_assignment(judgement, outcome, expected)
+        if outcome.loss.gradients:
+            judge_inferred_assignment(judgement, outcome, expected)
+        else:
+            judgement.leave_open("the loss exposes neither its assignment nor its gradients")
     if judgement.verdict.fails:
         raise Divergence(judgement)
     return judgement

@@ -93,7 +93,8 @@ def judge_loss(
         judge_total(judgement, expected, loss)
     elif known.is_defined:
         judge_hidden_items(judgement, expected, loss, Bounded(exact.sum(), allowed.sum(), same_dtype.sum()))
-    judge_gradients(judgement, loss, known, slack, None if known.is_defined else ("logits",))
+    if loss.gradients:
+        judge_gradients(judgement, loss, known, slack, None if known.is_defined else ("logits",))
 
 
 def like_division_by_zero(observed: Tensor, same_dtype: Tensor, dialect: Dialect) -> Tensor:

@@ -25,6 +25,7 @@ from tal_conformance.checks.rejection import check_all_reject
 from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
+from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.errors import NotSupported
@@ -109,7 +110,9 @@ def checks_of(mutants: Literal["first", "last"]) -> list[Check]:
     return [check for check in CHECKS.values() if check.mutants == mutants]
 
 
-def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) -> list[list[GeneratedCase]]:
+def collect(
+    check: Check, dialect: Dialect, number: int, stores: bool = True, task: str = DETECT.name
+) -> list[list[GeneratedCase]]:
     """Return the batches that a check generates for an implementation of a dialect: one list for each pytest test.
 
     Args:
@@ -117,13 +120,16 @@ def collect(check: Check, dialect: Dialect, number: int, stores: bool = True) ->
         dialect: the dialect of the implementation; for some dialects a check generates other batches, or no batches.
         number: number of examples of the profile.
         stores: True to build every batch once and store it, False to build it on every use.
+        task: name of the loss family of the batches.
     """
     reference = Subject(implementation_from(ReferenceAdapter(dialect), "reference"), "cpu")
     groups = []
     for name, arguments in check.calls():
         sink: Sink = NoSink()
         checker = CollectingChecker(reference, sink, name, "", stores=stores)
-        test = settings(REPEATING, max_examples=check.examples(number))(check.generated(repeats=True))
+        test = settings(REPEATING, max_examples=check.examples(number))(
+            check.generated(repeats=True, task=task)
+        )
         with suppress(pytest.skip.Exception):
             test(checker=checker, **arguments)
         groups.append(checker.cases)

@@ -149,7 +149,8 @@ class Caller:
         function = self.adapter.loss if through is None else through(self.adapter.loss)
         self._returned.begin()
         with unchanged_torch_state(), _autocast(own):
-            loss = PlainCopies(self._returned).loss(function(maps, rows, own.head, own.hyperparameters))
+            returned = function(maps, rows, own.head, own.hyperparameters)
+            loss = PlainCopies(self._returned, own.device).loss(returned, maps)
         after = {f"level.{level}": values.detach() for level, values in enumerate(maps)}
         check_inputs_unchanged(own.tensors, after | {"annotations": rows.detach()})
         _check_grad_attributes(maps, gradients, copies)
@@ -180,7 +181,7 @@ class Caller:
         inputs = AssignerInputs(**given, head=own.head, hyperparameters=own.hyperparameters)
         self._returned.begin()
         with unchanged_torch_state(), _autocast(own):
-            assignment = PlainCopies(self._returned).assignment(function(inputs))
+            assignment = PlainCopies(self._returned, own.device).assignment(function(inputs))
         check_inputs_unchanged(own.tensors, given)
         if not isinstance(assignment, Assignment):
             raise ProtocolViolation(f"assign returned a {type(assignment).__name__}, expected an Assignment")

@@ -2,7 +2,8 @@
 
 A subclass of `torch.Tensor` can return different values on each access, and so can a subclass of `Assignment`. A result
 may share memory with an input or with another result, and may be changed after it was returned. Therefore each field is
-read once, and each tensor is copied once, without running code of the implementation.
+read once, and each tensor is copied once, without running code of the implementation. Arrays of other frameworks become
+tensors first; only those that are not NumPy's run code of the implementation, their `__dlpack__`.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.implementations.errors import ProtocolViolation
+from tal_conformance.implementations.given_gradients import GivenGradients
+from tal_conformance.implementations.guards.arrays import as_tensor, is_tensor
 from tal_conformance.implementations.guards.side_effects import ReturnedTensors
 
 TRUSTED: set[type] = {Tensor}
@@ -25,10 +28,11 @@ class PlainCopies:
 
     Attributes:
         memory: stores every returned tensor with its copy, so that a later change is detected.
+        device: device of the inputs, to which arrays of other frameworks are moved.
     """
 
-    def __init__(self, memory: ReturnedTensors) -> None:
-        self.memory = memory
+    def __init__(self, memory: ReturnedTensors, device: torch.device) -> None:
+        self.memory, self.device = memory, device
 
     def assignment(self, value: Any) -> Any:
         """Return a copy of `value` with its stages if it is an `Assignment`; otherwise return it unchanged."""
@@ -38,20 +42,55 @@ class PlainCopies:
         """Return a copy of `value` if it is an `AssignerInputs`; otherwise return it unchanged."""
         return self._part(value, AssignerInputs, self._copy)
 
-    def loss(self, value: Any) -> Any:
-        """Return a copy of `value`, whose total keeps its graph, if it is a `Loss`; otherwise return it unchanged."""
+    def loss(self, value: Any, feature_maps: tuple[Tensor, ...]) -> Any:
+        """Return a copy of `value`, whose total keeps its graph, if it is a `Loss`; otherwise return it unchanged.
+
+        The copy of a loss with given gradients has a total whose graph returns them.
+
+        Args:
+            value: the value that an adapter returned.
+            feature_maps: feature maps of the call.
+        """
         if not isinstance(value, Loss):
             return value
         total, items, assignment, inputs = value.total, value.items, value.assignment, value.inputs
-        return Loss(
-            plain("Loss.total", total),
-            self._items(items),
-            self.assignment(assignment),
-            self.inputs(inputs),
-        )
+        gradients = value.gradients
+        total = plain("Loss.total", as_tensor("Loss.total", total, self.device))
+        if gradients is not None and len(gradients):
+            total, gradients = self._with_gradients(total, gradients, feature_maps), None
+        return Loss(total, self._items(items), self.assignment(assignment), self.inputs(inputs), gradients)
+
+    def _with_gradients(self, total: Any, gradients: Any, feature_maps: tuple[Tensor, ...]) -> Any:
+        """Return the sum of a total without a graph, with a graph that returns the given gradients.
+
+        Raises:
+            ProtocolViolation: the total has a graph of its own, or the gradients do not fit the feature maps.
+        """
+        if not is_tensor(total):
+            return total
+        if total.requires_grad:
+            raise ProtocolViolation(
+                "Loss.gradients is set, but Loss.total requires gradients: return one of the two"
+            )
+        if len(gradients) != len(feature_maps):
+            raise ProtocolViolation(
+                f"Loss.gradients has {len(gradients)} elements, expected {len(feature_maps)}: one for each feature map"
+            )
+        copies = []
+        for level, (value, values) in enumerate(zip(gradients, feature_maps, strict=True)):
+            name = f"Loss.gradients[{level}]"
+            gradient = self._copy(name, value)
+            if not is_tensor(gradient) or gradient.shape != values.shape or not gradient.is_floating_point():
+                found = (
+                    f"{tuple(gradient.shape)} {gradient.dtype}" if is_tensor(gradient) else f"{value!r:.80}"
+                )
+                raise ProtocolViolation(f"{name} is {found}, expected {tuple(values.shape)} of floats")
+            copies.append(gradient)
+        return GivenGradients.apply(total.sum(), copies, *feature_maps)
 
     def _items(self, value: Any) -> Any:
         """Return a copy of the loss items; if the items require gradients (an error), so does the copy."""
+        value = as_tensor("Loss.items", value, self.device)
         copy = self._copy("Loss.items", value)
         if is_tensor(value) and plain("Loss.items", value).requires_grad:
             copy.requires_grad_()
@@ -68,23 +107,20 @@ class PlainCopies:
             return value
         copied = {}
         for field in fields(kind):
-            name, content = f"{kind.__name__}.{field.name}", getattr(value, field.name)
+            name = f"{kind.__name__}.{field.name}"
+            content = as_tensor(name, getattr(value, field.name), self.device)
             copied[field.name] = self._copy(name, content) if is_tensor(content) else others(name, content)
         return kind(**copied)
 
     def _copy(self, name: str, value: Any) -> Any:
-        """Return a copy of a tensor without its history; any other value is returned unchanged."""
+        """Return a copy of a tensor or array without its history; any other value is returned unchanged."""
+        value = as_tensor(name, value, self.device)
         if not is_tensor(value):
             return value
         alias = plain(name, value).detach()
         copy = alias.clone()
         self.memory.keep(name, alias, copy)
         return copy
-
-
-def is_tensor(value: Any) -> bool:
-    """Return True if the type of the value is a tensor type. `isinstance` would trust the value's `__class__`."""
-    return issubclass(type(value), Tensor)
 
 
 def plain(name: str, value: Any) -> Any:

@@ -30,6 +30,7 @@ from tal_conformance.implementations.calling.run import (
 )
 from tal_conformance.implementations.calling.ways import MOST_ANSWERS
 from tal_conformance.implementations.errors import PackageUnavailable, ProtocolViolation, WorkerError
+from tal_conformance.implementations.given_gradients import GivenGradients
 from tal_conformance.implementations.guards.plain_copies import PlainCopies
 from tal_conformance.implementations.guards.side_effects import (
     ReturnedTensors,
@@ -171,7 +172,7 @@ class RemoteAdapter:
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         gradients = [tensors.get(f"{GRADIENT}{number}") for number in range(len(feature_maps))]
         total = (
-            Answered.apply(tensors["total"], gradients, *feature_maps)
+            GivenGradients.apply(tensors["total"], gradients, *feature_maps)
             if answer["total"]
             else tensors["total"]
         )
@@ -260,22 +261,6 @@ def longest_answer(tensors: Mapping[str, Tensor]) -> int:
     return 8 * (assignment + inputs + gradients) + HEADER
 
 
-class Answered(torch.autograd.Function):
-    """Autograd function that returns the total of a loss in a worker, with the gradients that the worker computed."""
-
-    @staticmethod
-    def forward(ctx: Any, total: Tensor, gradients: Sequence[Tensor | None], *_: Tensor) -> Tensor:
-        """Return a copy of the total."""
-        ctx.gradients = gradients
-        return total.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Any:
-        """Return the worker's gradient of each feature map, multiplied by the incoming gradient of the total."""
-        (slope,) = slopes
-        return None, None, *(None if each is None else each * slope for each in ctx.gradients)
-
-
 def question(kind: str, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> dict[str, Any]:
     """Return the fields that a worker needs for every call: head, hyperparameters, device and mixed precision."""
     mixed = torch.is_autocast_enabled(device.type)
@@ -307,7 +292,7 @@ def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Q
     originals = {name: tensor.to(device) for name, tensor in tensors.items()}
     given = {name: tensor.clone() for name, tensor in originals.items()}
     LAST.begin()
-    copies = PlainCopies(LAST)
+    copies = PlainCopies(LAST, device)
     with unchanged_torch_state(), forbid_side_effects(), mixed_precision(device, facts["autocast"]):
         if facts["kind"] == "assign":
             shown = copies.assignment(
@@ -361,7 +346,7 @@ def loss_answer(
         tensors[f"level.{number}"].requires_grad_(facts["differentiate"])
         for number in range(len(head.strides))
     )
-    loss = copies.loss(adapter.loss(maps, tensors["annotations"], head, hyperparameters))
+    loss = copies.loss(adapter.loss(maps, tensors["annotations"], head, hyperparameters), maps)
     if facts["differentiate"]:
         check_loss(
             loss, maps, findings=Findings()

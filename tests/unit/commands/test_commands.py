@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from tal_conformance import commands
-from tal_conformance.commands import COMMANDS, main
+from tal_conformance.commands import COMMANDS, main, program
 from tal_conformance.commands.program import program_name
 
 ROOT = Path(__file__).parents[3]
@@ -55,9 +54,9 @@ def test_the_version_of_an_installed_copy_is_that_of_its_metadata(
 ):
     """A pyproject.toml of another project beside the package is not read."""
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "other"\nversion = "7"\n')
-    monkeypatch.setattr(commands, "PACKAGE", tmp_path / "tal_conformance")
-    monkeypatch.setattr(commands, "version", lambda name: f"that of {name}")
-    assert commands._version() == "that of tal-conformance"
+    monkeypatch.setattr(program, "PACKAGE", tmp_path / "tal_conformance")
+    monkeypatch.setattr(program.metadata, "version", lambda name: f"that of {name}")
+    assert program.version() == "that of tal-conformance"
 
 
 def test_no_deprecated_name_outlives_its_release():

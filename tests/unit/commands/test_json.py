@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import ultralytics  # noqa: F401 - its log keeps the stream of its first import, which must not be a test's
 from tests.common.commands import ENVIRONMENT
+from tests.common.vector_outcomes import write_outcomes
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
-from tal_conformance.commands import COMMANDS, bisect, clause, eras, main, measure
+from tal_conformance.commands import COMMANDS, bisect, clause, eras, export, main, measure
 from tal_conformance.commands.program import CommandError
 from tal_conformance.commands.results import SCHEMA, collected_result, set_result
 from tal_conformance.dialects import bisection
@@ -23,6 +24,8 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics import parsed
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
+from tal_conformance.mutation.vectors import Drawn, write_vectors
+from tal_reference import NEWEST
 from tal_reference.eras import dialect_of
 
 ROOT = Path(__file__).parents[3]
@@ -118,6 +121,21 @@ def of_measure(folder: Path, patch: Patch) -> list[str]:
     return ["measure", "--examples", "1", "--implementation", "reference"]
 
 
+def of_export(folder: Path, patch: Patch) -> list[str]:
+    batch = Recipe(((Truth("ordinary"),),), classes=2, predictions="near").build()
+    patch.setattr(export, "batches_of_checks", lambda *arguments: [Drawn(batch, "loss", ("loss",))])
+    return ["export", str(folder / "vectors")]
+
+
+def of_judge(folder: Path, patch: Patch) -> list[str]:
+    (folder / "vectors").mkdir()
+    batch = Recipe(((Truth("ordinary"),),), classes=2, predictions="near").build()
+    facts = {"task": "detect", "profile": "dev", "left_out": []}
+    write_vectors(folder / "vectors", [Drawn(batch, "loss", ("loss",))], NEWEST, facts, "tal-conformance 0")
+    write_outcomes(folder / "vectors", ReferenceAdapter())
+    return ["judge", str(folder / "vectors"), "--report-dir", str(folder / "runs")]
+
+
 CHEAP: dict[str, Callable[[Path, Patch], list[str]]] = {
     "init": of_init,
     "replay": of_replay,
@@ -130,6 +148,8 @@ CHEAP: dict[str, Callable[[Path, Patch], list[str]]] = {
     "eras": of_eras,
     "record": of_record,
     "overhead": of_overhead,
+    "export": of_export,
+    "judge": of_judge,
     "measure": of_measure,
 }
 """Function by command that prepares a use of the command of about a second, and returns the command's arguments."""

@@ -307,6 +307,10 @@ LOSSES: dict[str, tuple[Double, Verdict, str, str]] = {
         in_loss(total=lambda honest, maps: maps[0].sum() * 0 + honest.total.sum().item()), Verdict.ERROR, "",
         r"Loss.total has no gradient on feature map 1 \(LOSS-GRAD-1: zero, not None\)",
     ),
+    "gradients are given beside a graph": (
+        in_loss(gradients=lambda _, maps: tuple(map(torch.zeros_like, maps))), Verdict.ERROR, "",
+        "Loss.gradients is set, but Loss.total requires gradients: return one of the two",
+    ),
     "total of two": (
         in_loss(total=lambda honest, _: honest.total[:2]), Verdict.ERROR, "", r"Loss.total has shape \(2,\)",
     ),
@@ -395,7 +399,7 @@ def test_a_total_that_is_no_number(planted: str):
 
 def test_no_field_of_a_loss_is_forgotten():
     """Every field of `Loss` is covered by a test in this module."""
-    assert {field.name for field in fields(Loss)} == {"total", "items", "assignment", "inputs"}
+    assert {field.name for field in fields(Loss)} == {"total", "items", "assignment", "inputs", "gradients"}
 
 
 class LossAlone:
