@@ -2,8 +2,9 @@
 
 The article is a Chinese explanation of the assigner, from which the stages have their names. Read the modules in the
 article's order: `anchors`, `decoding`, `annotations`, `boxes`, `assignment`, `loss`. Every line that computes something
-names its clause (`TAL-MET-1`); `keep_trace=True` stores every intermediate value. Then read `rotated` and `end_to_end`:
-the differences of rotated boxes, and of heads with two branches.
+names its clause (`TAL-MET-1`); `keep_trace=True` stores every intermediate value. Then read `rotated`, `masks`,
+`keypoints` with `flow`, and `end_to_end`: the differences of rotated boxes, of segmentation, of poses, and of heads
+with two branches.
 
 `variations` and the modules that read it (`varied_boxes`, `varied_assignment`, `varied_loss`, `composed`, `choices`)
 contain what other projects compute instead. A reader of the official algorithm can ignore them.
@@ -27,7 +28,10 @@ from tal_reference.dialect import (
     WeightBroadcast,
 )
 from tal_reference.end_to_end import EndToEndLoss, branch_weights, end_to_end_loss
+from tal_reference.flow import Flow
+from tal_reference.keypoints import pose_loss
 from tal_reference.loss import BatchTargets, DetectionLoss, Predictions
+from tal_reference.masks import segmentation_loss
 from tal_reference.rotated import RotatedPredictions, probiou, rotated_loss
 from tal_reference.settings import Head, Hyperparameters
 from tal_reference.variations import (
@@ -63,6 +67,7 @@ __all__ = [
     "DroppedPicks",
     "EndToEndLoss",
     "Exponents",
+    "Flow",
     "Gains",
     "GroundTruths",
     "Head",
@@ -90,7 +95,9 @@ __all__ = [
     "iou",
     "make_anchors",
     "parse",
+    "pose_loss",
     "probiou",
     "rotated_loss",
+    "segmentation_loss",
     "spelling",
 ]

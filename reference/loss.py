@@ -184,18 +184,19 @@ def assign_images(
     hyperparameters: Hyperparameters,
     dialect: Dialect,
     keep_trace: bool = False,
-    assigner: Callable[..., Targets] | None = None,
+    assigner: Callable[..., Targets] | Sequence[Callable[..., Targets]] | None = None,
 ) -> list[Targets]:
     """Return the targets of each image (TAL-*), assigned with scores after the sigmoid and boxes in pixels.
 
-    No gradient flows through the assignment (LOSS-GRAD-1). The default assigner is `assign`; rotated boxes have their
-    own.
+    No gradient flows through the assignment (LOSS-GRAD-1). The default assigner is `assign`. Rotated boxes have their
+    own. Masks and keypoints that take part in the assignment have one for each image.
     """
+    assigners = assigner if isinstance(assigner, Sequence) else [assigner or assign] * len(truths)
     logits = predictions.logits.detach()  # (B, A, C)
     boxes = predictions.pixels  # (B, A, 4)
     centres = predictions.anchors.pixels  # (A, 2)
     return [
-        (assigner or assign)(
+        assigners[i](
             logits[i].sigmoid(), boxes[i].to(image.boxes), centres, image,
             head.strides, hyperparameters, dialect, keep_trace,
         )

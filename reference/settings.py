@@ -59,6 +59,9 @@ class Hyperparameters:
             losses read it.
         epochs: planned number E of epochs of the training at the time of the latest update (E2E-4); only end-to-end
             losses read it.
+        pose_gain: weight of the keypoint loss (POSE-4).
+        kobj_gain: weight of the loss of keypoints' visibilities (POSE-5).
+        rle_gain: weight of the residual log-likelihood of keypoints (RLE-3).
     """
 
     topk: int = 10
@@ -71,6 +74,9 @@ class Hyperparameters:
     angle_gain: float = 1.0
     updates: int = 0
     epochs: int = 100
+    pose_gain: float = 12.0
+    kobj_gain: float = 1.0
+    rle_gain: float = 1.0
 
     @property
     def effective_topk2(self) -> int | None:

@@ -254,7 +254,8 @@ def _check_hyperparameters(numbers: Hyperparameters) -> None:
             raise ValueError(
                 f"hyperparameter {name} is {number!r}, expected an integer from {smallest} to {case_file.LARGEST}"
             )
-    for name in ("alpha", "beta", "box_gain", "cls_gain", "dfl_gain", "angle_gain"):
+    gains = (f"{name}_gain" for name in ("box", "cls", "dfl", "angle", "pose", "kobj", "rle"))
+    for name in ("alpha", "beta", *gains):
         number = getattr(numbers, name)
         if type(number) not in (int, float) or not 0 <= number <= LARGEST_FLOAT32:
             raise ValueError(

@@ -37,7 +37,7 @@ PART = 2**24
 """Largest number of bytes that are hashed at once."""
 WHOLE = ("topk", "topk2", "updates", "epochs")
 """Hyperparameters that are integers."""
-LATER = ("angle_gain", "updates", "epochs")
+LATER = ("angle_gain", "updates", "epochs", "pose_gain", "kobj_gain", "rle_gain")
 """Hyperparameters that files of schema 1 did not have at first."""
 RECORDED = "recorded"
 """Key of the circumstances of a recorded batch in the JSON text."""
