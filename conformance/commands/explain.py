@@ -8,7 +8,7 @@ from tal_conformance.commands.program import CommandError, dialect_named
 from tal_conformance.commands.results import set_result
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
-from tal_conformance.core.outcome import Assignment
+from tal_conformance.core.outcome import CheckedAssignment
 from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def assignment_by(implementation: Implementation, batch: Batch) -> Assignment:
+def assignment_by(implementation: Implementation, batch: Batch) -> CheckedAssignment:
     """Return the assignment of an implementation for a batch.
 
     Raises:

@@ -69,20 +69,28 @@ class Assignment:
     """Targets of every anchor (TAL-TGT-1). On background anchors only `foreground` and `scores` are defined.
 
     Attributes:
-        labels: (B, A) integral, target class; an adapter may return None if it has none.
+        labels: (B, A) integral, target class; None if the implementation has none.
         boxes: (B, A, 4) target box, xyxy in pixels.
         scores: (B, A, C) target scores.
         foreground: (B, A) bool, True for positives.
-        truth_index: (B, A) integral, index of the ground truth in its image; an adapter may return None.
+        truth_index: (B, A) integral, index of the ground truth in its image; None if the implementation has none.
         stages: intermediate values, if the implementation declares `exposes_stages = True`.
     """
 
-    labels: Tensor
+    labels: Tensor | None
     boxes: Tensor
     scores: Tensor
     foreground: Tensor
-    truth_index: Tensor
+    truth_index: Tensor | None
     stages: Stages | None = None
+
+
+@dataclass(frozen=True)
+class CheckedAssignment(Assignment):
+    """An assignment after validation: labels and indices that an adapter left None were derived from other results."""
+
+    labels: Tensor
+    truth_index: Tensor
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class Loss:
     """
 
     total: Tensor
-    items: Tensor
+    items: Tensor | None
     assignment: Assignment | None = None
     inputs: AssignerInputs | None = None
     gradients: tuple[Tensor, ...] | None = None
@@ -145,7 +153,7 @@ class Outcome:
 
     inputs: AssignerInputs
     exposes_inputs: bool
-    assignment: Assignment | None
+    assignment: CheckedAssignment | None
     loss: LossOutcome | None
     from_loss: bool = False
     formal: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, LossOutcome, Outcome
+from tal_conformance.core.outcome import AssignerInputs, CheckedAssignment, Loss, LossOutcome, Outcome
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.supervision import supervised
 from tal_conformance.implementations.calling.call import Answer, Call
@@ -195,7 +195,7 @@ def _observe(
 
 def _observe_assigner(
     implementation: Implementation, inputs: AssignerInputs, copies: PlainCopies, findings: Findings
-) -> Assignment:
+) -> CheckedAssignment:
     originals = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
     given: dict[str, Any] = {name: value.clone() for name, value in originals.items()}
     private = replace(inputs, **given)

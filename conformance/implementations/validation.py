@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
+from tal_conformance.core.outcome import AssignerInputs, Assignment, CheckedAssignment, Loss, Stages
 from tal_conformance.core.task import DETECT, Task
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.arrays import is_tensor
@@ -44,7 +44,7 @@ def raise_mistake(findings: Findings) -> None:
 
 def check_assignment(
     assignment: Any, inputs: AssignerInputs, exposes_stages: bool, findings: Findings | None = None
-) -> Assignment:
+) -> CheckedAssignment:
     """Return the assignment with the types, shapes, dtypes and device of the protocol.
 
     Args:
@@ -105,7 +105,7 @@ def check_assignment(
     labels = values["labels"]
     if labels is None:
         labels = _labels_of(index, inputs)
-    return Assignment(labels, boxes, scores, foreground, index, stages)
+    return CheckedAssignment(labels, boxes, scores, foreground, index, stages)
 
 
 def owners_by_box(

@@ -9,7 +9,7 @@ truths, A anchors, C classes.
 import torch
 from torch import Tensor
 
-from tal_conformance.core.outcome import STAGE_OF_FIELD, Assignment, Outcome
+from tal_conformance.core.outcome import STAGE_OF_FIELD, CheckedAssignment, Outcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement, least_unique
 from tal_conformance.judgement.assignment_base import PAIR
@@ -57,7 +57,7 @@ def judge_assignment(
     return True
 
 
-def _assert_all_finite(judgement: Judgement, assignment: Assignment, undefined: Tensor) -> bool:
+def _assert_all_finite(judgement: Judgement, assignment: CheckedAssignment, undefined: Tensor) -> bool:
     """Record exposed values that are NaN or infinite as mismatches of their stages; return True if all are finite.
 
     Images of the mask `undefined` (B,) are left out.
@@ -79,7 +79,7 @@ def _assert_all_finite(judgement: Judgement, assignment: Assignment, undefined: 
     return before == {name for name, stage in judgement.stages.items() if stage.mismatch}
 
 
-def judge_padding(judgement: Judgement, assignment: Assignment, image: int, truths: int) -> None:
+def judge_padding(judgement: Judgement, assignment: CheckedAssignment, image: int, truths: int) -> None:
     """Judge an image's padding rows: they have no candidates, selected anchors or positives; u and t are 0 (ANN-4)."""
     stages = assignment.stages
     if stages is None or truths == stages.candidates.shape[1]:
@@ -90,7 +90,7 @@ def judge_padding(judgement: Judgement, assignment: Assignment, image: int, trut
         judgement.note(stage, assert_none, quantity, rows != 0, rows, "0")
 
 
-def judge_background(judgement: Judgement, assignment: Assignment, image: int) -> None:
+def judge_background(judgement: Judgement, assignment: CheckedAssignment, image: int) -> None:
     """Judge an image without ground truths: it must have no positives and no target scores (TAL-EMPTY-1, TAL-TGT-1)."""
     foreground, scores = assignment.foreground[image], assignment.scores[image]
     quantity = Quantity("foreground", "TAL-EMPTY-1", ("anchor",), image)

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tal_conformance.core.outcome import AssignerInputs, Assignment
+from tal_conformance.core.outcome import AssignerInputs, CheckedAssignment
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch, Value
 from tal_conformance.judgement.bounds import ROUNDINGS, precision
@@ -40,7 +40,7 @@ class ImageJudge:
     """
 
     judgement: Judgement
-    assignment: Assignment
+    assignment: CheckedAssignment
     inputs: AssignerInputs
     image: int
     truths: int

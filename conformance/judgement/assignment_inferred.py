@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import Assignment, LossOutcome, Outcome
+from tal_conformance.core.outcome import CheckedAssignment, LossOutcome, Outcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement, Undecided, Uniqueness, least_unique
 from tal_conformance.judgement.admissible import Ownership
@@ -180,7 +180,7 @@ class ReplayedLoss:
             weights, moved = known.weights.middle, known.weights.radius  # (B, A) twice
             score_sum = known.score_sum
         scores = weights.new_zeros(*labels.shape, self.expected.batch.head.classes)
-        assignment = Assignment(
+        assignment = CheckedAssignment(
             labels=labels,
             boxes=torch.stack([image.boxes for image in targets]),
             scores=scores.scatter(2, labels[..., None], weights[..., None]),

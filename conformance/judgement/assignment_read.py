@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tal_conformance.core.outcome import Assignment, LossOutcome
+from tal_conformance.core.outcome import CheckedAssignment, LossOutcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.judgement.admissible import Ownership
@@ -227,7 +227,11 @@ class ReadAssignment:
         return None
 
     def _unexplained(
-        self, assignment: Assignment, unsure: AssignmentUncertainty, loss: LossOutcome, expected: Expectation
+        self,
+        assignment: CheckedAssignment,
+        unsure: AssignmentUncertainty,
+        loss: LossOutcome,
+        expected: Expectation,
     ) -> Tensor:
         """Return (B, A) bool: the anchor's gradient disagrees with its owner, and another owner is possible."""
         known = expected.loss(
@@ -248,7 +252,7 @@ class ReadAssignment:
 
     def _replayed(
         self, expected: Expectation, fits: dict[int, AssignmentFit]
-    ) -> tuple[Assignment, Tensor, Tensor]:
+    ) -> tuple[CheckedAssignment, Tensor, Tensor]:
         """Return the assignment computed from the gradients, and the errors (B, A) of its weights and box edges."""
         foreground = torch.zeros_like(self.place, dtype=torch.bool)  # (B, A)
         index, labels = torch.zeros_like(self.place), torch.zeros_like(self.place)
@@ -267,7 +271,7 @@ class ReadAssignment:
         low, high = (middle - error).clamp(min=0), (middle + error).clamp(min=torch.finfo(error.dtype).tiny)
         weights, moved = (high + low) / 2 * shown, (high - low) / 2 * shown
         scores = torch.zeros_like(self.scores).scatter(2, own, weights)
-        assignment = Assignment(labels, boxes, scores, foreground, index)
+        assignment = CheckedAssignment(labels, boxes, scores, foreground, index)
         return assignment, moved[..., 0], edges
 
     def targets(self, fits: Iterable[AssignmentFit], chosen: list[Targets]) -> list[Targets]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import Assignment, Outcome
+from tal_conformance.core.outcome import CheckedAssignment, Outcome
 from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import (
     Divergence,
@@ -64,7 +64,7 @@ class Failure(Exception):
     judgement: Judgement | None = None
     details: str | None = None
     outcome: Outcome | None = None
-    assignment: Assignment | None = None
+    assignment: CheckedAssignment | None = None
     pictured: bool = False
     formal: tuple[str, ...] = ()
 

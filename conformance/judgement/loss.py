@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tal_conformance.core.outcome import Assignment, LossOutcome
+from tal_conformance.core.outcome import CheckedAssignment, LossOutcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
 from tal_conformance.judgement.bounds import bound
@@ -39,7 +39,7 @@ SCORE_SUM_CLAUSE = "LOSS-SUM-1"
 
 def judge_loss(
     judgement: Judgement,
-    assignment: Assignment,
+    assignment: CheckedAssignment,
     loss: LossOutcome,
     expected: Expectation,
     unsure: AssignmentUncertainty | None = None,

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import Assignment
+from tal_conformance.core.outcome import CheckedAssignment
 from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.judgement.failure import Failure
@@ -18,7 +18,7 @@ LAYERS_BY_TASK = {DETECT.name: trace_as_dict}
 
 
 def picture(
-    batch: Batch, dialect: Dialect, assignment: Assignment | None, judgement: Judgement | None
+    batch: Batch, dialect: Dialect, assignment: CheckedAssignment | None, judgement: Judgement | None
 ) -> dict[str, Any]:
     """Return picture data of the image with the first divergence, or else with the most ground truths.
 
@@ -54,7 +54,7 @@ def failure_picture(failure: Failure) -> dict[str, Any] | None:
     return picture(failure.batch, dialect, failure.assignment, failure.judgement)
 
 
-def _differing_anchors(trace: ImageTrace, assignment: Assignment) -> list[int]:
+def _differing_anchors(trace: ImageTrace, assignment: CheckedAssignment) -> list[int]:
     """Return the anchors to which `assignment` and the reference assign different ground truths (or background)."""
     image, expected = trace.image, trace.loss.targets[trace.image]
     foreground, owner = assignment.foreground[image].bool(), assignment.truth_index[image]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import Assignment
+from tal_conformance.core.outcome import CheckedAssignment
 from tal_conformance.core.reference_inputs import reference_loss, truths_of
 from tal_reference import (
     AssignmentTrace,
@@ -290,7 +290,9 @@ class ImageTrace:
         return [int(anchor) for anchor in anchors[row[anchors].argsort(descending=True)]]
 
 
-def trace_as_dict(trace: ImageTrace, assignment: Assignment | None, anchors: Iterable[int]) -> dict[str, Any]:
+def trace_as_dict(
+    trace: ImageTrace, assignment: CheckedAssignment | None, anchors: Iterable[int]
+) -> dict[str, Any]:
     """Return an image and the positives of both assignments, as `picture` in the run log's schema.
 
     Args:
@@ -332,7 +334,7 @@ def trace_as_text(
     trace: ImageTrace,
     anchor: int | None = None,
     truth: int | None = None,
-    assignment: Assignment | None = None,
+    assignment: CheckedAssignment | None = None,
 ) -> list[str]:
     """Return lines of text that explain an anchor, a ground truth, or every ground truth of the image.
 

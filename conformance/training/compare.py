@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import Assignment, Outcome
+from tal_conformance.core.outcome import CheckedAssignment, Outcome
 from tal_conformance.core.reference_inputs import predictions_of
 from tal_conformance.core.verdicts import Divergence
 from tal_conformance.implementations.execute import execute
@@ -368,9 +368,9 @@ def own_targets(batch: Batch, dialect: Dialect) -> list[Targets]:
     return Expectation(batch, dialect).assignment
 
 
-def choice_of(assigned: Assignment | list[Targets], batch: Batch) -> Positives:
+def choice_of(assigned: CheckedAssignment | list[Targets], batch: Batch) -> Positives:
     """Return, for each image, the mask (M, A) of positives with a target score above 0: only these affect the loss."""
-    if isinstance(assigned, Assignment):
+    if isinstance(assigned, CheckedAssignment):
         rows = list(zip(assigned.foreground, assigned.truth_index, assigned.scores.sum(-1), strict=True))
     else:
         rows = [(image.foreground, image.truth_index, image.weights) for image in assigned]

@@ -75,7 +75,7 @@ class OneNumber(Whole):
     name = "one-number"
 
     def changed(self, right: Loss) -> Loss:
-        return Loss(total=right.total.sum(), items=None)  # type: ignore[arg-type]
+        return Loss(total=right.total.sum(), items=None)
 
 
 class OneNumberTooLarge(OneNumber):
@@ -84,7 +84,7 @@ class OneNumberTooLarge(OneNumber):
     name = "one-number-too-large"
 
     def changed(self, right: Loss) -> Loss:
-        return Loss(total=right.total.sum() + 1e-3 * right.total.sum().detach(), items=None)  # type: ignore[arg-type]
+        return Loss(total=right.total.sum() + 1e-3 * right.total.sum().detach(), items=None)
 
 
 class TermsAlone(Whole):
@@ -100,7 +100,7 @@ class WrongBoxTerm(TermsAlone):
     name = "wrong-box-term"
 
     def changed(self, right: Loss) -> Loss:
-        return Loss(right.total * torch.tensor([1.1, 1.0, 1.0]), None)  # type: ignore[arg-type]
+        return Loss(right.total * torch.tensor([1.1, 1.0, 1.0]), None)
 
 
 class FloatMask(Whole):

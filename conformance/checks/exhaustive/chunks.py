@@ -22,7 +22,7 @@ from tal_conformance.checks.exhaustive.dense_oracle import (
 )
 from tal_conformance.checks.exhaustive.scope import Images, Scope
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import AssignerInputs, Assignment, LossOutcome
+from tal_conformance.core.outcome import AssignerInputs, CheckedAssignment, LossOutcome
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.admissible import Range
@@ -147,7 +147,9 @@ def inputs_hold(images: Images, expectation: Expectation, seen: AssignerInputs) 
     return torch.stack([each.flatten(1).all(1) for each in of_images]).all(0) & places
 
 
-def loss_holds(expectation: Expectation, assignment: Assignment, loss: LossOutcome) -> tuple[Tensor, bool]:
+def loss_holds(
+    expectation: Expectation, assignment: CheckedAssignment, loss: LossOutcome
+) -> tuple[Tensor, bool]:
     """Judge a loss given its assignment: the gradients image by image, the items and the total for the batch.
 
     Returns:

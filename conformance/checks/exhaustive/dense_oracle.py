@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from tal_conformance.checks.exhaustive.scope import Images
 from tal_conformance.core.geometry import INSIDE, ciou, depth
-from tal_conformance.core.outcome import AssignerInputs, Assignment, Stages
+from tal_conformance.core.outcome import AssignerInputs, CheckedAssignment, Stages
 from tal_conformance.judgement.admissible import Range
 from tal_conformance.judgement.bounds import bound, ciou_unit, metric_unit, smallest
 from tal_reference import NEWEST, Dialect, Hyperparameters
@@ -295,7 +295,7 @@ def owner_of(positives: Tensor) -> Tensor:
     return torch.where(positives.any(1), positives.int().argmax(1), -1)
 
 
-def targets_hold(prescribed: Expected, assignment: Assignment, positives: Tensor) -> Tensor:
+def targets_hold(prescribed: Expected, assignment: CheckedAssignment, positives: Tensor) -> Tensor:
     """Return (B,) bool: True if the target label and box of each positive equal its owner's bitwise (TAL-TGT-1)."""
     own = positives.transpose(1, 2).double()  # (B, A, M)
     boxes = own @ prescribed.boxes  # (B, A, 4) the owner's box, or zeros
@@ -305,7 +305,7 @@ def targets_hold(prescribed: Expected, assignment: Assignment, positives: Tensor
     return (right | ~foreground).all(1) & (positives.any(1) == foreground).all(1)
 
 
-def scores_hold(prescribed: Expected, assignment: Assignment, positives: Tensor) -> Tensor:
+def scores_hold(prescribed: Expected, assignment: CheckedAssignment, positives: Tensor) -> Tensor:
     """Return (B,) bool: True if target scores are the weight w at each positive's label and 0 elsewhere.
 
     Clauses TAL-NORM-1 and TAL-TGT-1.
@@ -348,7 +348,7 @@ def _moved_weights(prescribed: Expected, positives: Tensor) -> Tensor:
     return (moved / (best - best_error).clamp(min=NORMALISATION_EPS)).sum(1)
 
 
-def assignment_holds(prescribed: Expected, assignment: Assignment) -> Tensor:
+def assignment_holds(prescribed: Expected, assignment: CheckedAssignment) -> Tensor:
     """Return (B,) bool: True if the assignment is certainly correct: admissible, with correct targets and weights."""
     rows = torch.arange(prescribed.real.shape[1], device=prescribed.real.device)[:, None]  # (M, 1)
     owner = assignment.truth_index.long().where(assignment.foreground, -1)  # (B, A)
@@ -365,7 +365,7 @@ def assignment_holds(prescribed: Expected, assignment: Assignment) -> Tensor:
     )
 
 
-def only_assignment(prescribed: Expected, classes: int) -> Assignment:
+def only_assignment(prescribed: Expected, classes: int) -> CheckedAssignment:
     """Return the assignment, computed in float32, of images that admit only one; choices with t = 0 do not count.
 
     The result is used to judge a loss that does not expose its assignment. If all overlaps of a contested anchor are
@@ -382,4 +382,4 @@ def only_assignment(prescribed: Expected, classes: int) -> Assignment:
     labels = (own @ prescribed.labels[..., None].to(DTYPE)).squeeze(-1).long()  # (B, A)
     scores = weights[..., None] * functional.one_hot(labels, classes)
     boxes = own @ prescribed.boxes.to(DTYPE)
-    return Assignment(labels, boxes, scores, positives.any(1), owner_of(positives).clamp(min=0))
+    return CheckedAssignment(labels, boxes, scores, positives.any(1), owner_of(positives).clamp(min=0))

@@ -7,12 +7,12 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from tal_conformance.core.outcome import Loss
-from tal_conformance.mutation.planted_faults.faulty_criterion import CriterionCall, calling
+from tal_conformance.mutation.planted_faults.faulty_criterion import CriterionCall, LossWithItems, calling
 
 Memory = dict[Any, Any]
 
 
-def _times(loss: Loss, factor: float) -> Loss:
+def _times(loss: LossWithItems, factor: float) -> Loss:
     """Return the loss with total and items multiplied by a factor."""
     return Loss(loss.total * factor, loss.items * factor, loss.assignment, loss.inputs)
 
@@ -300,7 +300,7 @@ def stays_small_after_an_error(memory: Memory, call: CriterionCall) -> Loss:
         raise
 
 
-def _reduced(loss: Loss, reduces: str) -> Loss:
+def _reduced(loss: LossWithItems, reduces: str) -> Loss:
     """Return the loss divided by the sum or mean over all processes of N, the sum of target scores."""
     if not distributed.is_initialized():
         return loss

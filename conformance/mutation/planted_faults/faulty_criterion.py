@@ -18,6 +18,13 @@ from tal_reference import Head, Hyperparameters
 
 
 @dataclass(frozen=True)
+class LossWithItems(Loss):
+    """A loss whose items are not None."""
+
+    items: Tensor
+
+
+@dataclass(frozen=True)
 class CriterionCall:
     """The arguments of one call of a criterion.
 
@@ -33,10 +40,12 @@ class CriterionCall:
     head: Head
     numbers: Hyperparameters
 
-    def loss(self, **changes: Any) -> Loss:
+    def loss(self, **changes: Any) -> LossWithItems:
         """Return the reference's loss for these arguments; `changes` replaces some arguments."""
         call = replace(self, **changes)
-        return ReferenceAdapter().loss(call.maps, call.rows, call.head, call.numbers)
+        loss = ReferenceAdapter().loss(call.maps, call.rows, call.head, call.numbers)
+        assert loss.items is not None, "the reference returns items"
+        return LossWithItems(loss.total, loss.items, loss.assignment, loss.inputs)
 
 
 class Behaviour(Protocol):

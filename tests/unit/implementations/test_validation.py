@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
+from torch import Tensor
 
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
@@ -14,7 +15,7 @@ from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.everything import run_every_check
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import AssignerInputs, Assignment
+from tal_conformance.core.outcome import AssignerInputs, Assignment, CheckedAssignment, Loss
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
@@ -52,6 +53,22 @@ class StoringSink:
 
     def line(self, kind: str, **fields: Any) -> None:
         raise AssertionError(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        (Assignment, "labels", Tensor | None),
+        (Assignment, "truth_index", Tensor | None),
+        (Loss, "items", Tensor | None),
+        (Assignment, "scores", Tensor),
+        (CheckedAssignment, "labels", Tensor),
+        (CheckedAssignment, "truth_index", Tensor),
+    ],
+)
+def test_only_results_that_an_adapter_may_lack_are_typed_as_optional(kind: type, name: str, expected: object):
+    """A type checker accepts an adapter that returns None for these results, and no None after validation."""
+    assert get_type_hints(kind)[name] == expected
 
 
 @pytest.mark.parametrize(
