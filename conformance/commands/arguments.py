@@ -18,6 +18,10 @@ CORRECT_IMPLEMENTATIONS = ("ultralytics", "article", "reference", "rearranged", 
 VECTOR_TASKS = tuple(name for name, task in TASKS.items() if task.branches == ("",) and not task.extras)
 """Loss families that `export` writes: those whose batches are feature maps of one branch and annotations."""
 VECTOR_PROFILES = ("dev", "ci", "nightly")
+DIAGNOSED = ("faults", "pairs", "triples")
+"""Deviations on which `identify --measure` measures the search for a cause."""
+VISIBLE = ("stages", "outputs", "loss")
+"""Results that the implementations of `identify --measure` expose."""
 SELECTIONS = ("cached", "each", "edges")
 """Releases of `eras`: those in the cache; the first of each era; or both sides of every edge and the newest on PyPI."""
 
@@ -128,13 +132,42 @@ def bisect(parser: argparse.ArgumentParser) -> None:
 
 def identify(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `identify`."""
-    parser.add_argument("implementation", metavar="NAME", help="a value of --implementation")
+    parser.add_argument("implementation", nargs="?", metavar="NAME", help="a value of --implementation")
     parser.add_argument(
         "--seconds",
         type=positive,
         default=IDENTIFICATION_SECONDS,
         metavar="N",
         help="budget of processor time of the search for choices (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--measure",
+        type=name_among("kind of deviations", DIAGNOSED, "kinds"),
+        metavar="{faults,pairs,triples}",
+        help="without NAME: identify the reference with each planted fault, or with random pairs or triples of "
+        "changed choices, and print how many are named",
+    )
+    parser.add_argument(
+        "--number",
+        type=positive,
+        default=20,
+        metavar="N",
+        help="with --measure: how many (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--first",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="with --measure: the first one, counted from 1, to continue an earlier measurement",
+    )
+    parser.add_argument(
+        "--visible",
+        type=name_among("mode", VISIBLE, "modes"),
+        metavar="{stages,outputs,loss}",
+        default="outputs",
+        help="with --measure: the visible results: the assigner's stages, its outputs, or the loss alone "
+        "(default: outputs)",
     )
 
 

@@ -6,12 +6,16 @@ A dialect is the behaviour of a range of releases. It consists of choices, such 
 import argparse
 from typing import Any
 
-from tal_conformance.commands.program import prepare_judging
+from tal_conformance.commands.arguments import VISIBLE
+from tal_conformance.commands.program import CommandError, prepare_judging
 from tal_conformance.commands.results import failure_fields, implementation_fields, set_result
 from tal_conformance.core.progress import progress
 from tal_conformance.dialects.identification import distinguishable, identify
 from tal_conformance.dialects.identified import Identification, choice_fields, tie_fields
 from tal_conformance.implementations.registry import find
+from tal_conformance.mutation import diagnosis
+from tal_conformance.mutation.plant import MODES
+from tal_conformance.mutation.planted_faults import FAULTS
 from tal_reference import DIALECTS
 from tal_text import say
 
@@ -23,18 +27,46 @@ def run(options: argparse.Namespace) -> int:
     """Print the dialect and choices that explain an implementation's results, and the unexplained batches.
 
     Returns:
-        0 if dialect and choices explain every batch, 1 otherwise.
+        0 if dialect and choices explain every batch, 1 otherwise; with `--measure`, 1 if a search named something else.
 
     Raises:
+        CommandError: the arguments are inconsistent.
         UnknownImplementation, ProtocolViolation: the implementation could not be loaded.
     """
+    if (options.implementation is None) == (options.measure is None):
+        found = "neither" if options.measure is None else "both"
+        raise CommandError(f"expected the NAME of an implementation or --measure KIND, got {found}")
+    if options.measure is not None:
+        return measured(options)
     prepare_judging()
     implementation, dialects = find(options.implementation), distinguishable(DIALECTS.values())
     with progress("Judging by each dialect", len(dialects)) as advance:
-        identification = identify(implementation, dialects, advance, options.seconds)
+        identification = identify(implementation, dialects, advance, options.seconds, FAULTS.values())
     say("\n".join(format_identification(identification)))
     set_result(**identification_fields(identification))
     return int(not identification.explained)
+
+
+def measured(options: argparse.Namespace) -> int:
+    """Search for the causes of known deviations, print the result of each search, and return the exit status."""
+    prepare_judging()
+    mode = dict(zip(VISIBLE, MODES, strict=True))[options.visible]
+    patients = list(diagnosis.patients(options.measure, options.number, mode, options.first - 1))
+    found = []
+    with progress("Searching for known causes", len(patients)) as advance:
+        for patient in patients:
+            result = diagnosis.diagnose(patient, options.seconds)
+            found.append(result)
+            say(f"{result.result:8}{result.seconds:6.1f} s  {result.name}: {result.sentence}")
+            advance()
+    say("\n".join(diagnosis.table(found)))
+    set_result(
+        kind=options.measure,
+        visible=options.visible,
+        budget=options.seconds,
+        diagnoses=[vars(result) for result in found],
+    )
+    return int(any(result.result == diagnosis.WRONG for result in found))
 
 
 def format_identification(identification: Identification) -> list[str]:
@@ -42,7 +74,8 @@ def format_identification(identification: Identification) -> list[str]:
     implementation, (lacking, smaller) = identification.implementation, identification.unexplained_by_base
     lines = [identification.sentence, f"  {implementation.name} {implementation.version}"]
     if identification.choices:
-        lines.append(f'  declare it: dialect = "{identification.dialect.name}"')
+        if identification.fault is None:
+            lines.append(f'  declare it: dialect = "{identification.dialect.name}"')
         lines.append(
             f"  {identification.base.name} alone does not explain {lacking} of the {smaller} smallest batches"
         )

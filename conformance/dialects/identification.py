@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import chain
-from typing import Any
 
 from hypothesis.strategies import SearchStrategy
 
@@ -18,30 +17,30 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.core.progress import Advance, no_progress
 from tal_conformance.dialects.choices import (
-    CLAUSES,
     DISTINGUISHING,
     RELEASE_CHOICES,
-    differ,
-    failure_on,
     strategies_for,
 )
 from tal_conformance.dialects.identified import ChoiceEvidence, DialectFit, Identification, Tie
+from tal_conformance.dialects.known_faults import FaultEvidence, KnownFault, explaining_fault, words_of
 from tal_conformance.dialects.observations import Observations, key_of, size_of
+from tal_conformance.dialects.proof import (
+    BATCHES_PER_STRATEGY,
+    SMALLER,
+    new_of_strategy,
+    new_recipes,
+    proven,
+)
 from tal_conformance.dialects.search import (
     FEW,
     OutOfTimeError,
     Search,
-    base_of,
     judged_differences,
-    values_of,
 )
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.protocol import Implementation
-from tal_conformance.judgement.failure import Failure, Subject
 from tal_reference import DIALECTS, Dialect
-from tal_reference.choices import phrase
 
-BATCHES_PER_STRATEGY = 20
 FEW_PROBES = 6
 """Number of batches of a run on which official dialects are ranked: the declared one is known to be similar."""
 JUDGEMENTS = 3
@@ -50,14 +49,9 @@ LEAST = 20
 """Numbers of failing and of passing batches of a run that are judged in any case, if it has as many."""
 REFUTATIONS = 2
 """Number of times that the search for the cause of a run's failures starts again, after new batches refuted it."""
-NEW_OF_STRATEGY = 8
-"""Number of new batches of each strategy of the run's failing tests that may refute the dialect that was found."""
 MOST_REFUTING = 8
-"""Maximum number of them that are judged: those on which the reference's results are the least similar."""
-NEW_BATCHES = 12
-"""Number of new batches that are drawn for each choice of the dialect that was found, to test it."""
-SMALLER = 200
-"""Number of the smallest batches, on which the effect of each choice is counted: large ones take long."""
+"""Maximum number of new batches of the failing tests that are judged: those on which the reference's results are the
+least similar."""
 SECONDS = 60.0
 """Seconds of processor time for the search, and as many again for its proof."""
 SEARCHING = 0.8
@@ -73,6 +67,7 @@ def identify(
     dialects: Iterable[Dialect] = tuple(DIALECTS.values()),
     advance: Advance = no_progress,
     seconds: float = SECONDS,
+    faults: Iterable[KnownFault] = (),
 ) -> Identification:
     """Find the dialect that explains an implementation with the fewest unofficial choices, and its proof.
 
@@ -82,6 +77,7 @@ def identify(
             them is tried.
         advance: receives the progress: called once for each distinct dialect, and with lines of text about the search.
         seconds: budget of processor time of the search.
+        faults: planted faults, one of which may explain what no single choice does.
 
     Raises:
         ProtocolViolation: the adapter declares that it supports none of the batches.
@@ -99,6 +95,8 @@ def identify(
         advance(format_fit(fits[-1]))
     search = Search(observations, recipes, seconds)
     whole = next((fit.dialect for fit in fits if fit.refuting is None), None)
+    if whole is None and (evidence := fault_of(search, faults)) is not None:
+        return identified_by_fault(observations, evidence, fits)
     found = whole or search.run([fit.dialect for fit in fits])
     if whole is None:
         advance(f"composed: {found.name}", steps=0)
@@ -112,6 +110,7 @@ def explain(
     seconds: float,
     advance: Advance = no_progress,
     strategies: Sequence[SearchStrategy[Recipe]] = (),
+    faults: Iterable[KnownFault] = (),
 ) -> Identification:
     """Find the dialect that explains the results of an implementation on the batches of a run, within a budget.
 
@@ -126,6 +125,7 @@ def explain(
         seconds: budget of processor time for search and proof together.
         advance: receives the progress as lines of text.
         strategies: strategies of the failing tests, from which new batches are drawn; by default all strategies.
+        faults: planted faults, one of which may explain what no single choice does.
     """
     implementation = observations.implementation
     strategies = strategies or strategies_for(implementation)
@@ -134,13 +134,18 @@ def explain(
     failing, passing = thinned(failing, most), thinned(passing, most)
     search.recipes = sorted({*failing, *passing}, key=size_of)
     dialects = distinguishable([implementation.dialect, *DIALECTS.values()])
-    found = first_explaining(search, dialects, failing)
-    for _ in range(REFUTATIONS):
-        refuting = refuting_recipes(search, found, strategies)
+    for attempt in range(REFUTATIONS + 1):
+        simple = first_explaining(search, dialects, failing)
+        evidence = None if simple else evidence_of_fault(search, failing, strategies, faults)
+        if evidence is not None:
+            advance(f"{implementation.name}: has {evidence.words}", steps=0)
+            return identified_by_fault(observations, evidence)
+        found = simple or search.run(dialects, FEW_PROBES)
+        refuting = refuting_recipes(search, found, strategies) if attempt < REFUTATIONS else []
         if not refuting:
             break
         search.recipes = sorted({*search.recipes, *refuting}, key=size_of)
-        found = first_explaining(search, dialects, [*failing, *refuting])
+        failing = [*failing, *refuting]
     unused = max(0.0, search.deadline - time.process_time())
     in_time = search.extended(unused + seconds * (1 - SEARCHING))
     if not explains_half(search, found, failing):
@@ -185,11 +190,13 @@ def explains_half(search: Search, found: Dialect, failing: Sequence[Recipe]) -> 
         return False
 
 
-def first_explaining(search: Search, dialects: Sequence[Dialect], failing: Sequence[Recipe]) -> Dialect:
-    """Return a dialect that explains all batches of a search, or else the dialect that explains the most batches.
+def first_explaining(
+    search: Search, dialects: Sequence[Dialect], failing: Sequence[Recipe]
+) -> Dialect | None:
+    """Return an official dialect, or the first of them with one changed choice, that explains all batches of a search.
 
-    Official dialects come first, then the first official dialect with one changed choice. Most dialects are refuted by
-    the smallest failing batch, which takes little time.
+    Most dialects are refuted by the smallest failing batch, which takes little time. None is returned if no dialect
+    explains all batches, or if the budget is used up.
 
     Args:
         search: the search, with all batches to explain.
@@ -200,10 +207,65 @@ def first_explaining(search: Search, dialects: Sequence[Dialect], failing: Seque
     singles = [replace(dialects[0], **move) for move in search.moves_from(dialects[0])]
     try:
         singles = search.most_similar(singles, recipes[:FEW])
-        whole = next((d for d in chain(dialects, singles) if explains_all(search, d, recipes)), None)
+        return next((d for d in chain(dialects, singles) if explains_all(search, d, recipes)), None)
     except OutOfTimeError:
-        whole = None
-    return whole or search.run(dialects, FEW_PROBES)
+        return None
+
+
+def evidence_of_fault(
+    search: Search,
+    failing: Sequence[Recipe],
+    strategies: Sequence[SearchStrategy[Recipe]],
+    faults: Iterable[KnownFault],
+) -> FaultEvidence | None:
+    """Return the planted fault that explains an implementation in its declared dialect; None without such a fault.
+
+    Args:
+        search: the search, with all batches to explain.
+        failing: recipes of batches that refute the declared dialect.
+        strategies: strategies of further batches, which may refute a fault.
+        faults: the known faults.
+    """
+    new = (recipe for strategy in strategies for recipe in new_of_strategy(strategy))
+    try:
+        return explaining_fault(search, search.observations.implementation.dialect, failing, new, faults)
+    except OutOfTimeError:
+        return None
+
+
+def fault_of(search: Search, faults: Iterable[KnownFault]) -> FaultEvidence | None:
+    """Return the planted fault that explains an implementation, if no dialect with a single changed choice does.
+
+    The batches that the declared dialect does not explain are found among the smallest batches.
+    """
+    declared, smallest = search.observations.implementation.dialect, search.recipes[:SMALLER]
+    try:
+        failing = [recipe for recipe in smallest if not search.conforming(recipe, declared)]
+    except OutOfTimeError:
+        return None
+    if not failing or first_explaining(search, [declared], failing) is not None:
+        return None
+    return evidence_of_fault(search, failing, (), faults)
+
+
+def identified_by_fault(
+    observations: Observations, evidence: FaultEvidence, fits: Sequence[DialectFit] = ()
+) -> Identification:
+    """Return the result of an identification by a fault: the declared dialect with the fault as its only choice."""
+    implementation, fault = observations.implementation, evidence.fault
+    choice = ChoiceEvidence(fault.name, fault.clauses[0], evidence.words, evidence.failing, evidence.smallest)
+    return Identification(
+        implementation,
+        implementation.dialect,
+        implementation.dialect,
+        evidence.batches,
+        {},
+        [choice],
+        (evidence.failing, evidence.batches),
+        list(fits),
+        ties=[Tie(words_of(other), None) for other in evidence.equals],
+        fault=fault,
+    )
 
 
 def refuting_recipes(
@@ -236,169 +298,6 @@ def explains_all(search: Search, dialect: Dialect, recipes: Iterable[Recipe]) ->
         OutOfTimeError: the budget is used up.
     """
     return all(search.conforming(recipe, dialect) for recipe in recipes)
-
-
-def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: bool) -> Identification:
-    """Return the dialect that was found, with its proof.
-
-    All batches, and newly generated batches, are judged by the dialect, and the effect of each of its choices is
-    counted.
-
-    Args:
-        search: the search that found the dialect.
-        found: the dialect that the search found.
-        fits: result of judging by each official dialect.
-        complete: False if the search ran out of time.
-    """
-    observations, recipes = search.observations, list(search.recipes)
-    found, base = named(found)
-    ties: list[Tie] = []
-    choices = judged_differences(found, base)
-    try:
-        for name in choices:
-            recipes += [
-                recipe
-                for recipe in new_recipes(name)
-                if recipe not in recipes and observations.supported(recipe)
-            ]
-        found, ties = settle_ties(search, found, base, recipes)
-        found, base = named(found)
-    except OutOfTimeError:
-        complete = False
-    recipes.sort(key=size_of)
-    left, judged = remaining(search, found, recipes)
-    evidence, counts = effects(search, found, base, recipes)
-    return Identification(
-        observations.implementation, base, found, judged, left, evidence, counts, fits, ties, complete,
-        len(recipes) - judged, search.tried,
-    )  # fmt: skip
-
-
-def effects(
-    search: Search, found: Dialect, base: Dialect, recipes: Sequence[Recipe]
-) -> tuple[list[ChoiceEvidence], tuple[int, int]]:
-    """Return the evidence for every choice in which `found` differs from `base`.
-
-    If the budget is used up, the evidence of the remaining choices has neither a count nor a batch.
-
-    Returns:
-        The evidence; and two numbers: how many of the smallest batches `base` does not explain, and how many
-        smallest batches were judged.
-    """
-    observations, smaller = search.observations, recipes[:SMALLER]
-    lacking: list[Recipe] = []
-    evidence = []
-    for name, value in judged_differences(found, base).items():
-        alone, smallest = 0, None
-        try:
-            lacking = lacking or [recipe for recipe in smaller if not search.conforming(recipe, base)]
-            changed = replace(base, **{name: value})
-            alone = sum(search.conforming(recipe, changed) for recipe in lacking)
-            search.check_time()
-            smallest = next(
-                (r for r in recipes if needs(observations, r, found, name, getattr(base, name))), None
-            )
-        except OutOfTimeError:
-            pass
-        evidence.append(ChoiceEvidence(name, CLAUSES[name], phrase(name, value), alone, smallest))
-    return evidence, (len(lacking), len(smaller))
-
-
-def needs(observations: Observations, recipe: Recipe, found: Dialect, name: str, official: Any) -> bool:
-    """Return True if the implementation conforms to `found` on a batch, but not to `found` with one official choice.
-
-    Args:
-        observations: outcomes of the implementation.
-        recipe: recipe of the batch.
-        found: the dialect that was found.
-        name: name of a choice.
-        official: official value of this choice.
-    """
-    without = replace(found, **{name: official})
-    return observations.conforms(recipe, found) and not observations.conforms(recipe, without)
-
-
-def named(dialect: Dialect) -> tuple[Dialect, Dialect]:
-    """Return two dialects: `dialect`, renamed to list its choices, and the most similar official dialect."""
-    base = base_of(dialect)
-    choices = judged_differences(dialect, base)
-    return (base.but(**choices) if choices else base), base
-
-
-def new_recipes(name: str) -> Sequence[Recipe]:
-    """Return recipes of batches whose results depend on the choice `name`, and that were not judged before."""
-    return sample_recipes(DISTINGUISHING[name], BATCHES_PER_STRATEGY + NEW_BATCHES)[-NEW_BATCHES:]
-
-
-def new_of_strategy(strategy: SearchStrategy[Recipe]) -> Sequence[Recipe]:
-    """Return recipes that a strategy generates, other than the recipes that `identify` judges."""
-    return sample_recipes(strategy, BATCHES_PER_STRATEGY + NEW_OF_STRATEGY)[-NEW_OF_STRATEGY:]
-
-
-def settle_ties(
-    search: Search, found: Dialect, base: Dialect, recipes: Sequence[Recipe]
-) -> tuple[Dialect, list[Tie]]:
-    """Try other values of every choice of `found`, on new batches that distinguish the values.
-
-    Returns:
-        The dialect that explains the most batches, and the other dialects that explain as many.
-
-    Raises:
-        OutOfTimeError: the budget is used up.
-    """
-    ties = []
-    for name in judged_differences(found, base):
-        for value in values_of(name):
-            other = replace(found, **{name: value})
-            if value in (getattr(found, name), getattr(base, name)) or not as_good(
-                search, other, found, recipes
-            ):
-                continue
-            telling = [
-                r for r in sample_recipes(DISTINGUISHING[name], 4 * NEW_BATCHES) if differ(found, other, r)
-            ]
-            if any(search.conforming(r, other) and not search.conforming(r, found) for r in telling):
-                found = other
-            elif as_good(search, other, found, telling):
-                ties.append(Tie(phrase(name, value), telling[0] if telling else None))
-    return found, ties
-
-
-def as_good(search: Search, other: Dialect, found: Dialect, recipes: Iterable[Recipe]) -> bool:
-    """Return True if the dialect `other` explains every batch that `found` explains."""
-    telling = search.telling_first(recipes)
-    return all(search.conforming(recipe, other) or not search.conforming(recipe, found) for recipe in telling)
-
-
-def remaining(
-    search: Search, dialect: Dialect, recipes: Sequence[Recipe]
-) -> tuple[dict[str, tuple[int, Failure]], int]:
-    """Return the failures that a dialect does not explain, and the number of judged batches.
-
-    If the budget is used up, only batches that the search has judged by the dialect before are counted.
-
-    Returns:
-        By violated clause the number of unexplained batches with the failure on the smallest of them, and the
-        number of judged batches.
-    """
-    observations = search.observations
-    subject = Subject(replace(observations.implementation, dialect=dialect), "cpu")
-    by_stages: dict[frozenset[str], list[Recipe]] = {}
-    judged = 0
-    for recipe in recipes:
-        if search.out_of_time and not observations.is_judged(recipe, dialect):
-            continue
-        judged += 1
-        stages = observations.diverging(recipe, dialect)
-        if stages:
-            by_stages.setdefault(stages, []).append(recipe)
-    left: dict[str, tuple[int, Failure]] = {}
-    for failing in by_stages.values():
-        failure = failure_on(subject, failing[0])
-        if failure is not None:
-            count, first = left.get(failure.clause, (0, failure))
-            left[failure.clause] = count + len(failing), first
-    return left, judged
 
 
 def format_fit(fit: DialectFit) -> str:

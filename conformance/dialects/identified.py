@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.dialects.known_faults import KnownFault
 from tal_conformance.dialects.observations import key_of
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure
@@ -86,6 +87,7 @@ class Identification:
         ties: other dialects that explain as many batches.
         complete: False if the budget of seconds was used up before the search and its proof ended.
         unjudged: number of batches that were not judged by `dialect`, because the budget was used up.
+        fault: the planted fault that explains the implementation, which no choice does; None without such a fault.
         tried: largest number n for which all combinations of n further changed choices were tried without finding a
             better dialect.
     """
@@ -102,6 +104,7 @@ class Identification:
     complete: bool = True
     unjudged: int = 0
     tried: int = 0
+    fault: KnownFault | None = None
 
     @property
     def explained(self) -> bool:
@@ -115,8 +118,8 @@ class Identification:
 
     @property
     def as_declared(self) -> bool:
-        """True if no dialect explains more batches than the dialect that the implementation declares."""
-        return key_of(self.dialect) == key_of(self.implementation.dialect)
+        """True if no dialect or fault explains more batches than the dialect that the implementation declares."""
+        return self.fault is None and key_of(self.dialect) == key_of(self.implementation.dialect)
 
     @property
     def sentence(self) -> str:
@@ -134,14 +137,27 @@ class Identification:
             )
         *words, last = [choice.words for choice in self.choices] or [""]
         choices = f" with {', '.join(words)}{', and ' if words else ''}{last}" if last else ""
-        share = f"That explains {self.batches - self.missing} of {self.batches} batches"
-        rest = f"{self.missing} are left" if self.missing else "nothing is left"
         verb = "it is most similar to" if self.missing else "it computes"
-        if not self.complete:
-            return (
-                f"The budget of seconds ended the search: so far, {verb} {self.base.name}{choices}. {share}."
-            )
-        return f"{verb.capitalize()} {self.base.name}{choices}. {share}; {rest}."
+        found = f"{verb} {self.base.name}{choices}. {self._share}"
+        if not self.complete and (self.missing or self.unjudged > self.batches):
+            return f"The budget of seconds ended the search: so far, {found}."
+        if not self.complete and not self.unjudged:
+            return f"{_capitalised(found)}; the budget of seconds ended the search for other explanations."
+        return f"{_capitalised(found)}."
+
+    @property
+    def _share(self) -> str:
+        """The number of explained batches, of unexplained batches and of batches that were not judged."""
+        rest = [f"{self.missing} are left"] if self.missing else []
+        if self.unjudged:
+            verb = "was" if self.unjudged == 1 else "were"
+            rest.append(f"{self.unjudged} {verb} not judged for lack of time")
+        explained, batches = self.batches - self.missing, self.batches + self.unjudged
+        return f"That explains {explained} of {batches} batches; {', '.join(rest) or 'nothing is left'}"
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def choice_fields(identification: Identification) -> list[dict[str, Any]]:

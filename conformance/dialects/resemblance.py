@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import Assignment, LossOutcome
+from tal_conformance.core.outcome import CheckedAssignment, LossOutcome, Outcome
 from tal_conformance.dialects.observations import Observations, key_of
 from tal_conformance.judgement.rejection import rejection_for
 from tal_reference import Dialect, Targets, detection_loss
@@ -60,19 +60,28 @@ class Resemblance:
         outcome = observation.outcome
         if outcome is None:
             return DIFFERENT
-        distances = list(_distances(batch, dialect, outcome.assignment, outcome.loss))
-        return sum(distances) / max(1, len(distances))
+        try:
+            return distance_of(batch, dialect, outcome)
+        except ValueError:  # the batch is invalid in itself, such as a row that names an unknown class
+            return 0.0
+
+
+def distance_of(batch: Batch, dialect: Dialect, outcome: Outcome) -> float:
+    """Return the mean distance, 0 to 1, of all results of an implementation from the reference's results in a dialect.
+
+    Raises:
+        ValueError: the reference raises on the batch.
+    """
+    distances = list(_distances(batch, dialect, outcome.assignment, outcome.loss))
+    return sum(distances) / max(1, len(distances))
 
 
 def _distances(
-    batch: Batch, dialect: Dialect, assignment: Assignment | None, loss: LossOutcome | None
+    batch: Batch, dialect: Dialect, assignment: CheckedAssignment | None, loss: LossOutcome | None
 ) -> Iterator[float]:
     """Yield the distances of all visible results: target scores, positives, boxes, items, total and gradients."""
     maps = [level.detach().requires_grad_(loss is not None) for level in batch.feature_maps]
-    try:
-        reference = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
-    except ValueError:  # the batch is invalid in itself, such as a row that names an unknown class
-        return
+    reference = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
     if assignment is not None:
         yield from _distances_of_assignment(assignment, reference.targets, batch.head.classes)
     if loss is None:
@@ -93,9 +102,9 @@ def _joined(gradients: Sequence[Tensor], channels: slice) -> Tensor:
 
 
 def _distances_of_assignment(
-    assignment: Assignment, targets: Sequence[Targets], classes: int
+    assignment: CheckedAssignment, targets: Sequence[Targets], classes: int
 ) -> Iterator[float]:
-    """Yield the distances of target scores, of positives, and of the target boxes of positives."""
+    """Yield the distances of target scores, and of positives, their target boxes and their ground truths."""
     scores = torch.stack([image.scores(classes) for image in targets])  # (B, A, C)
     foreground = torch.stack([image.foreground for image in targets])  # (B, A)
     boxes = torch.stack([image.boxes for image in targets])  # (B, A, 4)
@@ -103,6 +112,8 @@ def _distances_of_assignment(
     yield relative(assignment.foreground.float(), foreground.float())
     both = foreground & assignment.foreground.bool()  # (B, A)
     yield relative(assignment.boxes[both], boxes[both])
+    index = torch.stack([image.truth_index for image in targets])  # (B, A)
+    yield float((assignment.truth_index[both] != index[both]).double().mean()) if bool(both.any()) else 0.0
 
 
 def relative(left: Tensor, right: Tensor) -> float:

@@ -7,7 +7,7 @@ of the log says so.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from hypothesis.strategies import SearchStrategy
@@ -19,6 +19,7 @@ from tal_conformance.core.progress import Advance, progress
 from tal_conformance.core.task import DETECT
 from tal_conformance.dialects.identification import explain
 from tal_conformance.dialects.identified import Identification, choice_fields, tie_fields
+from tal_conformance.dialects.known_faults import KnownFault
 from tal_conformance.dialects.observations import Observations
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.suite.followers import followers
@@ -36,6 +37,10 @@ EXPLAINING, SHARING = 0.8, 0.9
 shared properties of failing batches. The rest is for judging the logged failures by the dialect that was found."""
 
 Line = dict[str, Any]
+
+known_faults: Callable[[], Iterable[KnownFault]] = tuple
+"""Function that returns the planted faults with which implementations are compared. They are in a room above this one,
+which therefore sets the function."""
 
 
 def explain_failures(run: SessionState, seconds: float, begins: Callable[[], None] = lambda: None) -> None:
@@ -96,7 +101,13 @@ def _explained(
         }
     observations = Observations(implementation)
     identification = explain(
-        observations, failing, passing, EXPLAINING * seconds, advance, failing_strategies(lines)
+        observations,
+        failing,
+        passing,
+        EXPLAINING * seconds,
+        advance,
+        failing_strategies(lines),
+        known_faults(),
     )
     fields = fields_of(identification)
     if identification.missing or identification.as_declared:

@@ -16,9 +16,12 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.dialects.choices import CLAUSES, DEFAULTS
 from tal_conformance.dialects.identified import Identification
+from tal_conformance.dialects.known_faults import KnownFault, is_explained
+from tal_conformance.dialects.observations import Observation
 from tal_conformance.dialects.search import judged_differences
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.errors import NotSupported
+from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_reference import Dialect
@@ -65,6 +68,12 @@ def chosen_causes(identification: Identification) -> list[ChosenCause]:
     return causes
 
 
+def fault_cause(identification: Identification) -> ChosenCause:
+    """Return the deviation of an implementation that a planted fault explains."""
+    (choice,) = identification.choices
+    return ChosenCause(choice.words, choice.clause, {})
+
+
 def followers(
     folder: Path, identification: Identification, lines: Sequence[Line], deadline: float
 ) -> list[Line]:
@@ -76,9 +85,9 @@ def followers(
         lines: `divergence` lines of the implementation.
         deadline: reading of the clock of processor time after which no more failures are judged.
     """
-    causes = chosen_causes(identification)
+    causes = [fault_cause(identification)] if identification.fault else chosen_causes(identification)
     explained: dict[int, list[Line]] = {number: [] for number in range(len(causes))}
-    judge = CaseJudge(identification.implementation, identification.dialect)
+    judge = CaseJudge(identification.implementation, identification.dialect, identification.fault)
     for line in lines if causes else ():
         if line.get("verdict") == "error" and identification.missing:
             continue  # a dialect that raises on some batches does not explain code that raises on others, too
@@ -111,10 +120,13 @@ class CaseJudge:
     Args:
         implementation: the implementation under test.
         found: the dialect that was found.
+        fault: the planted fault that explains the implementation; None if a dialect does.
     """
 
-    def __init__(self, implementation: Implementation, found: Dialect) -> None:
-        self.implementation, self.found = implementation, found
+    def __init__(
+        self, implementation: Implementation, found: Dialect, fault: KnownFault | None = None
+    ) -> None:
+        self.implementation, self.found, self.fault = implementation, found, fault
 
     def explains(self, line: Line, batch: Batch) -> bool:
         """Return True if the dialect that was found explains a failure on a batch.
@@ -122,7 +134,12 @@ class CaseJudge:
         The dialect explains a failure if the implementation conforms to it on the batch, but not to the declared
         dialect. It also explains the failure of a metamorphic relation, if the relation holds with the bounds of the
         found dialect, or if the reference in the found dialect violates the relation too.
+
+        A planted fault explains a failure if the results on the batch equal the faulty reference's, but not the
+        unchanged reference's.
         """
+        if self.fault is not None:
+            return self._has_fault(batch, self.fault)
         if not self.conforms(line, batch, self.found):
             return False
         if not self.conforms(line, batch, self.implementation.dialect):
@@ -133,6 +150,15 @@ class CaseJudge:
         reference = implementation_from(ReferenceAdapter(self.found), "reference")
         tested = replace(self.implementation, dialect=self.found)
         return _passes(relation, tested, batch) or not _passes(relation, reference, batch)
+
+    def _has_fault(self, batch: Batch, fault: KnownFault) -> bool:
+        try:
+            observation = Observation(execute(self.implementation, batch))
+        except ImplementationFailed as error:
+            observation = Observation(None, error)
+        except NotSupported:
+            return False
+        return is_explained(batch, observation, self.implementation.dialect, fault)
 
     def conforms(self, line: Line, batch: Batch, dialect: Dialect) -> bool:
         """Return True if the implementation conforms to a dialect on the batch of a failure, in an ordinary call."""

@@ -17,35 +17,9 @@ from tal_conformance.dialects.identified import Identification
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
+from tal_conformance.mutation.planted_faults.as_choices import FAULTS_AS_CHOICES
 from tal_reference import DIALECTS, NEWEST, Dialect
 
-FAULTS_AS_CHOICES = {
-    "inclusive_border": "edge_counts=yes",
-    "floor_of_first_stride": "small_box_floor=to first stride",
-    "no_floor": "small_box_floor=none",
-    "iou_for_ciou": "overlap=iou",
-    "alpha_and_beta_swapped": "exponents=exchanged",
-    "alpha_of_one": "exponents=one and six",
-    "k_cut_to_the_anchors": "k_cut=yes",
-    "contested_by_claimants": "contested=claimants",
-    "contested_goes_to_the_first": "contested=first",
-    "contested_by_metric": "contested=claimants metric",
-    "contested_by_unmasked_overlap": "contested=any overlap",
-    "topk2_ignored": "topk2_ignored=yes",
-    "one_more_than_topk2": "topk2_offset=1",
-    "weights_before_conflict": "norm_before_conflict=yes",
-    "clamped_for_added_eps": "norm_clamped=yes",
-    "not_scaled_by_overlap": "norm_scaled=no",
-    "iou_for_ciou_in_the_loss": "box_overlap=iou",
-    "dfl_clamp_15_99": "dfl_clamp=bin later",
-    "dfl_weights_swapped": "dfl_shares_exchanged=yes",
-    "score_sum_an_image": "score_sum=per image",
-    "mean_cross_entropy": "class_loss=mean",
-    "cross_entropy_of_positives": "class_loss=positives",
-    "gains_swapped": "gains=exchanged",
-    "missing_batch_size": "total_times_images=no",
-}
-"""Planted faults by name, with the choice of a dialect that has the same effect."""
 PAIRS = 20
 
 

@@ -1,11 +1,14 @@
 """Command `identify`: it prints dialect and choices of an implementation, evidence, and unexplained differences."""
 
+import json
+
 import pytest
 from tests.fauxmplementations.dense_port import HeavierDfl
 
 from tal_conformance.commands import identify, main
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.mutation import diagnosis
 from tal_reference import NEWEST, parse
 
 
@@ -42,3 +45,30 @@ def test_an_implementation_that_nothing_explains(
     output = capsys.readouterr().out
     assert "  unexplained: LOSS-DFL-1 on " in output
     assert "nothing is left" not in output
+
+
+@pytest.mark.parametrize(("arguments", "found"), [([], "neither"), (["mine", "--measure", "pairs"], "both")])
+def test_a_name_or_a_measurement(arguments: list[str], found: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["identify", *arguments]) == 2
+    assert f"expected the NAME of an implementation or --measure KIND, got {found}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("result", "status"), [(diagnosis.EXACT, 0), (diagnosis.PARTLY, 0), (diagnosis.WRONG, 1)]
+)
+def test_a_measurement(
+    result: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Each search has a line, the table is last, and status 1 says that a search named something else."""
+    monkeypatch.setattr(
+        diagnosis,
+        "diagnose",
+        lambda patient, seconds: diagnosis.Diagnosis(patient.name, result, "It.", seconds),
+    )
+    arguments = ["--measure", "faults", "--number", "2", "--first", "2", "--seconds", "5", "--json"]
+    assert main(["identify", *arguments]) == status
+    found = json.loads(capsys.readouterr().out)["result"]
+    names = [patient.name for patient in diagnosis.patients("faults", 3)][1:]
+    assert [(line["name"], line["result"], line["seconds"]) for line in found["diagnoses"]] == [
+        (name, result, 5) for name in names
+    ]

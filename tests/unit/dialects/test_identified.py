@@ -41,11 +41,28 @@ def identification(dialect: Dialect, unexplained: int = 0, **fields: Any) -> Ide
         (identification(IOU, 2), f"It is most similar to {NAMED} 8 of 10 batches; 2 are left."),
         (
             identification(IOU, complete=False),
-            f"The budget of seconds ended the search: so far, it computes {NAMED} 10 of 10 batches.",
+            (
+                f"It computes {NAMED} 10 of 10 batches; nothing is left; the budget of seconds ended the search for "
+                "other explanations."
+            ),
         ),
         (
-            identification(IOU, 2, complete=False),
-            f"The budget of seconds ended the search: so far, it is most similar to {NAMED} 8 of 10 batches.",
+            identification(IOU, complete=False, unjudged=3),
+            f"It computes {NAMED} 10 of 13 batches; 3 were not judged for lack of time.",
+        ),
+        (
+            identification(IOU, complete=False, unjudged=11),
+            (
+                f"The budget of seconds ended the search: so far, it computes {NAMED} 10 of 21 batches; 11 were not "
+                "judged for lack of time."
+            ),
+        ),
+        (
+            identification(IOU, 2, complete=False, unjudged=1),
+            (
+                f"The budget of seconds ended the search: so far, it is most similar to {NAMED} 8 of 11 batches; 2 "
+                "are left, 1 was not judged for lack of time."
+            ),
         ),
         (
             identification(NEWEST, 4),
