@@ -3,11 +3,14 @@
 Even the simplest of these batches exercises every part of the loss.
 """
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
+from tal_conformance.core.task import OBB
 
 IMAGES = (
     ((Truth("ordinary"), Truth("huge", 1)), (Truth("ordinary", 1, (5, 3)),)),
@@ -18,6 +21,8 @@ IMAGES = (
     ((Truth("ordinary", 0, (2, 2), (9, 5)),), (Truth("huge", 1), Truth("ordinary"))),
 )
 """Ground truths of two images each: of two classes, in different numbers, with contested anchors."""
+TURNS = (1, 4, 6)
+"""Digits of the angles 0.3, 1.1 and -0.7: a turned box of every image differs from an upright one in every term."""
 
 CALLED: SearchStrategy[Recipe] = st.builds(
     Recipe,
@@ -31,3 +36,18 @@ CALLED: SearchStrategy[Recipe] = st.builds(
 )
 """Two images on grids of unequal sides, with two or three levels. Structure is drawn from short lists, because a single
 batch must show what a way of calling changes: the gating profile draws few of them."""
+
+
+def _turned(recipe: Recipe) -> Recipe:
+    """Return the recipe of a batch of rotated boxes, whose images have ground truths of different angles."""
+    images = tuple(
+        tuple(
+            replace(truth, turn=TURNS[(image + number) % len(TURNS)]) for number, truth in enumerate(truths)
+        )
+        for image, truths in enumerate(recipe.images)
+    )
+    return replace(recipe, images=images, task=OBB.name)
+
+
+CALLED_TURNED = st.builds(_turned, CALLED)
+"""As `CALLED`, for rotated boxes."""

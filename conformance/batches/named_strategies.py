@@ -4,13 +4,14 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from tal_conformance.batches.calling import CALLED_TURNED
 from tal_conformance.batches.class_weights import class_weights
 from tal_conformance.batches.generic_heads import heads, trained_logits
 from tal_conformance.batches.long_batches import crossings, long_batches
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import SMALL, STRIDES, recipes
 from tal_conformance.batches.truths import Truth
-from tal_conformance.batches.turned_strategies import turned_strategies
+from tal_conformance.batches.turned_strategies import turned, turned_strategies
 from tal_conformance.core.task import DETECT, OBB
 from tal_reference import Hyperparameters
 
@@ -150,6 +151,14 @@ TURNABLE: dict[str, SearchStrategy[Recipe]] = {
 }
 """Strategies of checks that `STRATEGIES` does not name, by the name of the check, that rotated boxes have too."""
 
-STRATEGIES_BY_TASK = {DETECT.name: STRATEGIES, OBB.name: turned_strategies(STRATEGIES | TURNABLE)}
+OF_CALLS = ("calling", "calling_slowly", "state")
+"""Checks that call an implementation in unusual ways or several times in a row; their batches are few and simple."""
+
+STRATEGIES_BY_TASK = {
+    DETECT.name: STRATEGIES,
+    OBB.name: turned_strategies(STRATEGIES | TURNABLE)
+    | {"relation": turned(RELATABLE)}
+    | dict.fromkeys(OF_CALLS, CALLED_TURNED),
+}
 """The strategies of every task: by the names of `STRATEGIES`, and of other tasks than detection by those of `TURNABLE`
 too."""

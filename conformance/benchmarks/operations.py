@@ -107,7 +107,7 @@ def training(adapter: Any, batch: Batch) -> Operation:
 
     def verify(state: tuple[Loss, tuple[Tensor, ...]]) -> None:
         findings = Findings()
-        check_loss(*state, findings=findings)
+        check_loss(*state, batch.family, findings=findings)
         raise_mistake(findings)
 
     return Operation(prepare, (forward, backward), verify)

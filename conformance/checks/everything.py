@@ -16,7 +16,7 @@ from tal_conformance.batches.strategies import CELLS, IMAGES, STRIDES
 from tal_conformance.checks.calling.check import applies, called
 from tal_conformance.checks.devices.checks import allocates_on_device, repeatable, same_as_cpu
 from tal_conformance.checks.reference import Judge, judge_against_reference
-from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable
+from tal_conformance.checks.relations.relations import RELATIONS_BY_TASK, NotApplicable, NotObservable
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.calling.ways import WAYS
@@ -87,7 +87,7 @@ def _further_checks(subject: Subject, batch: Batch, generated: bool) -> Iterator
         yield same_as_cpu
     elif not (implementation.in_subprocess or torch.cuda.is_available()):
         yield allocates_on_device
-    yield from RELATIONS.values()
+    yield from RELATIONS_BY_TASK[batch.task].values()
     for way in WAYS:
         if way != "compile" and applies(implementation, way) and way not in implementation.unsupported_ways:
             yield partial(called, way=way)

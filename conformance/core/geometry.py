@@ -52,6 +52,11 @@ def flatten(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]
     return distances.unflatten(2, (4, head.reg_max)), classes
 
 
+def other_fields(feature_maps: Sequence[Tensor], head: Head) -> Tensor:
+    """Return the values (B, A, others) of the channels after the class logits, such as angles; (B, A, 0) if none."""
+    return torch.cat([level[:, head.channels :].flatten(2) for level in feature_maps], dim=2).transpose(1, 2)
+
+
 def fold(distances: Tensor, classes: Tensor, grids: Sequence[Grid], *others: Tensor) -> tuple[Tensor, ...]:
     """Return the feature maps (B, 4R + C, H, W) of distance and class logits, the inverse of `flatten` (PRE-1).
 

@@ -7,6 +7,9 @@ from tal_conformance.judgement.assignment_inferred import judge_inferred_assignm
 from tal_conformance.judgement.decode import classes_exist, judge_inputs
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.loss import judge_loss
+from tal_conformance.judgement.mixed_precision import is_coarse
+
+NOT_IN_16_BITS = "rotated boxes are not judged on predictions of 16 bits"
 
 
 def judge(outcome: Outcome, expected: Expectation) -> Judgement:
@@ -22,8 +25,12 @@ def judge(outcome: Outcome, expected: Expectation) -> Judgement:
     Raises:
         Divergence: a stage differs; the exception has the judgement.
     """
-    expected = expected.settled
     judgement = Judgement(expected.batch.family)
+    if expected.batch.turned and is_coarse(expected.batch.dtype):  # enclosures of 16 bits know CIoU alone
+        judgement.inconclusive = judgement.undefined = True
+        judgement.notes.append(NOT_IN_16_BITS)
+        return judgement
+    expected = expected.settled
     if outcome.exposes_inputs:
         judge_inputs(judgement, outcome, expected)
         if judgement.verdict.fails and not classes_exist(outcome.inputs):

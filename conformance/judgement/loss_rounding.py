@@ -323,11 +323,18 @@ def term_ranges(weights: Tensor, logits: Tensor, learnt: Tensor, reg_max: int, f
 
 
 def on_all_anchors(of_positives: Gradients, foreground: Tensor) -> Gradients:
-    """Return gradients with the part on distance logits (P, 4R) scattered to all anchors (B, A, 4R), zero elsewhere."""
-    distances, logits = of_positives
-    everywhere = distances.new_zeros(*foreground.shape, distances.shape[1])
-    everywhere[foreground] = distances
-    return everywhere, logits
+    """Return gradients with the parts of positives scattered to all anchors (B, A, width), zero elsewhere.
+
+    Of positives (P, width) are the parts on distance logits and angles, not that on class logits.
+    """
+
+    def scattered(values: Tensor) -> Tensor:
+        everywhere = values.new_zeros(*foreground.shape, values.shape[1])
+        everywhere[foreground] = values
+        return everywhere
+
+    distances, logits, *others = of_positives
+    return scattered(distances), logits, *map(scattered, others)
 
 
 @dataclass(frozen=True)

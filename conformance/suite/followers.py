@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tal_conformance.checks.reference import judge_against_reference
-from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable
+from tal_conformance.checks.relations.relations import RELATIONS_BY_TASK, NotApplicable, NotObservable
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.dialects.choices import CLAUSES, DEFAULTS
@@ -144,7 +144,8 @@ class CaseJudge:
             return False
         if not self.conforms(line, batch, self.implementation.dialect):
             return True
-        relation = RELATIONS.get(str(line.get("parameter"))) if line.get("test") == "test_relation" else None
+        of_task = RELATIONS_BY_TASK[batch.task] if line.get("test") == "test_relation" else {}
+        relation = of_task.get(str(line.get("parameter")))
         if relation is None:
             return False
         reference = implementation_from(ReferenceAdapter(self.found), "reference")

@@ -15,6 +15,7 @@ import torch
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.benchmarks.table import table
 from tal_conformance.checks.registry import CHECKS
+from tal_conformance.checks.relations.relations import RELATIONS_BY_TASK
 from tal_conformance.core.determinism import fixed_arithmetic
 from tal_conformance.core.interrupts import lost_interrupts
 from tal_conformance.core.task import DETECT
@@ -242,7 +243,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if item in dropped or item.path.stem != "test_cases" or _of_another_row(item, run)
         ]
     elif not config.getoption("--large"):
-        dropped += [item for item in own if item.path.stem == "test_large"]
+        dropped += [
+            item for item in own if item.path.stem == "test_large" or _is_relation_of_another_task(item, run)
+        ]
         others = [item for item in own if item not in dropped and not _applies(item, task_of_item(item, run))]
         dropped += others
         if (
@@ -287,6 +290,12 @@ def _of_another_row(item: pytest.Item, run: SessionState) -> bool:
     rows = [row for row in run.implementations if row.spec == subject.implementation.spec]
     judging = next((row for row in rows if row.task == case.task), rows[0])
     return subject.implementation.name != judging.name
+
+
+def _is_relation_of_another_task(item: pytest.Item, run: SessionState) -> bool:
+    """Return True if a test is that of a relation which the task of its implementation does not have."""
+    relation = item.callspec.params.get("relation") if hasattr(item, "callspec") else None
+    return relation is not None and relation.clause not in RELATIONS_BY_TASK[task_of_item(item, run)]
 
 
 def name_of_check(item: pytest.Item) -> str:

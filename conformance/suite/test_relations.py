@@ -1,6 +1,6 @@
 """META: relations between results of one implementation, independent of the reference (specification section 7)."""
 
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Iterator
 
 import pytest
@@ -9,14 +9,20 @@ from hypothesis import event, reject
 from tal_conformance.batches.named_strategies import RELATABLE
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.registry import check
-from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable, Relation
+from tal_conformance.checks.relations.relations import (
+    RELATIONS_BY_TASK,
+    NotApplicable,
+    NotObservable,
+    Relation,
+)
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.suite.checker import Checker
 
 EVERY = [
     pytest.param(relation, id=clause, marks=pytest.mark.clauses(clause))
-    for clause, relation in RELATIONS.items()
+    for clause, relation in ChainMap(*RELATIONS_BY_TASK.values()).items()
 ]
+"""The relations of all tasks. A row of the run has those of its task."""
 MIN_COMPARED_SHARE = 0.25
 """Minimum share of a relation's batches that are compared in full; most relations reach 0.7 to 1."""
 ENOUGH = 20

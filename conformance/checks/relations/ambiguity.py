@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tal_conformance.core.geometry import ciou
+from tal_conformance.checks.relations.overlaps import raw_overlaps
 from tal_conformance.judgement.admissible import Range, Selection, may_own, top_k_choices
 from tal_conformance.judgement.bounds import ROUNDINGS
 from tal_conformance.judgement.oracle import ImageOracle
@@ -50,10 +50,10 @@ class DecidingValues:
 
         Args:
             oracle: oracle of the image, which computes the values that the specification admits.
-            read: inputs of the assigner: truths (M, 4) and boxes (A, 4), xyxy in pixels.
+            read: inputs of the assigner: truths (M, 4) and boxes (A, 4), xyxy in pixels; rotated: (M, 5), (A, 5).
             numbers: hyperparameters.
         """
-        unclamped = ciou(read["truths"][:, None].double(), read["boxes"].double())  # (M, A)
+        unclamped = raw_overlaps(read["truths"].double(), read["boxes"].double())  # (M, A)
         counts = (unclamped + oracle.overlap_error > 0) & oracle.may_candidate
         errors = oracle.overlap, oracle.overlap_error, oracle.metric, oracle.metric_error
         return cls(

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from tal_conformance.checks.relations.ambiguity import DecidingValues, uncertain
+from tal_conformance.checks.relations.overlaps import are_turned, overlap_errors
 from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import Pair
 from tal_conformance.checks.relations.views import ImageView
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
-from tal_conformance.judgement.bounds import ROUNDINGS, ciou_unit
+from tal_conformance.judgement.bounds import ROUNDINGS
 from tal_conformance.judgement.comparators import (
     Bounded,
     Quantity,
@@ -30,6 +31,7 @@ from tal_conformance.judgement.comparators import (
     assert_within,
 )
 from tal_conformance.judgement.geometry import InputErrors
+from tal_reference import RotatedPredictions
 from tal_reference.assignment import normalised
 
 CELL = ("GT", "anchor")
@@ -165,6 +167,8 @@ class ImageComparison:
         boxes_now, scores_now = self.now.expected.decoding_errors
         box_error = boxes[before].amax(-1, keepdim=True)
         box_error = box_error + boxes_now[now, self.mapping.anchors].amax(-1, keepdim=True)
+        if self.mapping.turn is not None:
+            box_error = box_error + self.turned_predictions()
         score_error = scores[before] + scores_now[now, self.mapping.anchors][:, self.mapping.classes]
         return (
             self.to.equal(
@@ -175,7 +179,7 @@ class ImageComparison:
                 "predicted box",
                 new["boxes"],
                 old["boxes"],
-                box_error.expand(-1, 4),
+                self.with_angle(box_error.expand_as(old["boxes"])),
                 SIDE,
                 image,
             )
@@ -194,12 +198,31 @@ class ImageComparison:
             and self.to.equal(StageName.DECODE, "label", new["labels"], old["labels"], ("GT",), image)
         )
 
+    def turned_predictions(self) -> Tensor:
+        """Return (A, 1) the difference in pixels of exact predictions in two forms, due to rounding of their angles."""
+        before, now = self.before.expected.predictions, self.now.expected.predictions
+        assert isinstance(before, RotatedPredictions)
+        assert isinstance(now, RotatedPredictions)
+        changed = self.mapping.boxes(now.pixels[self.pair.changed_image, self.mapping.anchors])  # (A, 5)
+        return (changed - before.pixels[self.pair.image])[:, :4].abs().amax(1, keepdim=True)
+
     @cached_property
     def truth_error(self) -> Tensor:
         """Return the possible difference (M, 4) in pixels between both runs' edges of the ground truths."""
         now = self.now.truth_errors(self.pair.changed_image)[self.mapping.truths]
         errors = self.before.truth_errors(self.pair.image) + now.amax(-1, keepdim=True)
-        return errors.amax(-1, keepdim=True).expand(-1, 4)
+        return self.with_angle(errors.amax(-1, keepdim=True).expand_as(errors))
+
+    def with_angle(self, errors: Tensor) -> Tensor:
+        """Return the errors (.., 5) of rotated boxes with the error of the angle; others unchanged.
+
+        Angles are read, not computed (OBB-DEC-1), so that they differ by the rounding of a change of their form alone.
+        """
+        if not are_turned(errors):
+            return errors
+        turn = self.mapping.turn
+        angle = errors.new_full((), 0.0 if turn is None else turn.rounding)
+        return torch.cat((errors[..., :4], angle.expand_as(errors[..., 4:])), dim=-1)
 
     def background(self) -> bool:
         """Compare an image without ground truths: neither run may have positives or nonzero target scores."""
@@ -225,11 +248,15 @@ class ImageComparison:
         """Return the values that decide the assignment, with their possible differences between the two runs."""
         before = self.before.oracle(self.pair.image, self.moved_inputs)
         now = self.now.oracle(self.pair.changed_image)
+        of_overlap = of_metric = torch.zeros_like(before.overlap)  # (M, A) twice
+        if self.mapping.turn is not None:  # what the rounding of the changed angles does to the exact values
+            of_overlap = (self.mapping.pairs(now.overlap) - before.overlap).abs()
+            of_metric = (self.mapping.pairs(now.metric) - before.metric).abs()
         deciding = replace(
             DecidingValues.of(before, self.old.read, self.before.batch.hyperparameters),
             doubtful=uncertain(before) | self.mapping.pairs(uncertain(now)),
-            overlap_error=before.overlap_error + self.mapping.pairs(now.overlap_error),
-            metric_error=before.metric_error + self.mapping.pairs(now.metric_error),
+            overlap_error=before.overlap_error + self.mapping.pairs(now.overlap_error) + of_overlap,
+            metric_error=before.metric_error + self.mapping.pairs(now.metric_error) + of_metric,
         )
         return deciding.from_stages(self.old.shown, self.new.shown) if self.old.shown else deciding
 
@@ -384,10 +411,10 @@ class ImageComparison:
 
     @cached_property
     def overlap_errors(self) -> Tensor:
-        """Return a bound (M, A) on the error of any measure of overlap: that of CIoU, which has all their terms."""
-        truths, boxes = self.old.read["truths"].double()[:, None], self.old.read["boxes"].double()
+        """Return a bound (M, A) on the error of any measure of overlap."""
+        truths, boxes = self.old.read["truths"].double(), self.old.read["boxes"].double()
         moved = self.moved_inputs.boxes + self.moved_inputs.truths.amax(1, keepdim=True)  # (M, A)
-        return 2 * ROUNDINGS * ciou_unit(truths, boxes, moved, self.before.eps)
+        return overlap_errors(truths, boxes, moved, self.before.eps)
 
     def own_errors(self, known: DecidingValues, errors: Tensor) -> Tensor:
         """Return `errors` (A,) of the weights, enlarged if the implementation's overlap differs from the judge's.

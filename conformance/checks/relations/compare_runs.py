@@ -79,6 +79,10 @@ def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bo
     if before.outcome.assignment is None or now.outcome.assignment is None:
         known = before.ambiguity_of(pair.image)
         open_choice = known is not None and known.inconclusive
+        if before.batch.turned:  # a hidden assignment that the reference does not explain
+            open_choice = open_choice or bool(
+                before.foreign[pair.image].any() | now.foreign[pair.changed_image].any()
+            )
         apart = (
             before.hidden_weight_errors(pair.image)
             + now.hidden_weight_errors(pair.changed_image)[pair.mapping.anchors]

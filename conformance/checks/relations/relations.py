@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.relations import score_properties as scores
 from tal_conformance.checks.relations import transformations as changes
+from tal_conformance.checks.relations import turned_transformations as turns
 from tal_conformance.checks.relations.compare_images import Comparison
 from tal_conformance.checks.relations.compare_runs import compare
 from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import Transformation, TransformationPlan
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.task import DETECT
+from tal_conformance.core.task import DETECT, OBB
 from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
@@ -190,5 +191,31 @@ RELATIONS = {
     )
 }
 """Every relation of detection by its clause."""
-RELATIONS_BY_TASK = {DETECT.name: RELATIONS}
+TURNED_RELATIONS = RELATIONS | {
+    relation.clause: relation
+    for relation in (
+        Relation(
+            "META-TURN-HALF",
+            "a half turn of a ground truth's angle changes only the losses of its distances",
+            turns.half_turned_truths,
+        ),
+        Relation(
+            "META-TURN-SIDES",
+            "exchanged sides and a quarter turn of a ground truth's angle change only the losses of its distances",
+            turns.exchanged_sides,
+        ),
+        Relation(
+            "META-TURN-FORM",
+            "a half turn of all angles with opposite distances exchanged changes nothing",
+            turns.half_turned_boxes,
+        ),
+        Relation(
+            "META-TURN-SCENE",
+            "a scene that is turned by 90 degrees has turned targets and equal losses",
+            turns.turned_scene,
+        ),
+    )
+}
+"""Every relation of rotated boxes by its clause."""
+RELATIONS_BY_TASK = {DETECT.name: RELATIONS, OBB.name: TURNED_RELATIONS}
 """The relations of every task."""

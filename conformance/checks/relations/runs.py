@@ -4,6 +4,7 @@ This is the only module of the relations that uses the reference, and only to de
 compared with the implementation's own values, never with the reference's.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -11,17 +12,26 @@ import torch
 from torch import Tensor
 
 from tal_conformance.checks.relations.ambiguity import DecidingValues
-from tal_conformance.core.geometry import flatten
+from tal_conformance.checks.relations.overlaps import overlap_errors
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.geometry import flatten, other_fields
 from tal_conformance.core.outcome import LossOutcome, Outcome
+from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Uniqueness, least_unique
-from tal_conformance.judgement.bounds import ROUNDINGS, bound, ciou_unit, truth_unit
+from tal_conformance.judgement.bounds import ROUNDINGS, bound
 from tal_conformance.judgement.comparators import all_finite
 from tal_conformance.judgement.expectation import Expectation, LossExpectation
 from tal_conformance.judgement.geometry import InputErrors
+from tal_conformance.judgement.loss_reference import Gradients
 from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_anchors
 from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import BatchTargets, GroundTruths
 from tal_reference.loss import stacked
+
+
+def fields_of_maps(maps: Sequence[Tensor], batch: Batch) -> Gradients:
+    """Return feature maps, or gradients on them, by head field: distances (B, A, 4, R), classes (B, A, C), others."""
+    return (*flatten(maps, batch.head), *([other_fields(maps, batch.head)] if batch.turned else []))
 
 
 class Run:
@@ -58,7 +68,7 @@ class Run:
     def truth_errors(self, image: int) -> Tensor:
         """Return the rounding errors (M, 4) in pixels of the edges of an image's ground truths."""
         exact, own = self.truths[image], self.expected.rounded_truths[image]
-        unit = truth_unit(exact.boxes, self.eps)
+        unit = self.expected.geometry.truth_unit(exact.boxes, self.eps)
         return bound(own.boxes, exact.boxes, unit, self.dtype, "ground truth box")
 
     @property
@@ -216,6 +226,8 @@ class Run:
         ]
         items = loss.items.double()
         total = self.total_error / images
+        if known.rounding.enclosed is not None:
+            errors = [error + known.rounding.enclosed[at] for at, error in enumerate(errors)]
         values = torch.cat((items, loss.total.double()[None] / self.batch_factor))  # (4,)
         of_terms = torch.stack([*errors, torch.stack(errors).sum()]) * self._expected_scale  # (4,)
         of_terms[-1] += total * self.scale
@@ -223,30 +235,40 @@ class Run:
         return values, of_terms + values.abs() * self._scale_error + self._foreign_term_errors
 
     @cached_property
+    def foreign(self) -> Tensor:
+        """(B, A) bool: True if the gradients on the distances do not follow from the reference's assignment.
+
+        False everywhere if the assignment is exposed.
+        """
+        if self.outcome.assignment is not None or self.outcome.loss is None:
+            return torch.zeros_like(self.expected.predictions.logits[..., 0], dtype=torch.bool)
+        distances = flatten(self.loss.gradients, self.batch.head)[0].flatten(2)  # (B, A, 4R)
+        return (distances != 0).any(2) & ~self._follows_reference(distances)
+
+    @cached_property
     def foreign_positives(self) -> tuple[Tensor, Tensor]:
         """Target scores (B, A) where the hidden assignment differs from the reference's, else 0; and their errors."""
-        none = torch.zeros_like(self.expected.predictions.logits[..., 0])  # (B, A)
-        if self.outcome.assignment is not None:
+        none, foreign = (
+            torch.zeros_like(self.expected.predictions.logits[..., 0]),
+            self.foreign,
+        )  # (B, A) twice
+        if (
+            self.batch.turned or not foreign.any()
+        ):  # rotated boxes: `compare_image` treats them as an open choice
             return none, none
-        distances, logits = flatten(self.loss.gradients, self.batch.head)
-        foreign = (distances != 0).flatten(2).any(2) & ~self._follows_reference(
-            distances.flatten(2)
-        )  # (B, A)
-        if not foreign.any():
-            return none, none
+        logits = flatten(self.loss.gradients, self.batch.head)[1]
         gain = self.batch.hyperparameters.cls_gain * self.batch_factor
         scores = self.expected.predictions.logits.sigmoid() - logits.double() * self.scale / gain  # (B, A, C)
         weights = scores.amax(2).nan_to_num().clamp(0, 1).where(foreign, 0)  # (B, A)
-        overlap_errors = none.clone()
+        of_overlaps = none.clone()
         boxes = self.expected.predictions.boxes * self.expected.predictions.anchors.strides  # (B, A, 4)
         for image, (truths, of_inputs) in enumerate(
             zip(self.truths, self.expected.input_errors, strict=True)
         ):
             if len(truths):
                 edges = of_inputs.boxes + of_inputs.truths.amax(1, keepdim=True)  # (M, A)
-                unit = ciou_unit(truths.boxes[:, None], boxes[image], edges, self.eps)  # (M, A)
-                overlap_errors[image] = 2 * ROUNDINGS * unit.amax(0)
-        errors = (2 * self.batch.hyperparameters.beta + 2) * overlap_errors
+                of_overlaps[image] = overlap_errors(truths.boxes, boxes[image], edges, self.eps).amax(0)
+        errors = (2 * self.batch.hyperparameters.beta + 2) * of_overlaps
         return weights, errors.where(foreign, 0)
 
     def _follows_reference(self, distances: Tensor) -> Tensor:
@@ -312,13 +334,13 @@ class Run:
 
     @cached_property
     def gradients(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The gradients on distance logits (B, A, 4, R) and class logits (B, A, C), times N / B; and their errors."""
+        """The gradients on distance logits (B, A, 4, R), class logits (B, A, C) and angles, times N / B; errors."""
         share, own_share, known = (
             self._expected_scale / self.batch.images,
             self.scale / self.batch_factor,
             self._expected_loss,
         )
-        shown = flatten(self.loss.gradients, self.batch.head)
+        shown = fields_of_maps(self.loss.gradients, self.batch)
         values, errors = [], []
         rounding_units = (
             on_all_anchors(each, self.targets.foreground)
@@ -338,6 +360,19 @@ class Run:
             errors = [errors[0] + distances[..., None, None], errors[1] + logits[..., None]]
         return tuple(values), tuple(errors)
 
+    @property
+    def exact_terms(self) -> Tensor:
+        """The reference's terms and their sum in float64 for the run's targets, times N: (4,) for detection."""
+        items = self._expected_loss.exact.items
+        return torch.cat((items, items.sum()[None])) * self.targets.scores.double().sum().clamp(min=1)
+
+    @property
+    def exact_gradients(self) -> Gradients:
+        """The reference's gradients in float64 for the run's targets, times N / B, with the shapes of `gradients`."""
+        share = self.targets.scores.double().sum().clamp(min=1) / self.batch.images
+        distances, *others = (values * share for values in self._expected_loss.exact.of_total)
+        return distances.unflatten(2, (4, self.batch.head.reg_max)), *others
+
     def moved_loss(self, weights: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the change of terms (4,) and gradients, times N, if weights change by up to the given values (B, A).
 
@@ -354,10 +389,11 @@ class Run:
         loss = self.expected.loss(moved).exact
         scale = scores.sum().clamp(min=1)
         cls = numbers.cls_gain * (logits * scores).abs().sum()
-        box, dfl = loss.items[0].abs() * scale, loss.items[2].abs() * scale
-        distances = loss.of_total[0].abs() * scale / images  # (B, A, 4R)
-        gradients = distances.unflatten(2, (4, self.batch.head.reg_max)), numbers.cls_gain * scores
-        return torch.stack((box, cls, dfl, box + cls + dfl)), gradients
+        terms = loss.items.abs() * scale
+        terms[self.batch.family.item_of[StageName.CLS]] = cls
+        distances, _, *others = (values.abs() * scale / images for values in loss.of_total)  # (B, A, 4R)
+        sides = distances.unflatten(2, (4, self.batch.head.reg_max))
+        return torch.cat((terms, terms.sum()[None])), (sides, numbers.cls_gain * scores, *others)
 
     @cached_property
     def _background_logit(self) -> tuple[Tensor, Tensor, bool]:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tal_conformance.checks.relations.ambiguity import DecidingValues
 from tal_conformance.checks.relations.compare_images import SCORE, Comparison
+from tal_conformance.checks.relations.overlaps import raw_overlaps
 from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.views import ImageView, unchanged, view
-from tal_conformance.core.geometry import ciou
 from tal_conformance.core.task import StageName
 from tal_conformance.judgement.bounds import ROUNDINGS
 
@@ -84,6 +84,6 @@ def independent(run: Run, image: int, seen: ImageView, known: DecidingValues) ->
     numbers = run.batch.hyperparameters
     winnable = known.owners & (known.selection.may.sum(0) > 1)  # (M, A) may be won without being a candidate
     counted = known.possible | (seen.positives & ~winnable)  # (M, A) with candidates of the implementation
-    overlap = ciou(seen.read["truths"][:, None], seen.read["boxes"]).clamp(min=0).where(counted, 0)
+    overlap = raw_overlaps(seen.read["truths"], seen.read["boxes"]).clamp(min=0).where(counted, 0)
     score = seen.read["scores"].double().T[seen.read["labels"]]  # (M, A)
     return overlap, score**numbers.alpha * overlap**numbers.beta

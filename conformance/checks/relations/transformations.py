@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tal_conformance.checks.relations.views import ImageMapping, unchanged
+from tal_conformance.checks.relations.views import ImageMapping, unchanged, with_sides
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.geometry import flatten, fold, pixel_boxes
+from tal_conformance.core.geometry import flatten, fold, other_fields, pixel_boxes
 from tal_reference import Head
 
 DYADIC = 2.0**20
@@ -65,11 +65,16 @@ class TransformationPlan:
         how: description of the change, for messages such as "`how`, the overlap is ...".
         sources: the original batches: the given batch, and further batches that the transformation needs.
         changed: transformed batches, whose images and losses must equal those of the original batches.
+        unequal: names of the terms and head fields whose losses and gradients the transformation changes; then the
+            total is not compared either.
+        inexact: True if the transformation rounds, so that exact values differ too: by no more than the reference's.
     """
 
     how: str
     sources: tuple[Batch, ...]
     changed: tuple[FollowUp, ...]
+    unequal: frozenset[str] = frozenset()
+    inexact: bool = False
 
 
 Transformation = Callable[[Batch], Iterator[TransformationPlan]]
@@ -83,12 +88,15 @@ def permuted_truths(batch: Batch) -> Iterator[TransformationPlan]:
         places = (batch.annotations[:, 0] == image).nonzero().flatten()  # (M,)
         rows[places] = batch.annotations[places.roll(-1)]
         mapping = unchanged(batch, image)
-        mappings.append(replace(mapping, truths=mapping.truths.roll(1)))
+        moves = len(places) > 0 and bool(
+            with_sides(batch)[places[0]]
+        )  # a row that OBB-ANN-2 drops moves none
+        mappings.append(replace(mapping, truths=mapping.truths.roll(1)) if moves else mapping)
     if max(len(mapping.truths) for mapping in mappings) > 1:
         yield TransformationPlan(
             "with the first ground truth of each image moved to its end",
             (batch,),
-            (_with_pairs(batch, mappings, rows=rows),),
+            (with_pairs(batch, mappings, rows=rows),),
         )
 
 
@@ -125,7 +133,7 @@ def split(batch: Batch) -> Iterator[TransformationPlan]:
 
 def empty_image(batch: Batch) -> Iterator[TransformationPlan]:
     """Yield one transformation: append an image without ground truths."""
-    sources = (batch, _with_pairs(_first_image(batch), [], rows=batch.annotations[:0]).batch)
+    sources = (batch, with_pairs(_first_image(batch), [], rows=batch.annotations[:0]).batch)
     yield TransformationPlan("with an image without ground truths after it", sources, (_joined(*sources),))
 
 
@@ -145,11 +153,11 @@ def renamed_classes(batch: Batch) -> Iterator[TransformationPlan]:
     if classes > 1:
         rows = batch.annotations.clone()
         rows[:, 1] = (rows[:, 1] + 1) % classes
-        mappings = [replace(mapping, classes=mapping.classes.roll(-1)) for mapping in _mappings(batch)]
-        distances, logits = flatten(batch.feature_maps, batch.head)
-        maps = fold(distances, logits.roll(1, dims=2), batch.grids)
+        mappings = [replace(mapping, classes=mapping.classes.roll(-1)) for mapping in mappings_of(batch)]
+        distances, logits, others = head_fields(batch)
+        maps = fold(distances, logits.roll(1, dims=2), batch.grids, others)
         yield TransformationPlan(
-            "with every class renamed to the next", (batch,), (_with_pairs(batch, mappings, maps, rows),)
+            "with every class renamed to the next", (batch,), (with_pairs(batch, mappings, maps, rows),)
         )
 
 
@@ -158,10 +166,11 @@ def unreachable_class(batch: Batch) -> Iterator[TransformationPlan]:
     head = Head(batch.head.strides, batch.head.classes + 1, batch.head.reg_max)
     rows = batch.annotations.clone()
     rows[:, 1] += 1
-    mappings = [replace(mapping, classes=mapping.classes + 1) for mapping in _mappings(batch)]
-    distances, logits = flatten(batch.feature_maps, batch.head)
+    mappings = [replace(mapping, classes=mapping.classes + 1) for mapping in mappings_of(batch)]
+    distances, logits, others = head_fields(batch)
     logits = torch.cat((logits.amax(2, keepdim=True), logits), dim=2)  # (B, A, C + 1)
-    changed = replace(_with_pairs(batch, mappings, fold(distances, logits, batch.grids), rows, head), extra=0)
+    maps = fold(distances, logits, batch.grids, others)
+    changed = replace(with_pairs(batch, mappings, maps, rows, head), extra=0)
     yield TransformationPlan(
         "with a class without ground truths inserted before the others", (batch,), (changed,)
     )
@@ -172,14 +181,14 @@ def shifted_logits(batch: Batch) -> Iterator[TransformationPlan]:
     if batch.head.reg_max == 1:
         return  # a head of one bin has no softmax: its logit is the distance
     rounded = shiftable(batch)
-    distances, logits = flatten(rounded.feature_maps, batch.head)  # (B, A, 4, R), (B, A, C)
+    distances, logits, others = head_fields(rounded)  # (B, A, 4, R), (B, A, C), (B, A, others)
     number = torch.arange(4 * batch.anchors, device=batch.device).view(-1, 4)  # (A, 4)
     shifts = distances.new_tensor(SHIFTS)[number % len(SHIFTS)]  # (A, 4)
-    maps = fold(distances + shifts[..., None], logits, batch.grids)
+    maps = fold(distances + shifts[..., None], logits, batch.grids, others)
     yield TransformationPlan(
         "with a number added to all distance logits of a side",
         (rounded,),
-        (_with_pairs(rounded, _mappings(rounded), maps),),
+        (with_pairs(rounded, mappings_of(rounded), maps),),
     )
 
 
@@ -188,10 +197,16 @@ def shiftable(batch: Batch) -> Batch:
 
     A second application of this function has no effect.
     """
-    distances, logits = flatten(batch.feature_maps, batch.head)
+    distances, logits, others = head_fields(batch)
     largest = 1 / LOGIT_STEP / 2  # a float32 holds multiples of the step up to twice this size
     rounded = (distances / LOGIT_STEP).round() * LOGIT_STEP
-    return _with(batch, fold(rounded.clamp(-largest, largest), logits, batch.grids), batch.annotations)
+    maps = fold(rounded.clamp(-largest, largest), logits, batch.grids, others)
+    return changed_batch(batch, maps, batch.annotations)
+
+
+def head_fields(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return distance logits (B, A, 4, R), class logits (B, A, C), and the other fields (B, A, others) of a batch."""
+    return (*flatten(batch.feature_maps, batch.head), other_fields(batch.feature_maps, batch.head))
 
 
 def gathered(sources: Sequence[Batch], order: Sequence[tuple[int, int]]) -> FollowUp:
@@ -211,7 +226,7 @@ def gathered(sources: Sequence[Batch], order: Sequence[tuple[int, int]]) -> Foll
         rows.append(annotations[annotations[:, 0] == image].clone())
         rows[-1][:, 0] = number
     pairs = tuple(Pair(s, i, number, unchanged(sources[s], i)) for number, (s, i) in enumerate(order))
-    return FollowUp(_with(sources[0], maps, torch.cat(rows)), pairs)
+    return FollowUp(changed_batch(sources[0], maps, torch.cat(rows)), pairs)
 
 
 def mirrorable(batch: Batch) -> Batch:
@@ -223,16 +238,30 @@ def mirrorable(batch: Batch) -> Batch:
     rows = batch.annotations.clone()
     rows[:, 2:4] = (rows[:, 2:4] * DYADIC).round() / DYADIC
     height, width = batch.size
+    if batch.turned:
+        return changed_batch(batch, batch.feature_maps, rows[_real_in_every_mirror(rows, batch.size)])
     left, top, right, bottom = pixel_boxes(rows.double(), batch.size).unbind(1)  # (N,) each
     across = torch.minimum(left + right, 2 * width - left - right)  # (N,) of both orientations
     down = torch.minimum(top + bottom, 2 * height - top - bottom)
     rounding = 8 * torch.finfo(torch.float32).eps * (width + height)  # of a sum of four coordinates
-    return _with(batch, batch.feature_maps, rows[across + down > rounding])
+    return changed_batch(batch, batch.feature_maps, rows[across + down > rounding])
+
+
+def _real_in_every_mirror(rows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (N,) bool: True if OBB-ANN-3 keeps the row of a rotated box, and that of each mirror image."""
+    height, width = size
+    x, y, w, h = (rows[:, 2:6].double() * rows.new_tensor((width, height, width, height))).unbind(1)
+    smallest = torch.minimum(x, width - x) + torch.minimum(y, height - y) + w + h - rows[:, 6].abs()  # (N,)
+    rounding = (
+        8 * torch.finfo(torch.float32).eps * (width + height + rows[:, 6].abs())
+    )  # of a sum of five numbers
+    return smallest > rounding
 
 
 def _mirrored(batch: Batch, axis: int, extent: int) -> FollowUp:
     rows = batch.annotations.clone()
     rows[:, 2 + axis] = 1 - rows[:, 2 + axis]
+    rows[:, 6:] = -rows[:, 6:]  # the angle of a rotated box
     places, start = [], 0
     for height, width in batch.grids:
         grid = torch.arange(start, start + height * width, device=batch.device).view(height, width)
@@ -240,18 +269,20 @@ def _mirrored(batch: Batch, axis: int, extent: int) -> FollowUp:
         start += height * width
     anchors = torch.cat(places)  # (A,)
     mappings = [
-        replace(mapping, anchors=anchors, mirrored=axis, extent=extent) for mapping in _mappings(batch)
+        replace(mapping, anchors=anchors, mirrored=axis, extent=extent) for mapping in mappings_of(batch)
     ]
-    distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4, R), (B, A, C)
-    maps = fold(mappings[0].sides(distances)[:, anchors], logits[:, anchors], batch.grids)
-    return _with_pairs(batch, mappings, maps, rows)
+    distances, logits, others = head_fields(batch)  # (B, A, 4, R), (B, A, C), (B, A, others)
+    sides = mappings[0].sides(distances)[:, anchors]
+    maps = fold(sides, logits[:, anchors], batch.grids, -others[:, anchors])
+    return with_pairs(batch, mappings, maps, rows)
 
 
-def _mappings(batch: Batch) -> list[ImageMapping]:
+def mappings_of(batch: Batch) -> list[ImageMapping]:
+    """Return the identity mapping of every image."""
     return [unchanged(batch, image) for image in range(batch.images)]
 
 
-def _with_pairs(
+def with_pairs(
     batch: Batch,
     mappings: Sequence[ImageMapping],
     maps: tuple[Tensor, ...] | None = None,
@@ -259,7 +290,7 @@ def _with_pairs(
     head: Head | None = None,
 ) -> FollowUp:
     """Return the batch with other feature maps, annotations or head, and the same order of images."""
-    changed = _with(
+    changed = changed_batch(
         batch,
         batch.feature_maps if maps is None else maps,
         batch.annotations if rows is None else rows,
@@ -268,7 +299,8 @@ def _with_pairs(
     return FollowUp(changed, tuple(Pair(0, image, image, mapping) for image, mapping in enumerate(mappings)))
 
 
-def _with(batch: Batch, maps: tuple[Tensor, ...], rows: Tensor, head: Head | None = None) -> Batch:
+def changed_batch(batch: Batch, maps: tuple[Tensor, ...], rows: Tensor, head: Head | None = None) -> Batch:
+    """Return the batch with other feature maps, annotation rows and head, without hazards."""
     return replace(batch, feature_maps=maps, annotations=rows, head=head or batch.head, hazards=frozenset())
 
 
@@ -286,8 +318,9 @@ def _first_image(batch: Batch) -> Batch:
 def _crowded(batch: Batch, count: int) -> Batch:
     """Return one image with the first image's predictions and `count` ground truths of half the image's size."""
     step = torch.arange(1, count + 1, device=batch.device)  # (M,)
-    rows = torch.zeros(count, 6, device=batch.device)
+    rows = torch.zeros(count, batch.family.annotation_columns, device=batch.device)
     rows[:, 1] = step % batch.head.classes
     rows[:, 2], rows[:, 3] = step / (count + 1), (7 * step % count + 1) / (count + 1)
-    rows[:, 4:] = 0.5
-    return _with_pairs(_first_image(batch), [], rows=rows).batch
+    rows[:, 4:6] = 0.5
+    rows[:, 6:] = 0.3 * step[:, None]  # angles of rotated boxes
+    return with_pairs(_first_image(batch), [], rows=rows).batch

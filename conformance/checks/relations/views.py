@@ -9,8 +9,40 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tal_conformance.checks.relations.overlaps import are_turned
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import STAGE_OF_FIELD, AssignerInputs, Outcome
+
+SMALLEST_SIDE = 2
+"""Length in pixels below which the side of a rotated box drops its row (OBB-ANN-2)."""
+
+
+@dataclass(frozen=True)
+class FormChange:
+    """A change of the form of rotated boxes, which describe the same sets of points before and after it.
+
+    Attributes:
+        truths: quarter turns by which the form of ground truths changed; odd: their two sides are exchanged.
+        predictions: quarter turns by which the form of predicted boxes changed: 0 or 2.
+        height: height in pixels of the original input, if the whole scene was turned clockwise by a quarter turn; None
+            if the scene was not turned.
+        rounding: largest rounding error of a changed angle, in radians.
+    """
+
+    truths: int = 0
+    predictions: int = 0
+    height: int | None = None
+    rounding: float = 0.0
+
+    def back(self, boxes: Tensor, quarters: int) -> Tensor:
+        """Return boxes (.., 5) of the changed batch in their original form, in float64."""
+        x, y, width, height, angle = boxes.double().unbind(-1)
+        turned = quarters
+        if self.height is not None:
+            x, y, turned = y, self.height - x, quarters + 1
+        if quarters % 2:
+            width, height = height, width
+        return torch.stack((x, y, width, height, angle - turned * torch.pi / 2), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -23,6 +55,7 @@ class ImageMapping:
         classes: (C,) int64 channel of each class.
         mirrored: axis that is mirrored: 0 for x, 1 for y; None if the image is not mirrored.
         extent: size of the input along that axis, in pixels.
+        turn: the change of form of rotated boxes; None if their form is unchanged.
     """
 
     truths: Tensor
@@ -30,16 +63,31 @@ class ImageMapping:
     classes: Tensor
     mirrored: int | None = None
     extent: int = 0
+    turn: FormChange | None = None
 
     def pairs(self, values: Tensor) -> Tensor:
         """Return values (rows, A) of the changed batch, such as overlaps, in the layout of the given batch (M, A)."""
         return values[self.truths][:, self.anchors]
 
+    def truth_boxes(self, boxes: Tensor) -> Tensor:
+        """Map ground truths (.., 4 or 5) of the changed batch back, in pixels and float64."""
+        return self.boxes(boxes) if self.turn is None else self.turn.back(boxes, self.turn.truths)
+
     def boxes(self, boxes: Tensor) -> Tensor:
-        """Map xyxy boxes (.., 4) of the changed batch back, in pixels and float64, in which mirroring is exact."""
+        """Map predicted boxes of the changed batch back, in pixels and float64, in which mirroring is exact.
+
+        Boxes are xyxy (.., 4), or (.., 5) with centre, sides and angle.
+        """
         boxes = boxes.double()
+        if self.turn is not None:
+            return self.turn.back(boxes, self.turn.predictions)
         if self.mirrored is None:
             return boxes
+        if are_turned(boxes):
+            back = boxes.clone()
+            back[..., self.mirrored] = self.extent - boxes[..., self.mirrored]
+            back[..., 4] = -boxes[..., 4]
+            return back
         low, high = self.mirrored, self.mirrored + 2
         back = boxes.clone()
         back[..., low], back[..., high] = self.extent - boxes[..., high], self.extent - boxes[..., low]
@@ -48,14 +96,23 @@ class ImageMapping:
     def points(self, points: Tensor) -> Tensor:
         """Map points (.., 2) of the changed batch back, in pixels and float64."""
         points = points.double().clone()
+        if self.turn is not None and self.turn.height is not None:
+            x, y = points.unbind(-1)
+            return torch.stack((y, self.turn.height - x), dim=-1)
         if self.mirrored is not None:
             points[..., self.mirrored] = self.extent - points[..., self.mirrored]
         return points
 
     def sides(self, values: Tensor) -> Tensor:
-        """Return `values` (.., 4, R) with the sides left, top, right, bottom as in the image before mirroring."""
+        """Return `values` (.., 4, R) with the sides left, top, right, bottom as before the transformation."""
+        if self.turn is not None:
+            return values.roll(self.turn.predictions, dims=-2)
         order = {None: (0, 1, 2, 3), 0: (2, 1, 0, 3), 1: (0, 3, 2, 1)}[self.mirrored]
         return values[..., order, :]
+
+    def others(self, values: Tensor) -> Tensor:
+        """Return gradients (.., others) on the angles as in the image before mirroring, which changes their sign."""
+        return values if self.mirrored is None else -values
 
     def labels(self, labels: Tensor) -> Tensor:
         """Map class indices of the changed batch back; a class that the given batch lacks becomes -1."""
@@ -71,9 +128,18 @@ class ImageMapping:
         return names[index.long().clamp(-1, len(names) - 1)]
 
 
+def with_sides(batch: Batch) -> Tensor:
+    """Return (N,) bool: True for annotation rows that are ground truths; OBB-ANN-2 drops rows with a small side."""
+    rows = batch.annotations
+    if not batch.turned:
+        return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    height, width = batch.size
+    return (rows[:, 4:6] * rows.new_tensor((width, height)) >= SMALLEST_SIDE).all(1)
+
+
 def unchanged(batch: Batch, image: int) -> ImageMapping:
     """Return the identity mapping of an image of a batch."""
-    count = int((batch.annotations[:, 0] == image).sum())
+    count = int(((batch.annotations[:, 0] == image) & with_sides(batch)).sum())
     device = batch.device
     return ImageMapping(
         torch.arange(count, device=device),
@@ -87,7 +153,8 @@ class ImageView:
     """The part of an outcome that concerns one image.
 
     Attributes:
-        read: inputs of the assigner: centres (A, 2), boxes (A, 4), scores (A, C), truths (M, 4), labels (M,).
+        read: inputs of the assigner: centres (A, 2), boxes (A, 4), scores (A, C), truths (M, 4), labels (M,). Rotated
+            boxes have five columns, here and in `boxes`.
         shown: exposed stages of the assigner by name, (M, A) each; empty if the implementation exposes none.
         foreground: (A,) bool.
         owner: (A,) int64 index of the ground truth, -1 on background.
@@ -145,7 +212,7 @@ def view(outcome: Outcome, image: int, mapping: ImageMapping) -> ImageView:
         foreground=foreground,
         owner=mapping.rows(index).where(foreground, -1),
         labels=mapping.labels(assignment.labels[image, mapping.anchors]).where(foreground, 0),
-        boxes=mapping.boxes(assignment.boxes[image, mapping.anchors]),
+        boxes=mapping.truth_boxes(assignment.boxes[image, mapping.anchors]),
         scores=assignment.scores[image, mapping.anchors][:, mapping.classes],
     )
 
@@ -156,6 +223,6 @@ def inputs_view(inputs: AssignerInputs, image: int, mapping: ImageMapping) -> di
         "centres": mapping.points(inputs.anchors[mapping.anchors]),
         "boxes": mapping.boxes(inputs.boxes[image, mapping.anchors]),
         "scores": inputs.scores[image, mapping.anchors][:, mapping.classes],
-        "truths": mapping.boxes(inputs.truth_boxes[image, mapping.truths]),
+        "truths": mapping.truth_boxes(inputs.truth_boxes[image, mapping.truths]),
         "labels": mapping.labels(inputs.labels[image, mapping.truths, 0]),
     }

@@ -12,6 +12,7 @@ from torch import Tensor
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.outcome_tensors import equal_tensors, tensors_of
+from tal_conformance.core.task import task_of
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.plain_copies import PlainCopies
 from tal_conformance.implementations.guards.side_effects import (
@@ -155,7 +156,7 @@ class Caller:
         check_inputs_unchanged(own.tensors, after | {"annotations": rows.detach()})
         _check_grad_attributes(maps, gradients, copies)
         learns = torch.is_grad_enabled() and any(level.requires_grad for level in maps)
-        loss = check_loss(loss, maps, differentiable=learns, findings=Findings())
+        loss = check_loss(loss, maps, task_of(rows.shape[1]), learns, Findings())
         self._returned.check()
         return loss
 

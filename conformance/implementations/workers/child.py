@@ -30,6 +30,7 @@ from torch import Tensor
 from tal_conformance.core.cache import damage
 from tal_conformance.core.names import LONGEST_MESSAGE, LONGEST_TRACEBACK, cut
 from tal_conformance.core.processes import descendants, kill
+from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.errors import class_names
 from tal_conformance.implementations.workers.confine import HOOKS, NETWORK_VARIABLE
 from tal_conformance.implementations.workers.memory import RLIMIT, UNLIMITED
@@ -201,6 +202,7 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
         | {
             "shows_stages": exposes_stages_of(adapter),
             "precisions": list(getattr(adapter, "precisions", MIXED)),
+            "tasks": list(getattr(adapter, "tasks", (DETECT.name,))),
             "unsupported_ways": list(getattr(adapter, "unsupported_ways", ())),
             "reduces_over_ranks": getattr(adapter, "reduces_over_ranks", None),
             "supports": callable(getattr(adapter, "supports", None)),

@@ -19,6 +19,7 @@ from tal_conformance.core.case_file import head_as_dict, head_from_dict
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
 from tal_conformance.core.outcome_tensors import OPTIONAL, part_from, tensors_of
 from tal_conformance.core.outcome_tensors import assignment_from as named_assignment
+from tal_conformance.core.task import DETECT, task_of
 from tal_conformance.implementations.calling.call import Answer, Call
 from tal_conformance.implementations.calling.run import (
     decode_answers,
@@ -96,6 +97,7 @@ class RemoteAdapter:
         self.own_name: str = about["name"]
         self.exposes_stages: bool = about["shows_stages"]
         self.precisions = tuple(about["precisions"])
+        self.tasks = tuple(about.get("tasks", (DETECT.name,)))
         self.network: str = about["network"]
         self.memory = description(worker.limit, str(about.get("memory", UNLIMITED)))
         self.dialect: Dialect | str = dialect if dialect is not None else about["dialect"]
@@ -348,9 +350,8 @@ def loss_answer(
     )
     loss = copies.loss(adapter.loss(maps, tensors["annotations"], head, hyperparameters), maps)
     if facts["differentiate"]:
-        check_loss(
-            loss, maps, findings=Findings()
-        )  # the suite's process validates the results again, and finds the mistakes
+        # the suite's process validates the results again, and finds the mistakes
+        check_loss(loss, maps, task_of(tensors["annotations"].shape[1]), findings=Findings())
     total = loss.total.sum()
     results = {"total": total} | ({} if loss.items is None else {"items": loss.items.detach()})
     if facts["differentiate"]:

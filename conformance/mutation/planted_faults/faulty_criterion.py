@@ -110,7 +110,7 @@ class FaultyCriterion:
 
     def __init__(self, fault: UsageFault, exposes: str) -> None:
         self.name, self.exposes_stages = fault.name, exposes == "stages"
-        self.version, self.dialect = "1", ReferenceAdapter().dialect
+        self.version, self.dialect, self.tasks = "1", ReferenceAdapter().dialect, ReferenceAdapter.tasks
         self.reduces_over_ranks = fault.reduces
         self._fault, self._exposes = fault, exposes
         self._memory: dict[Any, Any] = {}

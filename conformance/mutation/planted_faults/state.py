@@ -8,10 +8,13 @@ import torch
 
 import tal_reference.anchors
 from tal_conformance.core.outcome import Loss
+from tal_conformance.core.task import DETECT, StageName
 from tal_conformance.mutation.planted_faults.faulty_criterion import CriterionCall, state
 
 Memory = dict[Any, Any]
 _make_anchors, _input_size = tal_reference.anchors.make_anchors, tal_reference.anchors.input_size
+DFL = DETECT.item_of[StageName.DFL]
+"""Index of the distribution focal loss in the items of detection and of rotated boxes."""
 WARM_UP = 10
 """Number of calls after which the fault `warm_up_of_ten_calls` changes k."""
 
@@ -24,7 +27,7 @@ def _with_cached(memory: Memory, call: CriterionCall, key: Any, name: str, funct
             memory[name, key] = function(*arguments)
         return memory[name, key]
 
-    with patch(f"tal_reference.loss.{name}", cached):
+    with patch(f"tal_reference.loss.{name}", cached), patch(f"tal_reference.rotated.{name}", cached):
         return call.loss()
 
 
@@ -64,8 +67,11 @@ def anchors_cached_by_shape_alone(memory: Memory, call: CriterionCall) -> Loss:
 def classes_of_the_first_head(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that reads as many classes as the first head had; other class logits become 0."""
     classes = memory.setdefault("classes", call.head.classes)
-    read = 4 * call.head.reg_max + classes
-    maps = tuple(torch.cat((level[:, :read], 0 * level[:, read:]), 1) for level in call.maps)
+    read, end = 4 * call.head.reg_max + classes, call.head.channels
+    maps = tuple(
+        torch.cat((level[:, :read], 0 * level[:, read:end], level[:, max(read, end) :]), 1)
+        for level in call.maps
+    )
     return call.loss(maps=maps)
 
 
@@ -181,7 +187,8 @@ def validation_switches_the_dfl_off(memory: Memory, call: CriterionCall) -> Loss
     if not torch.is_grad_enabled():
         memory["off"] = True
         return loss
-    kept = loss.items.new_tensor((1.0, 1.0, 0.0 if memory.get("off") else 1.0))
+    kept = torch.ones_like(loss.items)
+    kept[DFL] = 0.0 if memory.get("off") else 1.0
     return Loss(loss.total * kept, loss.items * kept, loss.assignment, loss.inputs)
 
 

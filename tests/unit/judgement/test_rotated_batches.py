@@ -21,7 +21,14 @@ from tal_conformance.mutation.planted_faults import Fault, FaultyReference
 from tal_conformance.mutation.planted_faults.rotated import ROTATED_FAULTS
 from tal_reference import Hyperparameters
 
-LEFT_OUT = ("crossings", "long_batches", "loss_of_large_boxes", "rows_in_any_order")
+LEFT_OUT = (
+    "crossings",
+    "long_batches",
+    "loss_of_large_boxes",
+    "rows_in_any_order",
+    "calling_slowly",
+    "state",
+)
 """Strategies whose batches take seconds, or that the newest dialect does not accept."""
 NAMES = [name for name in STRATEGIES_BY_TASK[OBB.name] if name not in LEFT_OUT]
 TURNED = Recipe(

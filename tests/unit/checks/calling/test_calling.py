@@ -20,6 +20,17 @@ from tal_conformance.mutation.planted_faults.calling import correct
 from tal_conformance.mutation.planted_faults.faulty_criterion import USAGE_FAULTS, UsageFault
 
 BATCH = Recipe(images=IMAGES[0], cells=(4, 6), strides=(8, 16), classes=3, reg_max=4).build()
+TURNED = Recipe(
+    images=tuple(
+        tuple(replace(truth, turn=1 + 3 * number) for number, truth in enumerate(truths))
+        for truths in IMAGES[0]
+    ),
+    cells=(4, 6),
+    strides=(8, 16),
+    classes=3,
+    reg_max=4,
+    task="obb",
+).build()
 QUICK = [name for name in WAYS if name != "compile"]
 FAULTS = [
     name for name, fault in USAGE_FAULTS.items() if fault.stage == "calling" and "compile" not in fault.check
@@ -56,6 +67,20 @@ def test_so_do_hidden_losses_and_assigners_alone(adapter: type, way: str):
     implementation = implementation_from(adapter, "own")
     if applies(implementation, way):
         called(Subject(implementation, "cpu"), BATCH, way)
+
+
+@pytest.mark.parametrize("way", QUICK)
+@pytest.mark.parametrize("name", ["reference", "ultralytics"])
+def test_right_losses_of_rotated_boxes_pass(name: str, way: str):
+    assert called(Subject(find(name), "cpu"), TURNED, way).task.name == "obb"
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found_in_rotated_boxes_too(name: str):
+    fault = USAGE_FAULTS[name]
+    with pytest.raises(CallingFailure) as caught:
+        called(Subject(fault.implementation("loss"), "cpu"), TURNED, way_of(fault))
+    assert (caught.value.stage, caught.value.clause) == ("calling", fault.clause)
 
 
 def test_ways_that_differentiate_do_not_apply_to_assigners():

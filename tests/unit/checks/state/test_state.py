@@ -1,5 +1,6 @@
 """Results that depend on earlier calls are found, and the failing sequence of calls is made as short as possible."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,40 @@ from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.planted_faults.faulty_criterion import USAGE_FAULTS
 
 RECIPE = Recipe(images=IMAGES[0], cells=(4, 6), strides=(8, 16), classes=3, reg_max=4)
+TURNED = replace(
+    RECIPE,
+    images=tuple(
+        tuple(replace(truth, turn=1 + 3 * number) for number, truth in enumerate(truths))
+        for truths in IMAGES[0]
+    ),
+    predictions="near",
+    task="obb",
+)
 FAULTS = [name for name, fault in USAGE_FAULTS.items() if fault.stage == "state"]
 
 
-def judge(implementation: Implementation, sequence: str) -> None:
-    SequenceJudge(Subject(implementation, "cpu"), sequence).judge(steps_of(RECIPE, sequence))
+def judge(implementation: Implementation, sequence: str, recipe: Recipe = RECIPE) -> None:
+    SequenceJudge(Subject(implementation, "cpu"), sequence).judge(steps_of(recipe, sequence))
 
 
 @pytest.mark.parametrize("sequence", SEQUENCES)
 @pytest.mark.parametrize("name", ["reference", "article", "ultralytics"])
 def test_right_implementations_pass(name: str, sequence: str):
     judge(find(name), sequence)
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES)
+@pytest.mark.parametrize("name", ["reference", "ultralytics"])
+def test_right_losses_of_rotated_boxes_pass(name: str, sequence: str):
+    judge(find(name), sequence, TURNED)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found_in_rotated_boxes_too(name: str):
+    fault = USAGE_FAULTS[name]
+    with pytest.raises(StateFailure) as caught:
+        judge(fault.implementation("loss"), fault.check.partition("[")[2].rstrip("]"), TURNED)
+    assert (caught.value.stage, caught.value.clause) == ("state", fault.clause)
 
 
 @pytest.mark.parametrize("exposes", ["stages", "outputs", "loss"])
