@@ -281,7 +281,7 @@ def _of_another_row(item: pytest.Item, run: SessionState) -> bool:
 
     If no row has this task, the first row has the test, which logs that the case is not tested.
     """
-    parameters = (
+    parameters: dict[str, Any] = (
         item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     )
     subject, case = parameters.get("subject"), parameters.get("case")
