@@ -31,7 +31,7 @@ from tal_conformance.judgement.loss_reference import (
     logit_gradient_roundings,
     loss_precision,
 )
-from tal_conformance.judgement.mixed_gradients import MixedGradients
+from tal_conformance.judgement.mixed_gradients import Branches, MixedGradients
 from tal_conformance.judgement.mixed_precision import MixedTerms, logit_gradient_error
 from tal_reference import NEWEST, BatchTargets, ClassLoss, Dialect, WeightBroadcast, varied_loss
 from tal_reference.anchors import Anchors
@@ -56,6 +56,8 @@ class LossRounding:
             to `items`; not multiples of a rounding. None without autocast, or with finer feature maps.
         ranges: (3,) box, cls and dfl of an untrained head: boxes that do not overlap, cross-entropies without
             cancellation, and equal probabilities of all bins; never below the terms themselves.
+        branches: values of the box loss's gradient on the distance logits where predicted edges may meet the target's,
+            under autocast; `jumps` holds the largest difference between them. None otherwise.
     """
 
     items: Tensor
@@ -63,6 +65,7 @@ class LossRounding:
     jumps: tuple[Gradients, ...]
     enclosed: Tensor | None = None
     ranges: Tensor | None = None
+    branches: Branches | None = None
 
     @property
     def of_total(self) -> Gradients:
@@ -161,8 +164,7 @@ def rounding_units(
     numbers, reg_max = batch.hyperparameters, batch.head.reg_max
     coarse = torch.finfo(precision(batch.dtype)).eps  # of the predictions, and of gradients that they keep
     eps = torch.finfo(loss_precision(batch)).eps
-    given = exact.predictions
-    positives = targets.positives
+    given, positives = exact.predictions, targets.positives
     at = _, anchor = positives.image, positives.anchor  # (P,), (P,)
     own = positives.weights.double()  # (P,)
     score_sum = divisor(own, batch.images, dialect)
@@ -178,8 +180,9 @@ def rounding_units(
     of_box = (
         box_unit(predicted, centres, distance_error, coarse).amax(1) if mixed is None else mixed.edge_errors()
     )
-    edge = of_box + of_target  # (P,) of the prediction
-    edge = edge + eps * target.abs().amax(1)  # ... and of the target's division by the stride
+    edge = (
+        of_box + of_target + eps * target.abs().amax(1)
+    )  # (P,) of both boxes, and of the division by the stride
 
     measure = dialect.box_overlap
     box = weights * (
@@ -232,7 +235,10 @@ def rounding_units(
     )  # (P, 4R) each
     rounding = (box_rounds, ZERO), (ZERO, logit_gradient), (side_rounds, ZERO)
     jumps = (box_jumps, ZERO), (ZERO, stored), (side_jumps, ZERO)
-    return LossRounding(items, rounding, jumps, enclosed, ranges)
+    if mixed_gradients is None:
+        return LossRounding(items, rounding, jumps, enclosed, ranges)
+    branches = mixed_gradients.box_branches(of_weights * numbers.box_gain)
+    return LossRounding(items, rounding, jumps, enclosed, ranges, branches)
 
 
 def side_unit(

@@ -3,13 +3,14 @@
 B images, A anchors, C classes, R bins, P positives of the whole batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import DETECT, OBB, StageName
+from tal_conformance.judgement.bounds import smallest
 from tal_conformance.judgement.loss_reference import ZERO, ReferenceLoss, class_factors_of, compute_loss
 from tal_conformance.judgement.loss_rounding import (
     LossRounding,
@@ -126,4 +127,9 @@ def uncertainty_units(
     items = items + wider.items - narrow.items
     if wider.enclosed is not None and narrow.enclosed is not None:
         items = items + wider.enclosed - narrow.enclosed
-    return LossRounding(items, tuple(gradients), no_jumps(batch))
+    branches = None
+    if wider.branches is not None:
+        relative = movements[at].sum(1) / scores[at].sum(1).clamp(min=smallest(torch.float32)) + share  # (P,)
+        moved_branches = wider.branches.moves.abs() * relative[:, None, None]  # (K, P, 4, R)
+        branches = replace(wider.branches, errors=wider.branches.errors + moved_branches)
+    return LossRounding(items, tuple(gradients), no_jumps(batch), branches=branches)

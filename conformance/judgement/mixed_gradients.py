@@ -23,19 +23,21 @@ P positives, R bins, step: half of the machine epsilon of H.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from tal_conformance.judgement.bounds import CORNERS, distance_unit, smallest
+from tal_conformance.judgement.bounds import distance_unit, smallest
+from tal_conformance.judgement.gradient_branches import EdgeBranches, edge_branches
 from tal_conformance.judgement.mixed_precision import (
     FLOAT32_EPS,
+    Interval,
     MixedTerms,
     log_probability_sequences,
 )
-from tal_reference.boxes import EPS, ciou, intersection, width_and_height
+from tal_reference.boxes import EPS, intersection, width_and_height
 from tal_reference.loss import LAST_BIN_MARGIN, distances_to
 
 BY_CAST = 4
@@ -47,6 +49,8 @@ BY_SHAPE = 11
 OF_BIN, OF_DISTANCE, OF_LOGIT = 2, 5, 4
 """Roundings of the parts k, d and k - d of the derivative p (k - d) of a distance in the logit of bin k, if numerator
 and sum of the softmax are divided after the product with the bins; one of k - d is the addition of DFL's gradient."""
+OUTWARD = (-1.0, -1.0, 1.0, 1.0)
+"""Direction in which a larger distance moves each edge: left, top, right, bottom."""
 OF_CROSS_ENTROPY = 4
 """Roundings of the gradient of one cross-entropy: its factor, its result, the additions of the other cross-entropy's
 and of the box loss's gradient."""
@@ -108,6 +112,46 @@ def _diagonal(first: Tensor, second: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Branches:
+    """The values that a gradient on distance logits can take where predicted edges meet the target's.
+
+    K branches; the first is that of the exact boxes.
+
+    Attributes:
+        moves: (K, P, 4, R) differences from the exact gradient.
+        errors: (K, P, 4, R) largest error of each value.
+        whole: (P, 4, R) largest difference between the exact gradient and any value.
+        possible: (K, P, 4) bool: the value can be reached.
+    """
+
+    moves: Tensor
+    errors: Tensor
+    whole: Tensor
+    possible: Tensor
+
+    def largest(self, expected: Tensor) -> Tensor:
+        """Return the largest absolute gradient (P, 4R) of all branches, given that of the exact boxes (P, 4R)."""
+        values = (expected.view_as(self.whole) + self.moves).abs()  # (K, P, 4, R)
+        return values.where(self.possible[..., None], 0).amax(0).flatten(1)
+
+    def nearest(self, observed: Tensor, expected: Tensor, tolerance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the expected gradients and tolerances, (P, 4R) each, of the branch that fits each side best.
+
+        Args:
+            observed: (P, 4R) gradients of the implementation.
+            expected: (P, 4R) gradients of the exact boxes.
+            tolerance: (P, 4R) tolerances for all branches together, which contain `whole`.
+        """
+        apart = (observed - expected).view_as(self.whole) - self.moves  # (K, P, 4, R)
+        allowed = (tolerance.view_as(self.whole) - self.whole).clamp(min=0) + self.errors  # (K, P, 4, R)
+        misses = (apart.abs() / allowed).nan_to_num(nan=torch.inf, posinf=torch.inf).amax(-1)  # (K, P, 4)
+        best = misses.where(self.possible, torch.inf).argmin(0, keepdim=True)[..., None]  # (1, P, 4, 1)
+        index = best.expand(1, *self.whole.shape)
+        moved, wide = (values.gather(0, index)[0].flatten(1) for values in (self.moves, allowed))  # (P, 4R)
+        return expected + moved, wide
+
+
+@dataclass(frozen=True)
 class MixedGradients:
     """Largest errors under autocast of the gradients of each positive's box loss and DFL on its distance logits.
 
@@ -127,25 +171,46 @@ class MixedGradients:
     def box(self, scale: Tensor) -> Tensor:
         """Return the errors (P, 4, R) of the box loss's gradient, whose factor for each positive is `scale` (P, 1, 1).
 
-        The derivative of a side's distance d in the logit of bin k with probability p is p (k - d).
+        They hold the jumps where a predicted edge may lie on either side of the target's edge.
         """
-        parts, reg_max = CiouParts.of(self.terms.target, self._predicted), self.terms.reg_max
-        gradient = (parts.shared + parts.enclosing + parts.centre + parts.area + parts.shape).abs()  # (P, 4)
-        error = self._moved() + self._rounded(parts)  # (P, 4)
+        return self._of_logits(scale, self.branches.exact, self.branches.largest)
+
+    def box_branches(self, scale: Tensor) -> Branches:
+        """Return the values that the box loss's gradient can take where edges meet, and their errors.
+
+        The factor of the box loss for each positive is `scale` (P, 1, 1).
+        """
+        known = self.branches
+        outward = known.exact.new_tensor(OUTWARD)  # (4,) direction of the edge for a larger distance
+        lever = self.terms.exact_boxes.new_ones(1) if self.terms.reg_max == 1 else self.signed_lever
+        moves = -scale * ((known.centres - known.exact) * outward)[..., None] * lever  # (K, P, 4, R)
+        errors = self._of_logits(scale, known.centres, known.radii)  # (K, P, 4, R)
+        return Branches(moves, errors, self.box(scale), known.possible)
+
+    def _of_logits(self, scale: Tensor, gradient: Tensor, moved: Tensor) -> Tensor:
+        """Return the errors (.., P, 4, R) of the gradient on the logits.
+
+        The derivative of a side's distance d in the logit of bin k with probability p is p (k - d).
+
+        Args:
+            scale: (P, 1, 1) factor of the box loss.
+            gradient: (.., P, 4) gradient of CIoU on the edges.
+            moved: (.., P, 4) its largest change by the roundings of the predicted box.
+        """
+        parts, reg_max = self.parts, self.terms.reg_max
+        error = moved + self._rounded_parts  # (.., P, 4)
+        # a gradient of zero stays zero
+        lost = (self.least * (scale != 0)).expand(-1, 4, reg_max)  # (P, 4, R)
         if reg_max == 1:
             step = 2 * self.terms.step  # on the logit, and the addition of the other term's gradient
-            return (
-                scale * (error + step * gradient)[..., None] + self._underflow(parts)[..., None] + self.least
-            )
-        lever = self.share * (self.bins - self.distance).abs()  # (P, 4, R)
-        by_softmax = self._softmax_error()  # (P, 4, R)
-        moved = (gradient + error)[..., None] * by_softmax + error[..., None] * lever
+            underflow = self._underflow(parts)[..., None] * (scale != 0)
+            return scale * (error + step * gradient.abs())[..., None] + underflow + lost
+        lever = self.signed_lever.abs()  # (P, 4, R)
+        by_softmax = self._softmax_error  # (P, 4, R)
+        spread = (gradient.abs() + error)[..., None] * by_softmax + error[..., None] * lever  # (.., P, 4, R)
         powers = self.share / self.share.amax(-1, keepdim=True)  # (P, 4, R)
-        return (
-            scale * moved
-            + self._underflow(parts)[..., None] * lever
-            + self.least * (2 * self.share * self.bins + powers * self.bins + 2)
-        )
+        underflow = self._underflow(parts)[..., None] * lever * (scale != 0)
+        return scale * spread + underflow + lost * (2 * self.share * self.bins + powers * self.bins + 2)
 
     def dfl(self, scale: Tensor, wanted_error: Tensor) -> Tensor:
         """Return the errors (P, 4, R) of DFL's gradient for R > 1, with the factor `scale` (P, 1, 1) for each positive.
@@ -169,29 +234,29 @@ class MixedGradients:
         shares = near * (wanted_error[..., None] + terms.step * wanted + 4 * FLOAT32_EPS)
         return scale * (moved + rounded + shares) + 4 * self.least
 
-    def _moved(self) -> Tensor:
-        """Return the largest change (P, 4) of CIoU's gradient by the roundings of the predicted box.
-
-        For each sequence of roundings the 16 corners of the box's interval are tried. The gradient jumps at the
-        target's edges; if some lie within the interval, the points beside these edges are tried too.
-        """
+    @cached_property
+    def branches(self) -> EdgeBranches:
+        """Values of CIoU's gradient for the roundings of the predicted box."""
         target = self.terms.target
-        exact = _gradients(target, self._predicted)
-        spread = self.edge + FLOAT32_EPS * target.abs().amax(1)  # (P,) of the target's edges
-        most = torch.zeros_like(target)
-        for boxes in self.terms.boxes:
-            low, high = boxes.low - spread[:, None], boxes.high + spread[:, None]  # (P, 4)
-            corners = torch.where(CORNERS.to(target)[:, None] > 0, high, low)  # (16, P, 4)
-            most = torch.maximum(most, (_gradients(target, corners) - exact).abs().amax(0))
-            meets = ((low <= target) & (target <= high)).any(1)  # (P,)
-            if meets.any():
-                own, signs = target[meets], CORNERS.to(target)[:, None]
-                past = torch.nextafter(own.expand(len(signs), -1, -1), signs * torch.inf)  # (16, Q, 4)
-                within = (low[meets] <= own) & (own <= high[meets])
-                near = torch.where(within, past, corners[:, meets])
-                found = (_gradients(own, near) - exact[meets]).abs().amax(0)
-                most[meets] = torch.maximum(most[meets], found)
-        return most
+        spread = (self.edge + FLOAT32_EPS * target.abs().amax(1))[:, None]  # (P, 1) of the target's edges
+        boxes = [Interval(box.low - spread, box.high + spread) for box in self.terms.boxes]
+        return edge_branches(target, self._predicted, boxes)
+
+    @cached_property
+    def parts(self) -> CiouParts:
+        """Parts of CIoU's gradient; those of an edge that may meet the target's are the largest of both sides."""
+        parts = CiouParts.of(self.terms.target, self._predicted)
+        known = self.branches
+        return replace(
+            parts,
+            shared=torch.maximum(parts.shared.abs(), known.shared),
+            enclosing=torch.maximum(parts.enclosing.abs(), known.enclosing),
+        )
+
+    @cached_property
+    def _rounded_parts(self) -> Tensor:
+        """(P, 4) bounds on errors of CIoU's gradient by roundings of its terms and of their inputs."""
+        return self._rounded(self.parts)
 
     def _rounded(self, parts: CiouParts) -> Tensor:
         """Return bounds (P, 4) on errors of CIoU's gradient that roundings of its terms and of their inputs cause."""
@@ -233,8 +298,9 @@ class MixedGradients:
         sums = [boxes.middle[:, :2] + boxes.middle[:, 2:] for boxes in self.terms.boxes]
         return torch.stack([(each.to(self.terms.dtype).double() - each).abs() for each in sums]).amax(0) / 2
 
+    @cached_property
     def _softmax_error(self) -> Tensor:
-        """Return the error (P, 4, R) of the derivative of a side's distance in its logits."""
+        """(P, 4, R) error of the derivative of a side's distance in its logits."""
         lever = (self.bins - self.distance).abs()  # (P, 4, R)
         parts = OF_BIN * self.bins + OF_DISTANCE * self.distance + OF_LOGIT * lever
         # in float32: exponentials of the logits below the largest, and their sum
@@ -268,6 +334,11 @@ class MixedGradients:
         return self._sides.softmax(-1)
 
     @cached_property
+    def signed_lever(self) -> Tensor:
+        """(P, 4, R) derivative p (k - d) of a side's distance d in the logit of bin k."""
+        return self.share * (self.bins - self.distance)
+
+    @cached_property
     def bins(self) -> Tensor:
         """(R,) the bins' distances k."""
         return torch.arange(self.terms.reg_max).to(self.terms.distances)
@@ -276,13 +347,6 @@ class MixedGradients:
     def distance(self) -> Tensor:
         """(P, 4, 1) distances d of the sides (DEC-1)."""
         return (self.share @ self.bins)[..., None]
-
-
-def _gradients(target: Tensor, predicted: Tensor) -> Tensor:
-    """Return the gradients (.., P, 4) of CIoU in the predicted boxes (LOSS-BOX-1)."""
-    leaf = predicted.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(ciou(target, leaf).sum(), leaf)
-    return gradient
 
 
 def _shape_slope_error(turned: Tensor, turned_error: Tensor, apart: Tensor, apart_error: Tensor) -> Tensor:
