@@ -3,6 +3,7 @@
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Never
 
@@ -64,6 +65,7 @@ class Checker(BatchChecker):
         parameter: value of the test's own parameter, such as a way of calling; "" if it has none.
         known_issues: unexpired entries of the ledger that concern the subject.
         shrinking: decides which failing batches are shrunk; None to shrink all of them.
+        announce: receives the first failure of the test, before the failing batch is shrunk; None for nothing.
         failed: True once a batch failed: all later batches are Hypothesis' attempts to shrink it.
         excused: number of batches whose failure is a known issue.
         judged: number of supported batches that were judged before the first batch failed.
@@ -83,6 +85,7 @@ class Checker(BatchChecker):
     parameter: str = ""
     known_issues: tuple[KnownIssue, ...] = ()
     shrinking: TestShrinking | None = None
+    announce: Callable[[Failure], None] | None = None
     failed: bool = field(default=False)
     excused: int = field(default=0)
     judged: int = field(default=0)
@@ -123,7 +126,7 @@ class Checker(BatchChecker):
             if settled is not None:
                 return settled
             self._pass_on(batch, failure.verdict, failure.judgement, began, failure)
-            self.failed = True
+            self._fail(failure)
             if self.shrinking is not None and not self.shrinking.add(key, failure):
                 reject()
             raise
@@ -156,13 +159,18 @@ class Checker(BatchChecker):
             # With fewer anchors than k there is no assignment to draw.
             failure.pictured = stage != StageName.TOP_K
             self._pass_on(batch, failure.verdict, None, began, failure)
-            self.failed = True
+            self._fail(failure)
             if self.shrinking is not None:
                 self.shrinking.add(batch.id, failure)
             raise
         except NotSupported as unsupported:
             judgement = Judgement(batch.family, unsupported=unsupported.reason)
         self._pass_on(batch, judgement.verdict, judgement if judgement.unsupported else None, began)
+
+    def _fail(self, failure: Failure) -> None:
+        if not self.failed and self.announce is not None:
+            self.announce(failure)
+        self.failed = True
 
     def _note_formal(self, failure: Failure) -> None:
         """Store the smallest failure for each formal mistake (such as a wrong dtype), to be reported after the test.

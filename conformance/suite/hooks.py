@@ -36,9 +36,11 @@ from tal_conformance.suite.options import (
     load_profile,
     seed_hypothesis,
 )
+from tal_conformance.suite.order import slow_modules_last
 from tal_conformance.suite.progress import TestProgress
 from tal_conformance.suite.reproduce import render_command
 from tal_conformance.suite.run_log import RunLogWriter
+from tal_conformance.suite.running_messages import RunningMessages
 from tal_conformance.suite.session import (
     RUN,
     SessionState,
@@ -133,6 +135,7 @@ def pytest_configure(config: pytest.Config) -> None:
     run.progress = TestProgress(run.recorder)
     config.pluginmanager.register(run.progress, "tal-conformance-progress")
     config.pluginmanager.register(terminal_output, "tal-conformance-terminal-output")
+    config.pluginmanager.register(RunningMessages(config), RunningMessages.NAME)
     if config.getoption("benchmark_columns", "absent") is None:  # pytest-benchmark prints tables of its own
         config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
         config.option.benchmark_quiet = config.option.benchmark_quiet or terminal_output.is_brief(config)
@@ -225,7 +228,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that the options exclude, so that pytest does not list them as skipped.
+    """Deselect the tests that the options exclude, so that pytest does not list them as skipped; order the rest.
 
     With `--case`, only case files are judged. Large batches are judged only with `--large`. For tasks other than
     detection, only generated checks are run, if they have a Hypothesis strategy of the task, which they then use.
@@ -264,6 +267,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             and name_of_check(item) in CHECKS
         ):
             item.obj = CHECKS[name_of_check(item)].test_for(task_of_item(item, run))
+    items[:] = slow_modules_last(items)
 
 
 def task_of_item(item: pytest.Item, run: SessionState) -> str:
@@ -363,7 +367,10 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
     today = datetime.now(UTC).date()
     entries = tuple(issue for issue in run.ledger if issue.concerns(subject) and not issue.expired(today))
     shrinking = TestShrinking(run.shrinking, subject.id)
-    checker = Checker(subject, run.recorder, name, group, parameter_of(request.node), entries, shrinking)
+    messages: Any = request.config.pluginmanager.get_plugin(RunningMessages.NAME)
+    checker = Checker(
+        subject, run.recorder, name, group, parameter_of(request.node), entries, shrinking, messages.announce
+    )
     yield checker
     note_absent(run, checker)
     mistakes = new_mistakes(run, checker)

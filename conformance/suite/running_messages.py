@@ -1,0 +1,99 @@
+"""Messages while the tests run: the first failure of each implementation as soon as it is found, and the time left.
+
+The first failure is printed before its batch is shrunk, which takes seconds. With pytest-xdist, the controller prints
+it after shrinking, because its workers have no terminal. The causes of all failures follow at the end of the run.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tal_conformance.judgement.failure import Failure
+from tal_conformance.suite.progress import ATTRIBUTE
+from tal_conformance.suite.terminal_output import LOGGED
+from tal_text import encodable, visible
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Minimum time in seconds between two lines with the time left."""
+LINES_PER_RUN_SO_FAR = 10
+"""The time between two lines is also at least this fraction of the time so far, so that long runs print few lines."""
+CONTINUES = "  The tests continue. The smallest batches and the causes follow at the end."
+
+
+class RunningMessages:
+    """A pytest plugin that prints messages between the characters of pytest's progress.
+
+    Attributes:
+        NAME: name of the registered plugin.
+        planned: number of selected tests.
+        finished: number of finished tests.
+        failed: names of the implementations whose first failure was printed.
+    """
+
+    NAME = "tal-conformance-running-messages"
+
+    def __init__(self, config: pytest.Config, now: Callable[[], float] = time.monotonic) -> None:
+        self.config, self.now = config, now
+        self.planned = self.finished = 0
+        self.failed: set[str] = set()
+        self.began = self.last_line = now()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Count the selected tests."""
+        self._begin(len(session.items))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
+        """Count the selected tests in the controller of pytest-xdist; every worker collects the same tests."""
+        self._begin(len(ids))
+
+    def announce(self, failure: Failure) -> None:
+        """Print an implementation's first failure while its test is still running."""
+        self._print_failure(failure.subject.implementation.name, str(failure))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Print an implementation's first failure unless it was announced, and from time to time the time left."""
+        name = getattr(report, ATTRIBUTE, None)
+        if getattr(report, LOGGED, False) and name is not None:
+            self._print_failure(name, str(report.longrepr))
+        if report.when == "teardown":
+            self.finished += 1
+            self._print_time_left()
+
+    def _print_failure(self, name: str, text: str) -> None:
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if name not in self.failed and reporter is not None:
+            self.failed.add(name)
+            self._print(text.splitlines()[0], CONTINUES)
+
+    def _begin(self, planned: int) -> None:
+        self.planned = planned
+        self.began = self.last_line = self.now()
+
+    def _print_time_left(self) -> None:
+        now = self.now()
+        elapsed = now - self.began
+        pause = max(SECONDS_BETWEEN_LINES, elapsed / LINES_PER_RUN_SO_FAR)
+        if now - self.last_line < pause or self.finished >= self.planned:
+            return
+        self.last_line = now
+        left = timedelta(seconds=round(elapsed / self.finished * (self.planned - self.finished)))
+        self._print(f"conformance: {self.finished} of {self.planned} tests, about {left} left")
+
+    def _print(self, *lines: str) -> None:
+        """Print lines of text, on lines of their own; nothing with -q or in a worker of pytest-xdist."""
+        plugins = self.config.pluginmanager
+        reporter: Any = plugins.get_plugin("terminalreporter")
+        capture: Any = plugins.get_plugin("capturemanager")
+        if reporter is None or self.config.getoption("verbose") < 0:
+            return
+        with nullcontext() if capture is None else capture.global_and_fixture_disabled():
+            if self.config.get_terminal_writer().width_of_current_line:
+                reporter.write_line("")
+            for line in lines:
+                reporter.write_line(encodable(visible(line)))
