@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from tal_conformance.testing.child import CannotFork
     from tal_conformance.testing.result import Cause, ConformanceResult
+    from tal_conformance.training.callbacks import recording_callbacks
     from tal_conformance.training.recorder import recording
 
 _HOMES = {
@@ -59,6 +60,7 @@ _HOMES = {
     "load_implementation": "implementations.registry:find",
     "recipes": "batches.strategies",
     "recording": "training.recorder",
+    "recording_callbacks": "training.callbacks",
     "run_conformance": "testing.assertion",
 }
 """Module of each public name, as `MODULE`, or as `MODULE:NAME` if the object has another name in that module."""
@@ -88,6 +90,7 @@ __all__ = [
     "load_implementation",
     "recipes",
     "recording",
+    "recording_callbacks",
     "run_conformance",
 ]
 

@@ -10,7 +10,7 @@ from tal_conformance.commands.program import CommandError, dialect_named, progra
 from tal_conformance.commands.results import set_result
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.doctor.examine import Examined, Summary, examine, summarise
-from tal_conformance.doctor.finding import Finding, Severity
+from tal_conformance.doctor.finding import Finding, Severity, worst_line
 from tal_conformance.doctor.inputs import read_inputs
 from tal_reference import Dialect
 from tal_reports import visible
@@ -118,15 +118,6 @@ def first_finding(path: Path, dialect: Dialect | None = None) -> str:
         OSError: the file cannot be read.
     """
     return worst_line(examined_case(path, dialect).findings)
-
-
-def worst_line(findings: Sequence[Finding]) -> str:
-    """Return the first of some findings, worst first, as one line with the number of others; "" without a finding."""
-    if not findings:
-        return ""
-    first, more = findings[0], len(findings) - 1
-    others = f" (and {more} more: `{program_name()} doctor`)" if more else ""
-    return f"{first.severity.words}, {first.clause}: {first.sentence}{others}"
 
 
 def finding_fields(finding: Finding) -> dict[str, Any]:

@@ -62,10 +62,11 @@ def record(command: Sequence[str], into: Path | None, every: int, limit_mb: floa
     with program.arguments_in_place():
         with suppress(Exception):  # the recorder reports a failing import
             importlib.import_module("ultralytics")
-        from tal_conformance.training.capture import CannotRecord
+        from tal_conformance.training.capture import CannotRecord, official_loss
         from tal_conformance.training.recorder import recording
 
         try:
+            official_loss()
             with recording(folder, every, limit_mb) as recorded:
                 status = status_of(program.run)
         except CannotRecord as error:
@@ -75,6 +76,10 @@ def record(command: Sequence[str], into: Path | None, every: int, limit_mb: floa
         calls=recorded.calls,
         cases=len(recorded.shelf.cases),
         bytes=recorded.shelf.size,
+        anomalies=dict(recorded.counts()),
+        lost=recorded.lost,
+        raised=recorded.raised or None,
+        finding=recorded.first_finding or None,
     )
     warn("\n".join(summary_of(recorded)))
     return status
@@ -142,20 +147,22 @@ def program_of(command: Sequence[str]) -> Program:
 
 
 def summary_of(recorded: "Recording") -> list[str]:
-    """Return the summary of a recording as lines of text."""
-    kept, folder = recorded.shelf.cases, recorded.shelf.folder
+    """Return the summary of a recording as lines of text; remove the folder of a recording without calls."""
+    from tal_conformance.training.summary import summary_lines
+
+    folder = recorded.shelf.folder
     if not recorded.calls:
         with suppress(OSError):
             folder.rmdir()
         return [
             "conformance recorder: this process never called the official detection loss in a training step.",
             "  `yolo detect train` can be recorded on one device: on several, it trains in other processes.",
+            "  These record with a trainer that adds `tal_conformance.recording_callbacks(folder)`.",
             "  A loss that is itself compiled (torch.compile) cannot be recorded.",
         ]
-    files = f"{len(kept)} batch{'' if len(kept) == 1 else 'es'}"
     return [
-        f"conformance recorder: {files} of {recorded.calls} recorded in {folder} ({recorded.shelf.size / 1e6:.1f} MB)",
-        f"  judge them: {program_name()} replay {folder}",
+        *summary_lines(recorded),
+        f"  examine and judge them: {program_name()} doctor {folder}; {program_name()} replay {folder}",
     ]
 
 

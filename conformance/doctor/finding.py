@@ -1,5 +1,6 @@
 """Findings: what was found in the inputs of a loss, with the clause and the share of the inputs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -60,3 +61,12 @@ class Finding:
 def worst_first(findings: list[Finding]) -> list[Finding]:
     """Return findings sorted by severity, then by share, both descending."""
     return sorted(findings, key=lambda finding: (-finding.severity, -finding.share))
+
+
+def worst_line(findings: Sequence[Finding]) -> str:
+    """Return the first of some findings, worst first, as one line with the number of others; "" without a finding."""
+    if not findings:
+        return ""
+    first, more = findings[0], len(findings) - 1
+    others = f" (and {more} more, which `tal-conformance doctor` prints)" if more else ""
+    return f"{first.severity.words}, {first.clause}: {first.sentence}{others}"

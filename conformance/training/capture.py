@@ -9,15 +9,17 @@ wrapped during the capture.
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.case_file import Content
+from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.adapters.ultralytics import criterion_of
 from tal_reference import Head, Hyperparameters
 
@@ -30,6 +32,65 @@ class Unfit(ValueError):
     """Error: a captured call of a loss has inputs that a case file cannot represent."""
 
 
+class Rows(NamedTuple):
+    """The annotation rows of one call, by column, on one device."""
+
+    images: Tensor
+    """(N,) image of each row."""
+    labels: Tensor
+    """(N,) class of each row."""
+    boxes: Tensor
+    """(N, 4 or more) cx, cy, w, h, normalised, and further columns of the task (ANN-1)."""
+
+
+class LossCall(Protocol):
+    """One finished call of a loss, as the recorder reads it."""
+
+    @property
+    def criterion(self) -> Any:
+        """Object that identifies the loss; each loss has its own selection of batches."""
+
+    @property
+    def error(self) -> BaseException | None:
+        """Exception that the loss raised; None if it returned."""
+
+    @property
+    def trains(self) -> bool:
+        """True if the call belongs to a training step, not to a validation."""
+
+    @property
+    def total(self) -> Tensor | None:
+        """The value that is differentiated, as a detached scalar tensor; None if it is unknown."""
+
+    @property
+    def columns(self) -> Rows:
+        """The annotation rows, by column."""
+
+    @property
+    def images_and_classes(self) -> tuple[int, int]:
+        """Number of images of the batch, and of classes of the head."""
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """Dtype of automatic mixed precision of a detached call; None without mixed precision."""
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Names of the dtypes of the predictions, without repetition."""
+
+    def detached(self) -> "LossCall":
+        """Return a copy of the call without autograd graph, images and features, which can be stored cheaply."""
+
+    def content(self) -> Content:
+        """Return the inputs of a detached call as the content of a case file, which need not be a valid batch.
+
+        The tensors are on the CPU and share no memory with the model.
+
+        Raises:
+            Unfit: the inputs cannot be represented in a case file.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """One finished call of the official detection loss: its inputs and its result.
@@ -39,14 +100,16 @@ class Call:
         predictions: output of the head, in any of the structures that the module's docstring names.
         rows: the data loader's batch: `batch_idx`, `cls` and `bboxes`.
         result: the returned values; the first is the total, or a tensor of its three terms.
-        autocast: dtype of automatic mixed precision of a detached call; None without mixed precision.
+        precision: dtype of automatic mixed precision of a detached call; None without mixed precision.
+        error: exception that the loss raised; None if it returned.
     """
 
     criterion: Any
     predictions: Any
     rows: Mapping[str, Any]
     result: Any
-    autocast: torch.dtype | None = None
+    precision: torch.dtype | None = None
+    error: BaseException | None = None
 
     @property
     def trains(self) -> bool:
@@ -54,15 +117,26 @@ class Call:
         return any(part.requires_grad for part in _parts(self.predictions))
 
     @property
-    def total(self) -> Tensor:
-        """The value that is differentiated, as a detached scalar tensor."""
-        return self.result[0].detach().sum()
+    def total(self) -> Tensor | None:
+        """The value that is differentiated, as a detached scalar tensor; None if the loss raised."""
+        return None if self.result is None else self.result[0].detach().sum()
 
     @property
-    def boxes(self) -> Tensor:
-        """Boxes (N, 4) of the annotation rows: normalised cx, cy, w, h (ANN-1)."""
-        boxes: Tensor = self.rows["bboxes"]
-        return boxes
+    def columns(self) -> Rows:
+        """The annotation rows, by column."""
+        images, labels = (self.rows[name].detach().flatten() for name in ("batch_idx", "cls"))
+        boxes = self.rows["bboxes"].detach()
+        return Rows(images, labels, boxes.reshape(-1, max(boxes.shape[-1:], default=4)))
+
+    @property
+    def images_and_classes(self) -> tuple[int, int]:
+        """Number of images of the batch, and of classes of the head."""
+        return len(_parts(self.predictions)[0]), int(self.criterion.nc)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Names of the dtypes of the predictions, without repetition."""
+        return dtype_names(_parts(self.predictions))
 
     def detached(self) -> "Call":
         """Return a copy of the call without autograd graph, images and features, which can be stored cheaply."""
@@ -70,38 +144,88 @@ class Call:
             self,
             predictions=_detached(_plain(self.predictions)),
             rows={name: self.rows[name] for name in ("batch_idx", "cls", "bboxes")},
-            result=(self.total,),
-            autocast=_autocast(self.predictions),
+            result=None if self.result is None else (self.total,),
+            precision=precision_of(_parts(self.predictions)),
         )
 
-    def batch(self) -> Batch:
-        """Return the inputs of the loss as a batch on the CPU that shares no memory with the model.
+    def content(self) -> Content:
+        """Return the inputs of the loss as the content of a case file on the CPU that shares no memory with the model.
 
         The call must be detached.
 
         Raises:
             Unfit: the inputs cannot be represented in a case file.
         """
-        maps = tuple(level.detach().cpu().clone() for level in feature_maps_of(self.predictions))
-        if self.autocast not in (None, maps[0].dtype):
-            raise Unfit(
-                f"predictions are {maps[0].dtype}, expected the dtype of automatic mixed precision, {self.autocast}"
-            )
+        maps = feature_maps_of(_on_cpu(self.predictions))
+        columns = self.columns
+        parts = columns.images.reshape(-1, 1), columns.labels.reshape(-1, 1), columns.boxes
         try:
-            return Batch(
-                maps,
-                self._annotations(),
-                head_of(self.criterion),
-                hyperparameters_of(self.criterion),
-                autocast=self.autocast is not None,
-            )
+            rows = torch.cat([part.float().cpu() for part in parts], dim=1)  # (N, 6 or more)
+        except RuntimeError as error:
+            raise Unfit(
+                f"images, classes and boxes of the annotations do not fit each other: {error}"
+            ) from error
+        head, numbers = head_of(self.criterion), hyperparameters_of(self.criterion)
+        return content_of(maps, rows, head, numbers, self.precision, self.error is not None)
+
+    def batch(self) -> Batch:
+        """Return the inputs of a detached call as a batch on the CPU that shares no memory with the model.
+
+        Raises:
+            Unfit: the inputs are not a valid batch, or cannot be represented in a case file.
+        """
+        try:
+            return Batch(*self.content())
         except ValueError as error:
             raise Unfit(str(error)) from error
 
-    def _annotations(self) -> Tensor:
-        """Return the annotation rows (N, 6) float32: image, class, cx, cy, w, h (ANN-1)."""
-        images, labels = (self.rows[name].reshape(-1, 1).float().cpu() for name in ("batch_idx", "cls"))
-        return torch.cat((images, labels, self.boxes.detach().float().cpu().reshape(-1, 4)), dim=1)
+
+def content_of(
+    maps: tuple[Tensor, ...],
+    annotations: Tensor,
+    head: Head,
+    hyperparameters: Hyperparameters,
+    precision: torch.dtype | None,
+    raised: bool,
+    task: str = DETECT.name,
+    extras: Mapping[str, Tensor] | None = None,
+) -> Content:
+    """Return inputs of a loss as the content of a case file.
+
+    Args:
+        maps: feature maps (B, channels, H, W) of every level, on the CPU.
+        annotations: annotation rows (N, columns), on the CPU.
+        head: the head.
+        hyperparameters: hyperparameters of assigner and loss.
+        precision: dtype of automatic mixed precision; None without it.
+        raised: True if the loss raised: its inputs are stored even if a batch cannot represent them.
+        task: name of the loss family.
+        extras: further tensors of the task.
+
+    Raises:
+        Unfit: the loss returned, and predictions do not have the dtype of automatic mixed precision.
+    """
+    mixed = precision is not None and maps[0].dtype == precision
+    if precision is not None and not mixed and not raised:
+        raise Unfit(
+            f"predictions are {maps[0].dtype}, expected the dtype of automatic mixed precision, {precision}"
+        )
+    return Content(
+        maps,
+        annotations,
+        head,
+        hyperparameters,
+        "",
+        frozenset(),
+        mixed,
+        task,
+        extras if extras is not None else {},
+    )
+
+
+def dtype_names(tensors: Sequence[Tensor]) -> tuple[str, ...]:
+    """Return the names of the dtypes of some tensors, such as "float16", sorted and without repetition."""
+    return tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
 
 
 def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
@@ -117,10 +241,9 @@ def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
     predictions = _plain(predictions)
     if not isinstance(predictions, Mapping):
         return tuple(predictions)
-    boxes, scores = predictions["boxes"], predictions["scores"]
-    if boxes.dtype != scores.dtype:
-        raise Unfit(f"expected one dtype for boxes and scores, got {boxes.dtype} and {scores.dtype}")
-    rows = torch.cat((boxes, scores), dim=1)  # (B, 4R + C, A)
+    rows = torch.cat(
+        (predictions["boxes"], predictions["scores"]), dim=1
+    )  # (B, 4R + C, A) in the wider dtype
     grids = [tuple(level.shape[2:]) for level in predictions["feats"]]
     levels = rows.split([height * width for height, width in grids], dim=2)
     return tuple(level.unflatten(2, grid) for level, grid in zip(levels, grids, strict=True))
@@ -179,6 +302,14 @@ def _detached(predictions: Any) -> Any:
     }
 
 
+def _on_cpu(predictions: Any) -> Any:
+    """Return copies on the CPU of detached predictions; nothing is computed on a device whose memory may be full."""
+    if not isinstance(predictions, Mapping):
+        return [level.detach().cpu().clone() for level in predictions]
+    parts = {name: predictions[name].detach().cpu().clone() for name in ("boxes", "scores")}
+    return {**parts, "feats": predictions["feats"]}
+
+
 def official_loss() -> tuple[type, str]:
     """Return the class of the detection loss of the installed Ultralytics, and the version of Ultralytics.
 
@@ -205,12 +336,23 @@ def listening(hear: Callable[[Call], None]) -> Iterator[None]:
     official = vars(loss)[name]
     signature = inspect.signature(official)
 
+    def report(given: Any, named: Any, result: Any, error: BaseException | None) -> None:
+        if torch.compiler.is_compiling():
+            return
+        try:
+            criterion, predictions, rows = list(signature.bind(*given, **named).arguments.values())[:3]
+        except (TypeError, ValueError):  # other arguments than those of a loss: the official code raised
+            return
+        hear(Call(criterion, predictions, rows, result, error=error))
+
     @functools.wraps(official)
     def heard(*given: Any, **named: Any) -> Any:
-        result = official(*given, **named)
-        if not torch.compiler.is_compiling():
-            criterion, predictions, rows = list(signature.bind(*given, **named).arguments.values())[:3]
-            hear(Call(criterion, predictions, rows, result))
+        try:
+            result = official(*given, **named)
+        except Exception as error:
+            report(given, named, None, error)
+            raise
+        report(given, named, result, None)
         return result
 
     setattr(loss, name, heard)
@@ -220,15 +362,7 @@ def listening(hear: Callable[[Call], None]) -> Iterator[None]:
         setattr(loss, name, official)
 
 
-def _autocast(predictions: Any) -> torch.dtype | None:
-    """Return the dtype of automatic mixed precision on the predictions' device, or None without it."""
-    device = next((part.device.type for part in _tensors(predictions)), "cpu")
+def precision_of(tensors: Sequence[Tensor]) -> torch.dtype | None:
+    """Return the dtype of automatic mixed precision on the device of some tensors, or None without it."""
+    device = tensors[0].device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (Mapping, list, tuple)):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(part)

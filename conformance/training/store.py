@@ -4,8 +4,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from tal_conformance.core import case_file
 from tal_conformance.core.batch import Batch
-from tal_conformance.training.selection import EVERY, FIRST, RECORDS
+from tal_conformance.core.case_file import Content
+from tal_conformance.core.circumstances import Circumstances
+from tal_conformance.training.selection import EVERY, FAILURES, FIRST, RECORDS, RESUMED
 
 SUFFIX = ".safetensors"
 HEADER = 4096
@@ -36,10 +39,11 @@ class StoredCase:
     def rank(self) -> int:
         """Priority of the file, from 0 to 3.
 
-        It is 3 for the first batch, 2 for a record or the first batch without ground truths, 1 for a regularly stored
-        batch, and 0 for an exceeded record.
+        It is 3 for the first batch, also after resuming, and for batches on which the loss raised or was not finite;
+        2 for the batch before those, a record, other anomalies, or the first batch without ground truths; 1 for a
+        regularly stored batch, and 0 for an exceeded record.
         """
-        ranks = {FIRST: 3, EVERY: 1}
+        ranks = {FIRST: 3, RESUMED: 3, **dict.fromkeys(FAILURES, 3), EVERY: 1}
         return max((ranks.get(name, 2) for _, name in self.reasons), default=0)
 
 
@@ -62,8 +66,20 @@ class CaseStore:
         """Size of all files, in bytes."""
         return sum(case.size for case in self.cases)
 
-    def add(self, batch: Batch, step: int, reasons: set[Reason]) -> bool:
+    def add(
+        self,
+        batch: Batch | Content,
+        step: int,
+        reasons: set[Reason],
+        circumstances: Circumstances | None = None,
+    ) -> bool:
         """Store a batch; if the size limit requires it, remove less interesting batches.
+
+        Args:
+            batch: the batch, or inputs that need not be valid.
+            step: number of the training step.
+            reasons: reasons to store it.
+            circumstances: circumstances of the call of the loss.
 
         Returns:
             True if the batch was stored; False if less interesting batches could not free enough space.
@@ -74,10 +90,12 @@ class CaseStore:
         beaten = {reason for reason in reasons if reason[1] in RECORDS}
         for case in self.cases:
             case.reasons -= beaten
-        new = StoredCase(self.folder / f"step-{step:06d}-{batch.id}{SUFFIX}", _bytes(batch), step, reasons)
+        content = Content(*(getattr(batch, name) for name in Content._fields))
+        name = f"step-{step:06d}-{content_id(content)}{SUFFIX}"
+        new = StoredCase(self.folder / name, _bytes(content), step, reasons)
         if not self._make_room(new):
             return False
-        batch.save(new.path)
+        case_file.write(new.path, content, circumstances)
         new.size = new.path.stat().st_size
         self.cases.append(new)
         return True
@@ -110,5 +128,15 @@ class CaseStore:
         return equals[gaps.index(min(gaps)) + 1] if gaps else equals[0]
 
 
-def _bytes(batch: Batch) -> int:
-    return HEADER + batch.annotations.nbytes + sum(level.nbytes for level in batch.feature_maps)
+def content_id(content: Content) -> str:
+    """Return the id of a batch, or an id of the same form for inputs that are not a valid batch."""
+    try:
+        return Batch(*content).id
+    except ValueError:
+        tensors = case_file.batch_tensors(content.feature_maps, content.annotations, content.extras)
+        return case_file.digest(case_file.head_as_dict(content.head), tensors)[:12]
+
+
+def _bytes(content: Content) -> int:
+    extras = sum(tensor.nbytes for tensor in content.extras.values())
+    return HEADER + content.annotations.nbytes + extras + sum(level.nbytes for level in content.feature_maps)

@@ -1,6 +1,8 @@
 """Recording of a training: stored batches equal the inputs of the loss, and the training does not change."""
 
+import contextlib
 import errno
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,12 @@ from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
+from tal_conformance.commands.record import summary_of
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.case_file import read_circumstances
+from tal_conformance.core.circumstances import Circumstances
+from tal_conformance.doctor.examine import examine
+from tal_conformance.doctor.inputs import read_inputs
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_conformance.implementations.guards.torch_state import official_code
 from tal_conformance.implementations.registry import find
@@ -24,6 +31,7 @@ from tal_conformance.judgement.failure import Subject
 from tal_conformance.training import recorder
 from tal_conformance.training.capture import Call, CannotRecord, feature_maps_of, listening, official_loss
 from tal_conformance.training.recorder import Recording, recording
+from tal_conformance.training.selection import ANOMALIES_STORED
 from tal_reference import Hyperparameters
 
 configure_ultralytics()
@@ -184,19 +192,119 @@ def test_a_release_that_calls_its_loss_otherwise_is_no_failure(
     assert len(said(capsys)) == 1
 
 
+def spoilt(row: int, column: int, value: float, batch: Batch | None = None) -> Batch:
+    """Return a batch with another number in its annotation rows, which `Batch` might refuse."""
+    batch = CROWDED.build() if batch is None else batch
+    object.__setattr__(batch, "annotations", batch.annotations.clone())
+    batch.annotations[row, column] = value
+    return batch
+
+
 def test_what_a_case_file_cannot_hold_is_left_out_and_the_rest_kept(
     step: Step, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    strange = CROWDED.build()
-    object.__setattr__(strange, "annotations", strange.annotations.clone())
-    strange.annotations[:, 4] = -0.1
     with recording(tmp_path, every=1) as recorded:
-        for batch in (strange, strange, CROWDED.build()):
-            step(batch)
-    assert recorded.over is None
+        for _ in range(2):
+            with pytest.raises(RuntimeError):
+                step(CROWDED.build(), batch_idx=torch.zeros(5))  # there are two rows
+        step(CROWDED.build())
+    assert (recorded.over, recorded.lost, recorded.calls) == (None, 2, 3)
     assert [batch.id for batch in files(tmp_path)] == [CROWDED.build().id]
     (line,) = said(capsys)
-    assert "a case file cannot hold it: annotation row 0 has a negative width or height" in line
+    assert (
+        "a case file cannot hold it: images, classes and boxes of the annotations do not fit each other"
+        in line
+    )
+
+
+def stored(folder: Path) -> dict[int, Circumstances]:
+    """Return the circumstances of every stored batch by its step."""
+    found = [read_circumstances(path) for path in sorted(folder.glob("*.safetensors"))]
+    return {one.step: one for one in found if one.step is not None}
+
+
+def test_a_batch_that_raises_is_kept_with_the_one_before(
+    step: Step, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with recording(tmp_path) as recorded:
+        for _ in range(3):
+            step(CROWDED.build())
+        with pytest.raises(IndexError):
+            step(spoilt(1, 1, 7.0))
+        assert sorted(stored(tmp_path)) == [0, 2, 3]  # before the exception passes on
+        step(CROWDED.build())
+    before, failed = stored(tmp_path)[2], stored(tmp_path)[3]
+    assert before.reasons == ("before the batch that went wrong",)
+    assert failed.reasons == ("label outside the head", "raised")
+    assert failed.exception.startswith("IndexError: index 7 is out of bounds")
+    assert failed.raised_at.startswith("tal.py:")
+    assert failed.traceback.splitlines()[-1] == failed.raised_at
+    assert "/" not in failed.traceback  # case files are passed on: no paths
+    assert (failed.loss, before.loss is not None) == (None, True)
+    (path,) = tmp_path.glob("step-000003-*")
+    (first, *_) = examine(read_inputs(path))
+    assert first.name == "label outside the head"
+    assert recorded.counts() == {"raised": 1, "label outside the head": 1}
+    assert recorded.raised.startswith("IndexError: index 7")
+    assert any("step 3: the loss raised IndexError" in line and "TAL-TGT-1" in line for line in said(capsys))
+    lines = summary_of(recorded)
+    assert lines[0].startswith("conformance recorder: 3 batches of 5 recorded in ")
+    assert any(line.startswith("  1 raised: IndexError: index 7") and " at tal.py:" in line for line in lines)
+
+
+def test_a_loss_that_is_not_finite_is_kept_with_the_one_before(step: Step, tmp_path: Path):
+    diverged = CROWDED.build()
+    diverged.feature_maps[0][0, 65] = torch.nan
+    with recording(tmp_path) as recorded:
+        for batch in [CROWDED.build()] * 4 + [diverged] * 12:
+            step(batch)
+    assert sorted(stored(tmp_path)) == [0, 3, *range(4, 4 + ANOMALIES_STORED)]
+    assert math.isnan(stored(tmp_path)[4].loss or 0)
+    assert recorded.counts() == {"loss not finite": 12}
+    assert "  12 loss not finite, first at step 4 (10 stored)" in summary_of(recorded)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value", "reason"),
+    [(0, 2, -0.25, "coordinates outside [0, 1]"), (1, 5, 1.5, "coordinates outside [0, 1]"),
+     (0, 1, -1.0, "label outside the head")],
+)  # fmt: skip
+def test_rows_that_are_wrong_without_an_exception_are_kept(
+    step: Step, tmp_path: Path, row: int, column: int, value: float, reason: str
+):
+    with recording(tmp_path) as recorded:
+        step(CROWDED.build())
+        step(spoilt(row, column, value))
+    assert reason in stored(tmp_path)[1].reasons
+    assert recorded.counts() == {reason: 1}
+
+
+def test_rows_out_of_order_are_kept(step: Step, tmp_path: Path):
+    batch = Recipe(((Truth("ordinary"),), (Truth("ordinary"),)), classes=3).build()
+    with recording(tmp_path), contextlib.suppress(IndexError):
+        step(replace(batch, annotations=batch.annotations.flip(0)))
+    assert "rows out of order" in stored(tmp_path)[0].reasons
+
+
+def test_mixed_dtypes_of_a_batch_that_raises_are_told(
+    step: Step, adapter: UltralyticsAdapter, tmp_path: Path
+):
+    batch = CROWDED.build()
+    call = Call(
+        adapter._criterion(batch.head, batch.hyperparameters, torch.device("cpu"))[0],
+        adapter._predictions(batch.feature_maps, batch.head),
+        {
+            "batch_idx": batch.annotations[:, 0],
+            "cls": batch.annotations[:, 1],
+            "bboxes": batch.annotations[:, 2:],
+        },
+        None,
+        error=RuntimeError("dtypes"),
+    )
+    call.predictions["boxes"] = call.predictions["boxes"].half()
+    with recording(tmp_path) as recorded:
+        recorded.hear(call)
+    assert stored(tmp_path)[0].dtypes == ("float16", "float32")
 
 
 def test_class_weights_are_recorded(step: Step, adapter: UltralyticsAdapter, tmp_path: Path):
@@ -250,6 +358,9 @@ class Trainer:
     def __init__(self) -> None:
         self.epoch, self.epochs, self.train_loader = 3, 10, None
         self.args = type("Arguments", (), {"model": "somewhere/my-model.yaml"})()
+        self.start_epoch, self.amp = 3, True
+        self.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.25)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
 
     def train(self, run: Callable[[], object]) -> None:
         run()
@@ -266,6 +377,11 @@ def test_it_says_in_which_epoch_of_which_model(step: Step, tmp_path: Path):
         True,
     ]
     assert not any("somewhere" in origin for origin in origins)
+    first = stored(tmp_path)[0]
+    assert (first.epoch, first.learning_rates, first.amp, first.loss_scale) == (3, (0.25,), True, 512.0)
+    assert (first.world_size, first.rank, first.source) == (1, 0, f"ultralytics {official_loss()[1]}")
+    assert "first after resuming" in first.reasons
+    assert "first after resuming" not in stored(tmp_path)[1].reasons
 
 
 def test_numbers_of_a_device_are_not_waited_for(step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -343,10 +459,16 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path):
         pass
 
 
-def test_without_ultralytics_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_ultralytics_a_loop_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "ultralytics", None)
-    with pytest.raises(CannotRecord, match="cannot import the detection loss"), recording(tmp_path):
-        pass
+    with pytest.raises(CannotRecord, match="cannot import the detection loss"):
+        official_loss()
+    batch = CROWDED.build()
+    with recording(tmp_path) as rec:
+        rec(batch.feature_maps, batch.annotations, batch.head)
+    (kept,) = files(tmp_path)
+    assert kept.id == batch.id
+    assert kept.origin.startswith("recorded: training loop, step 0: ")
 
 
 def test_the_recording_is_what_the_context_manager_gives(step: Step, tmp_path: Path):

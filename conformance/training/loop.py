@@ -1,0 +1,162 @@
+"""Calls of a loss in a training loop of one's own, which reports them to the recorder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.case_file import Content
+from tal_conformance.core.task import DETECT
+from tal_conformance.training.capture import Rows, content_of, dtype_names, precision_of
+from tal_reference import Head, Hyperparameters
+
+if TYPE_CHECKING:
+    from tal_conformance.training.recorder import Recording
+
+
+class LossName:
+    """Object that identifies a loss of a training loop by its name."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoopCall:
+    """One call of a loss in a training loop; `capture.LossCall` documents what the recorder reads.
+
+    Attributes:
+        criterion: object that identifies the loss.
+        feature_maps: feature maps (B, channels, H, W) of every level.
+        annotations: annotation rows (N, 6 or more) of image, class, cx, cy, w, h.
+        head: the head.
+        hyperparameters: hyperparameters of assigner and loss.
+        value: the value that is differentiated; None if it is unknown.
+        task: name of the loss family.
+        extras: further tensors of the task.
+        precision: dtype of automatic mixed precision; None without it.
+        error: exception that the loss raised; None if it returned.
+    """
+
+    criterion: Any
+    feature_maps: tuple[Tensor, ...]
+    annotations: Tensor
+    head: Head
+    hyperparameters: Hyperparameters
+    value: Tensor | None = None
+    task: str = DETECT.name
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    precision: torch.dtype | None = None
+    error: BaseException | None = None
+
+    @property
+    def trains(self) -> bool:
+        """True: a loop reports the calls that it wants to be recorded."""
+        return True
+
+    @property
+    def total(self) -> Tensor | None:
+        """The value that is differentiated, as a detached scalar tensor; None if it is unknown."""
+        return None if self.value is None else torch.as_tensor(self.value).detach().sum()
+
+    @property
+    def columns(self) -> Rows:
+        """The annotation rows, by column."""
+        rows = self.annotations
+        return Rows(rows[:, 0], rows[:, 1], rows[:, 2:])
+
+    @property
+    def images_and_classes(self) -> tuple[int, int]:
+        """Number of images of the batch, and of classes of the head."""
+        return len(self.feature_maps[0]), self.head.classes
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Names of the dtypes of the predictions, without repetition."""
+        return dtype_names(self.feature_maps)
+
+    def detached(self) -> Self:
+        """Return a copy of the call without autograd graph. Rows are copied: a loop may write to them."""
+        return replace(
+            self,
+            feature_maps=tuple(level.detach() for level in self.feature_maps),
+            annotations=self.annotations.detach().clone(),
+            extras={name: tensor.detach() for name, tensor in self.extras.items()},
+            value=self.total,
+            precision=precision_of(self.feature_maps),
+        )
+
+    def content(self) -> Content:
+        """Return the inputs as the content of a case file, on the CPU; see `capture.LossCall`."""
+        maps = tuple(level.detach().cpu().clone() for level in self.feature_maps)
+        extras = {name: tensor.detach().cpu().clone() for name, tensor in self.extras.items()}
+        return content_of(
+            maps, self.annotations.cpu().clone(), self.head, self.hyperparameters, self.precision,
+            self.error is not None, self.task, extras,
+        )  # fmt: skip
+
+
+@dataclass(eq=False)
+class Step:
+    """One call of a loss that a training loop has begun: it ends with the next call, or with its `with` block.
+
+    Attributes:
+        recording: the recording.
+        call: the inputs.
+        facts: epoch, optimizer and gradient scaler, if they are known.
+        total: the value that is differentiated; set it in the `with` block, or call `rec(..., total=...)`.
+    """
+
+    recording: "Recording"
+    call: LoopCall
+    facts: "StepFacts"
+    total: Tensor | float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.recording.finish(error)
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """Objects of a training loop from which the circumstances of a step are read.
+
+    Attributes:
+        epoch: epoch of the training.
+        optimizer: optimizer, with parameter groups that have a learning rate.
+        scaler: gradient scaler of automatic mixed precision.
+    """
+
+    epoch: int | None = None
+    optimizer: Any = None
+    scaler: Any = None
+
+
+def loop_call(
+    criterion: Any,
+    feature_maps: Any,
+    annotations: Any,
+    head: Any,
+    hyperparameters: Hyperparameters,
+    task: str,
+    extras: Mapping[str, Tensor] | None,
+) -> LoopCall:
+    """Return the call of a loss in a training loop; `Recording.__call__` documents the arguments.
+
+    Raises:
+        TypeError: an argument has another type.
+    """
+    maps = tuple(feature_maps)
+    if not maps or not all(isinstance(level, Tensor) and level.dim() == 4 for level in maps):
+        raise TypeError(f"expected feature maps (B, channels, H, W), got {type(feature_maps).__name__}")
+    if not isinstance(annotations, Tensor) or annotations.dim() != 2 or annotations.shape[1] < 6:
+        raise TypeError(
+            f"expected a tensor of annotation rows (N, 6), got {getattr(annotations, 'shape', type(annotations))}"
+        )
+    if not isinstance(head, Head):
+        raise TypeError(f"expected a tal_reference.Head, got {head!r:.100}")
+    return LoopCall(criterion, maps, annotations, head, hyperparameters, task=task, extras=extras or {})

@@ -1,0 +1,113 @@
+"""Recording of a training loop of one's own, which calls the recording with the inputs of each step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
+from tal_conformance.core.batch import Batch
+from tal_conformance.core.case_file import read_circumstances
+from tal_conformance.core.circumstances import Circumstances
+from tal_conformance.training.recorder import Recording, recording
+from tal_reference import Hyperparameters
+
+BATCH = Recipe(((Truth("ordinary"), Truth("ordinary", 1)),), classes=3, predictions="near").build()
+INPUTS = BATCH.feature_maps, BATCH.annotations, BATCH.head
+
+
+def stored(folder: Path) -> list[Circumstances]:
+    return [read_circumstances(path) for path in sorted(folder.rglob("*.safetensors"))]
+
+
+def test_inputs_and_circumstances_are_those_of_the_loop(tmp_path: Path):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    with (
+        recording(tmp_path) as rec,
+        rec(*INPUTS, Hyperparameters(topk=7), epoch=3, optimizer=optimizer) as step,
+    ):
+        step.total = torch.tensor(4.5, requires_grad=True)
+    (path,) = tmp_path.iterdir()
+    kept, known = Batch.load(path), read_circumstances(path)
+    assert torch.equal(kept.annotations, BATCH.annotations)
+    assert all(map(torch.equal, kept.feature_maps, BATCH.feature_maps))
+    assert kept.hyperparameters == Hyperparameters(topk=7)
+    assert (known.step, known.epoch, known.learning_rates, known.loss) == (0, 3, (0.5,), 4.5)
+    assert kept.origin.startswith("recorded: training loop, step 0, epoch 3: first, ")
+
+
+def test_rows_that_the_loop_changes_afterwards_are_those_of_the_call(tmp_path: Path):
+    rows = BATCH.annotations.clone()
+    with recording(tmp_path) as rec:
+        rec(BATCH.feature_maps, rows, BATCH.head, total=1.0)
+        rec.finish(None)
+        rows.zero_()
+    (path,) = tmp_path.iterdir()
+    assert torch.equal(Batch.load(path).annotations, BATCH.annotations)
+
+
+def in_the_block(rec: Recording, error: Exception) -> None:
+    with rec(*INPUTS):
+        raise error
+
+
+def after_the_call(rec: Recording, error: Exception) -> None:
+    rec(*INPUTS)
+    raise error
+
+
+def train(folder: Path, way: Callable[[Recording, Exception], None], error: Exception) -> None:
+    with recording(folder) as rec:
+        for _ in range(3):
+            rec(*INPUTS, total=1.0)
+        way(rec, error)
+
+
+@pytest.mark.parametrize("way", [in_the_block, after_the_call])
+def test_an_exception_is_stored_with_its_batch_and_the_one_before(
+    tmp_path: Path, way: Callable[[Recording, Exception], None]
+):
+    with pytest.raises(ValueError, match="broken"):
+        train(tmp_path, way, ValueError("broken"))
+    first, before, failed = stored(tmp_path)
+    assert (first.step, before.step, failed.step) == (0, 2, 3)
+    assert (before.exception, failed.exception) == ("", "ValueError: broken")
+    assert failed.raised_at.startswith("test_loop.py:")
+
+
+def test_an_exception_between_two_losses_is_that_of_the_last_call(tmp_path: Path):
+    """A step ends with the next call: an exception of the data loader is stored with the batch before it."""
+    with recording(tmp_path) as rec:
+        with pytest.raises(ValueError, match="caught"):
+            in_the_block(rec, ValueError("caught"))
+        rec(*INPUTS, total=float("nan"))
+    assert [one.exception for one in stored(tmp_path)] == ["ValueError: caught", ""]
+    assert rec.counts() == {"raised": 1, "loss not finite": 1}
+
+
+def test_two_losses_have_their_own_selection(tmp_path: Path):
+    with recording(tmp_path) as rec:
+        for _ in range(3):
+            rec(*INPUTS, loss="one")
+            rec(*INPUTS, Hyperparameters(topk=7), loss="two")
+    assert sorted(Batch.load(path).hyperparameters.topk for path in tmp_path.iterdir()) == [7, 10]
+
+
+def test_an_interrupted_training_is_not_a_batch_that_raised(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, after_the_call, KeyboardInterrupt())  # type: ignore[arg-type]  # no Exception, on purpose
+    assert not any(one.exception for one in stored(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [(BATCH.feature_maps[0], BATCH.annotations, BATCH.head), ([], BATCH.annotations, BATCH.head),
+     (BATCH.feature_maps, BATCH.annotations[:, 1:], BATCH.head), (BATCH.feature_maps, [], BATCH.head),
+     (BATCH.feature_maps, BATCH.annotations, None)],
+)  # fmt: skip
+def test_other_arguments_are_refused_at_the_call(tmp_path: Path, wrong: Any):
+    with recording(tmp_path) as rec, pytest.raises(TypeError, match="expected"):
+        rec(*wrong)
