@@ -1,9 +1,9 @@
 """Calls of a loss in a training loop of one's own, which reports them to the recorder."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from tal_conformance.core.case_file import Content
 from tal_conformance.core.task import DETECT
 from tal_conformance.training.capture import Rows, content_of, dtype_names, precision_of
 from tal_reference import Head, Hyperparameters
-
-if TYPE_CHECKING:
-    from tal_conformance.training.recorder import Recording
 
 
 class LossName:
@@ -101,13 +98,13 @@ class Step:
     """One call of a loss that a training loop has begun: it ends with the next call, or with its `with` block.
 
     Attributes:
-        recording: the recording.
+        finish: function that ends the step, with the exception that left its block or None.
         call: the inputs.
         facts: epoch, optimizer and gradient scaler, if they are known.
         total: the value that is differentiated; set it in the `with` block, or call `rec(..., total=...)`.
     """
 
-    recording: "Recording"
+    finish: Callable[[BaseException | None], None]
     call: LoopCall
     facts: "StepFacts"
     total: Tensor | float | None = None
@@ -118,7 +115,7 @@ class Step:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.recording.finish(error)
+        self.finish(error)
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ class Recording:
         self.finish(None)
         name = self._names.setdefault(loss, LossName())
         call = loop_call(name, feature_maps, annotations, head, hyperparameters, task, extras)
-        self._open = Step(self, call, StepFacts(epoch, optimizer, scaler), total)
+        self._open = Step(self.finish, call, StepFacts(epoch, optimizer, scaler), total)
         return self._open
 
     def finish(self, error: BaseException | None) -> None:

@@ -291,7 +291,10 @@ FORGERIES: dict[str, tuple[Callable[[Case, Tensors], Any], str]] = {
         lambda case, _: case["hyperparameters"].update(beta=float("inf")),
         "beta inf: expected a finite",
     ),
-    "a gain that is not known": (lambda case, _: case["hyperparameters"].update(depth_gain=1.0), "depth_gain"),
+    "a gain that is not known": (
+        lambda case, _: case["hyperparameters"].update(depth_gain=1.0),
+        "depth_gain",
+    ),
     "no origin": (lambda case, _: case.pop("origin"), "invalid origin None: expected a string"),
     "hazards of numbers": (lambda case, _: case.update(hazards=[1]), "expected a list of names"),
     "no hazards": (lambda case, _: case.pop("hazards"), "invalid hazards None: expected a list of names"),
