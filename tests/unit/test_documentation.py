@@ -235,3 +235,28 @@ def test_the_tutorial_about_upgrades_prints_what_bisect_prints(tmp_path: Path):
         cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, printed), done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_tutorial_about_nan_prints_what_doctor_prints(tmp_path: Path):
+    """Its script writes a batch that doctor finds fault with, that official code conforms on, and that is explained."""
+    page = ROOT / "docs" / "training-gives-nan.md"
+    (script,), (printed,) = blocks(page, "python"), blocks(page, "text")
+    exec(compile(script.replace("step-1200", str(tmp_path / "step-1200")), "save_batch.py", "exec"), {})
+    outputs = {}
+    for kind, arguments in commands_of(page):
+        assert kind == "commands"
+        done = subprocess.run(
+            [sys.executable, "-m", "tal_conformance", *arguments_without_own_adapter(arguments)],
+            cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600,
+        )  # fmt: skip
+        outputs[arguments[0]] = done.returncode, done.stdout + done.stderr
+    assert {name: status for name, (status, _) in outputs.items()} == {"doctor": 1, "replay": 0, "explain": 0}
+    assert printed in outputs["doctor"][1]
+
+
+def arguments_without_own_adapter(arguments: list[str]) -> list[str]:
+    """Return the arguments of a command without `--implementation my_adapter.py:MyLoss`, which only a reader has."""
+    own = [at for at, word in enumerate(arguments) if word.startswith("my_adapter.py:")]
+    return [word for at, word in enumerate(arguments) if at not in own and at + 1 not in own]
