@@ -247,6 +247,8 @@ def test_the_tutorial_about_nan_prints_what_doctor_prints(tmp_path: Path):
     outputs = {}
     for kind, arguments in commands_of(page):
         assert kind == "commands"
+        if arguments[0] == "record":
+            continue
         done = subprocess.run(
             [sys.executable, "-m", "tal_conformance", *arguments_without_own_adapter(arguments)],
             cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600,
