@@ -43,7 +43,7 @@ def terminal_table(log: Log) -> str:
 
 def _identified(implementation: dict[str, Any]) -> str:
     """Return text that names the dialect and choices that explain an implementation's failures, and alternatives."""
-    sentence, details = identified_in_words(implementation["identification"])
+    sentence, details = identified_in_words(implementation["identification"], brief=True)
     lines = [f"{_word(implementation['name'])}: {sentence}", *(f"  {detail}" for detail in details)]
     return "\n".join(visible(line.replace("\n", " ")) for line in lines)
 

@@ -173,7 +173,7 @@ def fields_of(identification: Identification) -> Line:
     left = sorted(identification.left.items(), key=lambda pair: -pair[1][0])
     return {
         "sentence": sentence_of(identification),
-        "dialect": title(identification.dialect),
+        "dialect": "" if identification.fault else title(identification.dialect),
         "base": identification.base.name,
         "complete": identification.complete,
         "batches": identification.batches,

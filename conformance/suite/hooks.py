@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from tal_conformance.batches.seeding import make_draws_reproducible
-from tal_conformance.benchmarks.table import table
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.checks.relations.relations import RELATIONS_BY_TASK
 from tal_conformance.core.determinism import fixed_arithmetic
@@ -67,6 +66,8 @@ from tal_conformance.suite.supervision import supervise_run
 from tal_conformance.suite.terminal_output import (
     HIDDEN,
     LOGGED,
+    FormalMistakesError,
+    benchmark_lines,
     end_progress,
     hidden_sentence,
     hide_paths,
@@ -388,7 +389,7 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
         )
         pytest.fail(checker.too_inconclusive, pytrace=False)
     if mistakes:
-        pytest.fail(printable_text("\n".join(map(str, mistakes))), pytrace=False)
+        raise FormalMistakesError(printable_text("\n".join(map(str, mistakes))), pytrace=False)
 
 
 def parameter_of(item: pytest.Item) -> str:
@@ -405,6 +406,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report: Any = yield
     report.sections = [(name, printable_text(content)) for name, content in report.sections]
     run = item.config.stash.get(RUN, None)
+    if call.excinfo is not None and isinstance(call.excinfo.value, FormalMistakesError):
+        setattr(report, LOGGED, True)
     if run is None or call.when != "call" or call.excinfo is None:
         return report
     if run.recorder.lost is not None:
@@ -477,8 +480,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("conformance")
     log = read_log(run.folder)
-    if log.benchmarks:
-        write_line(terminalreporter, "\n".join([*table(log.benchmarks), ""]))
+    for line in benchmark_lines(log, config):
+        write_line(terminalreporter, line)
     write_line(terminalreporter, terminal_table(log))
     for sentence in (hidden_sentence(config.stash.get(HIDDEN, {})), shrinking_sentence(log)):
         if sentence:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tal_conformance.benchmarks.table import table
 from tal_conformance.core.files import REPOSITORY
 from tal_reports import Log
 
@@ -17,6 +18,10 @@ LOGGED = "tal_logged"
 HIDDEN = pytest.StashKey[dict[str, list[Any]]]()
 OF_SUITE = "conformance/suite/", "tal_conformance/suite/"
 """Parts of the node ids of the suite's tests."""
+
+
+class FormalMistakesError(pytest.fail.Exception):
+    """Failure of a test whose results have formal mistakes, which are in the run log."""
 
 
 def is_brief(config: pytest.Config) -> bool:
@@ -48,10 +53,16 @@ def _is_of_suite(argument: str, config: pytest.Config) -> bool:
 
 
 def hidden_reports(stats: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Return the reports that are not printed, by outcome: of failures in the run log, and of skipped tests."""
-    failed = [report for report in stats.get("failed", ()) if getattr(report, LOGGED, False)]
+    """Return the reports that are not printed, by outcome: of failures in the run log, and of skipped tests.
+
+    A test whose results have formal mistakes fails after it has ended, which pytest counts as an error.
+    """
+    failed, errors = (
+        [report for report in stats.get(outcome, ()) if getattr(report, LOGGED, False)]
+        for outcome in ("failed", "error")
+    )
     skipped = [report for report in stats.get("skipped", ()) if _is_skipped_test(report)]
-    return {"failed": failed, "skipped": skipped}
+    return {"failed": failed, "error": errors, "skipped": skipped}
 
 
 def _is_skipped_test(report: Any) -> bool:
@@ -74,11 +85,21 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Ite
 
 def hidden_sentence(hidden: dict[str, list[Any]]) -> str:
     """Return a sentence with the numbers of failed and skipped tests that are not printed; "" if there are none."""
-    failed, skipped = (len(hidden.get(name, ())) for name in ("failed", "skipped"))
+    failed, errors, skipped = (len(hidden.get(name, ())) for name in ("failed", "error", "skipped"))
+    failed += errors
     if not failed:
         return f"{_tests(skipped)} skipped: -v lists them" if skipped else ""
     skips = f", and {skipped} {'was' if skipped == 1 else 'were'} skipped" if skipped else ""
     return f"{_tests(failed)} failed for the causes above{skips}: -v lists them"
+
+
+def benchmark_lines(log: Log, config: pytest.Config) -> list[str]:
+    """Return the table of times; where a failure needs the screen, a sentence that says where the times are."""
+    if not log.benchmarks:
+        return []
+    if log.divergences and is_brief(config):
+        return ["times of benchmarks: in the report"]
+    return [*table(log.benchmarks), ""]
 
 
 def shrinking_sentence(log: Log) -> str:

@@ -190,11 +190,14 @@ def identification_fields(log: Log, name: str) -> dict[str, Any] | None:
     return {key: line.get(key, [] if key in LISTS else None) for key in FIELDS}
 
 
-def identified_in_words(found: dict[str, Any]) -> tuple[str, list[str]]:
+def identified_in_words(found: dict[str, Any], brief: bool = False) -> tuple[str, list[str]]:
     """Return the sentence that explains an implementation's failures, and further sentences.
+
+    A planted fault cannot be declared: its identification has no dialect.
 
     Args:
         found: the `identification` of an implementation in the summary.
+        brief: True to leave out all shared properties of failing batches but the first, which has the sharpest split.
     """
     if found["problem"]:
         return shortened(found["problem"], 400), []
@@ -211,7 +214,10 @@ def identified_in_words(found: dict[str, Any]) -> tuple[str, list[str]]:
     for tie in found["ties"]:
         decision = f"decided by {tie['deciding']}" if tie.get("deciding") else "no generated batch decides"
         details.append(f"{tie['words']} explains as much; {decision}")
-    details += [f"{shared['sentence']}{shared.get('tested') or ''}" for shared in found["shared"]]
-    if found["unjudged"]:
+    details += [
+        f"{shared['sentence']}{shared.get('tested') or ''}"
+        for shared in found["shared"][: 1 if brief else None]
+    ]
+    if found["unjudged"] and "not judged" not in (found["sentence"] or ""):
         details.append(f"{counted(found['unjudged'], 'batch')} more were not judged within the budget")
     return shortened(found["sentence"] or "", 600), [shortened(detail, 400) for detail in details]

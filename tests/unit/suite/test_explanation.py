@@ -10,21 +10,25 @@ from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
 from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.explanation import explain_failures, sample_of
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_conformance.suite.session import SessionState
 from tal_reference import NEWEST
-from tal_reports import Log, RunLog, read_log
+from tal_reports import Log, RunLog, read_log, terminal_table
 from tal_reports.analysis.folding import causes_of
 
 BATCHES = 8
 """Number of batches of each strategy that a run judges."""
 
 
-def run_of(folder: Path, *names: str, **choices: Any) -> SessionState:
-    """Return a session that has judged `DensePort`, with changed choices, on batches of some strategies."""
-    implementation = implementation_from(DensePort(NEWEST, "all", **choices), "port")
+def run_of(folder: Path, *names: str, adapter: Any = None, **choices: Any) -> SessionState:
+    """Return a session that has judged `DensePort`, with changed choices, on batches of some strategies.
+
+    Another adapter may be given instead.
+    """
+    implementation = implementation_from(adapter or DensePort(NEWEST, "all", **choices), "port")
     run = SessionState(RunLogWriter(RunLog.create(folder)), "1", {"cpu": "tested"}, [implementation])
     run.recorder.begin({
         "profile": "dev", "seed": "1", "command": [], "devices": run.devices, "implementations": [
@@ -123,3 +127,17 @@ def test_only_generated_float32_batches_are_searched():
         line | {"verdict": "exact"},
     ]
     assert sample_of(lines) == ([Recipe(cells=(2, 2))], [Recipe(cells=(6, 6))])
+
+
+@pytest.mark.slow
+def test_a_planted_fault_is_named_and_has_one_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tal_conformance.suite.explanation.known_faults", FAULTS.values)
+    run = run_of(tmp_path, "metric", adapter=FaultyReference(FAULTS["classes_before_distances"], False))
+    log, line = explained(run)
+    words = 'the fault "classes before distances"'
+    assert line["sentence"].startswith(f"It computes ultralytics-8.4.190 with {words}. That explains ")
+    (cause,) = causes_of(log, log.divergences)
+    assert cause.choice == words
+    text = terminal_table(log)
+    assert line["sentence"] in text
+    assert "declare it" not in text

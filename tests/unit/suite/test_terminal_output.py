@@ -10,6 +10,7 @@ from tests.common import run_logs as factory
 from tal_conformance.suite.terminal_output import (
     HIDDEN,
     LOGGED,
+    benchmark_lines,
     hidden_reports,
     hidden_sentence,
     pytest_terminal_summary,
@@ -32,6 +33,7 @@ def config(**options: Any) -> Any:
 def stats() -> dict[str, list[Any]]:
     return {
         "failed": [report(logged=True), report("tests/test_mine.py::test"), report()],
+        "error": [report(logged=True), report("tests/test_mine.py::test_error")],
         "skipped": [report(), report("tests/test_mine.py::test_skipped")],
         "passed": [report()],
     }
@@ -40,13 +42,17 @@ def stats() -> dict[str, list[Any]]:
 def test_only_failures_of_the_log_and_skips_of_the_suite_are_hidden():
     given = stats()
     hidden = hidden_reports(given)
-    assert hidden == {"failed": given["failed"][:1], "skipped": given["skipped"][:1]}
+    assert hidden == {
+        "failed": given["failed"][:1],
+        "error": given["error"][:1],
+        "skipped": given["skipped"][:1],
+    }
 
 
 def test_without_a_logged_failure_only_skips_are_hidden():
     skipped = [report(), report()]
     hidden = hidden_reports({"failed": [report()], "skipped": skipped})
-    assert hidden == {"failed": [], "skipped": skipped}
+    assert hidden == {"failed": [], "error": [], "skipped": skipped}
     assert hidden_sentence(hidden) == "2 tests skipped: -v lists them"
     assert hidden_sentence(hidden_reports({"passed": [report()]})) == ""
 
@@ -56,13 +62,26 @@ def test_hidden_reports_come_back_after_the_summary_even_after_an_error():
     before = {name: list(reports) for name, reports in reporter.stats.items()}
     steps = pytest_terminal_summary(reporter, given)
     next(steps)
-    assert [len(reporter.stats[name]) for name in ("failed", "skipped", "passed")] == [2, 1, 1]
+    assert [len(reporter.stats[name]) for name in ("failed", "error", "skipped", "passed")] == [2, 1, 1, 1]
     assert hidden_sentence(given.stash[HIDDEN]) == (
-        "1 test failed for the causes above, and 1 was skipped: -v lists them"
+        "2 tests failed for the causes above, and 1 was skipped: -v lists them"
     )
     with pytest.raises(RuntimeError):
         steps.throw(RuntimeError())
     assert reporter.stats == before
+
+
+@pytest.mark.parametrize(
+    ("divergences", "options", "lines"),
+    [([1], {}, 1), ([1], {"verbose": 1}, 3), ([], {}, 3)],
+)
+def test_the_table_of_times_leaves_the_screen_to_a_failure(
+    monkeypatch: pytest.MonkeyPatch, divergences: list[int], options: dict[str, Any], lines: int
+):
+    monkeypatch.setattr("tal_conformance.suite.terminal_output.table", lambda benchmarks: ["header", "row"])
+    log: Any = SimpleNamespace(benchmarks=[{}], divergences=divergences)
+    assert len(benchmark_lines(log, config(**options))) == lines
+    assert benchmark_lines(SimpleNamespace(benchmarks=[], divergences=divergences), config(**options)) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("options", [{"verbose": 1}, {"tbstyle": "long"}])

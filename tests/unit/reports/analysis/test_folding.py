@@ -8,7 +8,7 @@ from tests.common.run_logs import batch, divergence, error, implementation, run_
 
 from tal_reports import read_log, summarise
 from tal_reports.analysis.causes import CLEAR, Cause
-from tal_reports.analysis.folding import causes_of
+from tal_reports.analysis.folding import causes_of, identified_in_words
 from tal_reports.analysis.summary import failures_of
 
 
@@ -156,3 +156,30 @@ def test_the_summary_has_the_explanation_and_what_follows(run_dir: Path):
     (cause,) = mine["first_divergences"]
     assert cause["choice"] == "plain IoU"
     assert len(cause["follows"]) == 1
+
+
+FOUND: dict[str, Any] = {
+    "problem": None, "dialect": "", "complete": True, "ties": [],
+    "choices": [{"words": 'the fault "bins from one"'}], "unexplained": 0, "unjudged": 0,
+    "sentence": "It computes ultralytics-8.4.190 with something.", "shared": [],
+}  # fmt: skip
+"""The `identification` of an implementation with a planted fault, as in the summary."""
+
+
+def test_a_planted_fault_cannot_be_declared_and_a_choice_can():
+    assert identified_in_words(FOUND) == (FOUND["sentence"], [])
+    _, (line,) = identified_in_words(FOUND | {"dialect": "ultralytics-8.4.190, overlap=iou"})
+    assert 'declare it in the adapter: dialect = "ultralytics-8.4.190, overlap=iou"' in line
+
+
+def test_the_terminal_has_the_sharpest_property_alone_and_the_report_has_all():
+    shared = [{"sentence": "It fails on 8 of 8 batches."}, {"sentence": "It fails on 7 of 9 batches."}]
+    found = FOUND | {"choices": [], "unexplained": 8, "shared": shared}
+    assert identified_in_words(found)[1] == [line["sentence"] for line in shared]
+    assert identified_in_words(found, brief=True)[1] == [shared[0]["sentence"]]
+
+
+def test_batches_that_were_not_judged_are_said_once():
+    old, new = (FOUND | {"unjudged": 3, "sentence": text} for text in ("It computes.", "3 were not judged."))
+    assert identified_in_words(old)[1] == ["3 batches more were not judged within the budget"]
+    assert identified_in_words(new)[1] == []
