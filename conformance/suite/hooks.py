@@ -66,7 +66,7 @@ from tal_conformance.suite.supervision import supervise_run
 from tal_conformance.suite.terminal_output import (
     HIDDEN,
     LOGGED,
-    FormalMistakesError,
+    MISTAKES,
     benchmark_lines,
     end_progress,
     hidden_sentence,
@@ -389,7 +389,8 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
         )
         pytest.fail(checker.too_inconclusive, pytrace=False)
     if mistakes:
-        raise FormalMistakesError(printable_text("\n".join(map(str, mistakes))), pytrace=False)
+        request.node.stash[MISTAKES] = printable_text("\n".join(map(str, mistakes)))
+        pytest.fail(request.node.stash[MISTAKES], pytrace=False)
 
 
 def parameter_of(item: pytest.Item) -> str:
@@ -406,7 +407,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report: Any = yield
     report.sections = [(name, printable_text(content)) for name, content in report.sections]
     run = item.config.stash.get(RUN, None)
-    if call.excinfo is not None and isinstance(call.excinfo.value, FormalMistakesError):
+    if call.excinfo is not None and str(call.excinfo.value) == item.stash.get(MISTAKES, None):
         setattr(report, LOGGED, True)
     if run is None or call.when != "call" or call.excinfo is None:
         return report

@@ -15,13 +15,11 @@ from tal_reports import Log
 
 LOGGED = "tal_logged"
 """Attribute of a pytest report whose failure is in the run log; pytest-xdist sends it to the controller."""
+MISTAKES = pytest.StashKey[str]()
+"""Message of the failure of a test whose results have formal mistakes, which are in the run log."""
 HIDDEN = pytest.StashKey[dict[str, list[Any]]]()
 OF_SUITE = "conformance/suite/", "tal_conformance/suite/"
 """Parts of the node ids of the suite's tests."""
-
-
-class FormalMistakesError(pytest.fail.Exception):
-    """Failure of a test whose results have formal mistakes, which are in the run log."""
 
 
 def is_brief(config: pytest.Config) -> bool:
