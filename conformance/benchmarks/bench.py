@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from tal_conformance.benchmarks.intervals import Ratio
+from tal_conformance.benchmarks.limits import copy_rate, least_bytes_of
 from tal_conformance.benchmarks.memory import peak_bytes
 from tal_conformance.benchmarks.operations import LAPS, operation
 from tal_conformance.benchmarks.plans import Plan
@@ -85,6 +86,7 @@ class Bench:
     now: Callable[[], float] = time.monotonic
     spent: float = 0
     dropped: list[str] = field(default_factory=list)
+    _rates: dict[str, float] = field(default_factory=dict)
     _measured: dict[tuple[str, str, str], Timings] = field(default_factory=dict)
 
     @property
@@ -135,6 +137,13 @@ class Bench:
             return None
         batch = CASES[benchmark.case].build()
         return peak_bytes(self.implementations[benchmark.name], batch, benchmark.device, benchmark.capability)
+
+    def least_seconds(self, benchmark: Benchmark) -> float:
+        """Return the lower limit of a benchmark's time: its minimum of moved bytes, at the rate of copying memory."""
+        device = benchmark.device
+        if device not in self._rates:
+            self._rates[device] = copy_rate(device=device)
+        return least_bytes_of(benchmark.case, benchmark.lap) / self._rates[device]
 
     def _timings(self, case: str, capability: str, device: str) -> Timings:
         key = (case, capability, device)

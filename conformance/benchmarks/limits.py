@@ -17,6 +17,7 @@ whole tensors, and the maps of all levels and their gradients are concatenated.
 """
 
 import time
+from functools import cache
 from statistics import median
 
 import torch
@@ -42,19 +43,33 @@ def least_bytes(batch: Batch, lap: str) -> int:
     return {"assign forward": outputs, "loss forward": maps, "loss forward+backward": 3 * maps}[lap]
 
 
+@cache
+def least_bytes_of(case: str, lap: str) -> int:
+    """Return `least_bytes` of the case with this name; large batches take long to build."""
+    return least_bytes(CASES[case].build(), lap)
+
+
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def copy_rate(size: int = 64 * 2**20) -> float:
+def copy_rate(size: int = 64 * 2**20, device: str = "cpu") -> float:
     """Return the rate of copying `size` bytes into allocated memory, in bytes read and written per second."""
-    source, target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    wait = torch.cuda.synchronize if device == "cuda" else _nothing
     seconds = []
     for _ in range(ROUNDS):
+        wait()
         began = time.perf_counter()
         target.copy_(source)
+        wait()
         seconds.append(time.perf_counter() - began)
     return 2 * size / median(seconds)
+
+
+def _nothing() -> None:
+    """Return at once: a copy on the CPU is done when it returns."""
 
 
 def distances(batch: Batch, rate: float, plan: Plan) -> list[str]:

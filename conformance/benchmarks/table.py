@@ -45,6 +45,8 @@ def _cell(line: dict[str, Any]) -> str:
         text = f"{time}, no ratio"
     else:
         text = f"{ratio:.2f}" if low is None else f"{ratio:.2f} ({low:.2f}–{high:.2f})"
+    if line.get("least_seconds"):
+        text += f", {line['seconds'] / line['least_seconds']:.3g}x limit"
     return text if memory is None else f"{text}, {memory / 2**20:.0f} MiB"
 
 

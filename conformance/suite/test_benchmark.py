@@ -125,7 +125,7 @@ def test_benchmark(
     except ImplementationFailed as failure:
         no_result(benchmark, failure)
         fail(run, bench, benched, failure)
-    line = fields(benched, cost, peak)
+    line = fields(benched, cost, peak, bench.least_seconds(benched))
     benchmark.extra_info |= line | {"threads": torch.get_num_threads()}
     benchmark.pedantic(REPLAY.of(cost.seconds), setup=REPLAY.reset, rounds=max(1, len(cost.seconds)))
     if cost.seconds:
@@ -133,7 +133,7 @@ def test_benchmark(
         finished.append(benchmark.stats)
 
 
-def fields(benched: Benchmark, cost: Cost, peak: int | None) -> dict[str, Any]:
+def fields(benched: Benchmark, cost: Cost, peak: int | None, least_seconds: float) -> dict[str, Any]:
     """Return the fields of the run log's line about a benchmark."""
     ratio = cost.ratio
     return {
@@ -147,6 +147,7 @@ def fields(benched: Benchmark, cost: Cost, peak: int | None) -> dict[str, Any]:
         "ratio_high": None if ratio is None else ratio.high,
         "rounds": len(cost.seconds),
         "peak_bytes": peak,
+        "least_seconds": least_seconds,
     }
 
 

@@ -89,6 +89,7 @@ def test_an_implementation_that_fails_and_one_without_a_loss(start: Start, tmp_p
         assert line["rounds"] >= 5
         assert line["ratio_low"] <= line["ratio_to_official"] <= line["ratio_high"]
         assert line["peak_bytes"] is None
+        assert 0 < line["least_seconds"] < line["seconds"]
     (failed,) = run.lines("divergence")
     assert (failed["implementation"], failed["verdict"], failed["case"]) == ("broken", "error", None)
     assert "raised RuntimeError: on purpose" in failed["summary"]

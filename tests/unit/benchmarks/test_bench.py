@@ -118,3 +118,17 @@ def test_plans():
     )
     assert (plan_for("ci", 7).rounds, plan_for("ci", 7).most) == (7, 7)
     assert plan_for("ci", None) == PLANS["ci"]
+
+
+def test_the_limit_of_a_benchmark_follows_from_the_rate_of_copying(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tal_conformance.benchmarks.bench.copy_rate", lambda device: 1e9)
+    bench = Bench({}, SMALL)
+    assign, forward, backward = (
+        bench.least_seconds(Benchmark("2x160 8gt", capability, lap, "mine", "cpu"))
+        for capability, laps in LAPS.items()
+        for lap in laps
+    )
+    anchors = 20 * 20 + 10 * 10 + 5 * 5
+    assert forward == pytest.approx(2 * anchors * (64 + 80) * 4 / 1e9)
+    assert assign == pytest.approx(2 * anchors * (80 + 4) * 4 / 1e9)
+    assert backward == pytest.approx(3 * forward)

@@ -30,6 +30,11 @@ def test_a_row_for_each_benchmark():
     assert loss.endswith("1.5 s, 3 MiB")
 
 
+def test_the_distance_from_the_limit_of_moved_bytes():
+    cell = table([line("x", "mine", least_seconds=0.000246, peak_bytes=2**20)])[1]
+    assert cell.endswith("2.00 (1.90–2.25), 50x limit, 1 MiB")
+
+
 def test_what_is_not_known():
     unknown = {"ratio_to_official": None, "ratio_low": None, "ratio_high": None}
     assert table([line("x", "mine", **unknown)])[1].endswith("12.3 ms, no ratio")
