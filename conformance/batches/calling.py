@@ -38,7 +38,7 @@ CALLED: SearchStrategy[Recipe] = st.builds(
 batch must show what a way of calling changes: the gating profile draws few of them."""
 
 
-def _turned(recipe: Recipe) -> Recipe:
+def with_turns(recipe: Recipe) -> Recipe:
     """Return the recipe of a batch of rotated boxes, whose images have ground truths of different angles."""
     images = tuple(
         tuple(
@@ -49,5 +49,5 @@ def _turned(recipe: Recipe) -> Recipe:
     return replace(recipe, images=images, task=OBB.name)
 
 
-CALLED_TURNED = st.builds(_turned, CALLED)
+CALLED_TURNED = st.builds(with_turns, CALLED)
 """As `CALLED`, for rotated boxes."""

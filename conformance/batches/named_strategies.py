@@ -4,7 +4,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from tal_conformance.batches.calling import CALLED_TURNED
+from tal_conformance.batches.calling import CALLED_TURNED, with_turns
 from tal_conformance.batches.class_weights import class_weights
 from tal_conformance.batches.generic_heads import heads, trained_logits
 from tal_conformance.batches.long_batches import crossings, long_batches
@@ -154,11 +154,15 @@ TURNABLE: dict[str, SearchStrategy[Recipe]] = {
 OF_CALLS = ("calling", "calling_slowly", "state")
 """Checks that call an implementation in unusual ways or several times in a row; their batches are few and simple."""
 
+OF_DEVICES = ("made_on_the_device", "as_on_the_cpu")
+"""Checks of an implementation on a simulated or a real CUDA device."""
+
 STRATEGIES_BY_TASK = {
     DETECT.name: STRATEGIES,
     OBB.name: turned_strategies(STRATEGIES | TURNABLE)
-    | {"relation": turned(RELATABLE)}
-    | dict.fromkeys(OF_CALLS, CALLED_TURNED),
+    | {"relation": turned(RELATABLE), "fewer_anchors_than_k": st.builds(with_turns, TOO_SMALL)}
+    | dict.fromkeys(OF_CALLS, CALLED_TURNED)
+    | dict.fromkeys(OF_DEVICES, turned(st.one_of(*LOSS_STRATEGIES.values()))),
 }
 """The strategies of every task: by the names of `STRATEGIES`, and of other tasks than detection by those of `TURNABLE`
 too."""

@@ -18,9 +18,9 @@ SPECIAL = (
 SPECIAL_PREDICTIONS = (*(None,) * 6, "other_form", "many_turns")
 """Kinds of predictions that only rotated boxes have; None: the kind that detection's strategy drew."""
 ANGLE_GAINS = (1.0, 1.0, 0.25, 4.0)
-UNLIKE = ("loss_of_points", "nonfinite", "precision")
-"""Strategies of detection without a counterpart: boxes without area are dropped (OBB-ANN-2), and neither non-finite
-predictions nor 16 bits are judged."""
+UNLIKE = ("loss_of_points", "nonfinite")
+"""Strategies of detection without a counterpart: boxes without area are dropped (OBB-ANN-2), and non-finite predictions
+are not judged."""
 
 TURN = st.integers(0, 16 * len(SPECIAL) - 1)
 """One number for the angle and the kind of a ground truth; 0 is an upright box of the kind that was drawn."""

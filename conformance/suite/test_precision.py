@@ -10,6 +10,9 @@ from tal_conformance.batches.hazards import with_hazards
 from tal_conformance.batches.named_strategies import PRECISIONS, STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.registry import check
+from tal_conformance.core.task import OBB
+from tal_conformance.judgement.judge import NOT_IN_16_BITS
+from tal_conformance.judgement.mixed_precision import is_coarse
 from tal_conformance.suite.checker import Checker
 
 
@@ -25,4 +28,6 @@ def test_precision(checker: Checker, precision: str, recipe: Recipe) -> None:
     if precision not in checker.subject.implementation.precisions:
         checker.not_tested(f"precision {precision}: the adapter does not declare it (attribute `precisions`)")
     dtype, autocast = PRECISIONS[precision]
+    if checker.subject.implementation.task == OBB.name and is_coarse(dtype):
+        checker.not_tested(f"precision {precision}: {NOT_IN_16_BITS}")
     checker(with_hazards(replace(recipe.build().to(dtype=dtype), autocast=autocast)))

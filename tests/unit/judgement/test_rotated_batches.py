@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK, TURNABLE
 from tal_conformance.batches.recipe import Recipe
@@ -17,6 +18,7 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.judge import NOT_IN_16_BITS
 from tal_conformance.mutation.planted_faults import Fault, FaultyReference
 from tal_conformance.mutation.planted_faults.rotated import ROTATED_FAULTS
 from tal_reference import Hyperparameters
@@ -58,6 +60,29 @@ class HidesEverything(ReferenceAdapter):
 
 def subject_of(adapter: Any) -> Subject:
     return Subject(implementation_from(adapter, adapter.name), "cpu")
+
+
+@pytest.mark.parametrize("adapter", [ReferenceAdapter, UltralyticsAdapter])
+def test_rows_that_are_all_too_small_are_not_rejected(adapter: Any):
+    """If OBB-ANN-2 drops every row, there is no ground truth for which k could exceed the number of anchors."""
+    small = Recipe(images=((Truth("two_pixels", size=(0, 0)),),), cells=(2, 2), task=OBB.name)
+    large = replace(small, images=((Truth("ordinary", turn=1),),))
+    verdicts = [
+        judge_against_reference(subject_of(adapter()), recipe.build()).verdict for recipe in (small, large)
+    ]
+    assert verdicts[0] is not Verdict.REJECTED
+    assert verdicts[1] is Verdict.REJECTED
+
+
+def test_predictions_of_16_bits_are_inconclusive():
+    """Rotated boxes are not judged in 16 bits, and the judgement says so; float64 is judged."""
+    batch = TURNED.build()
+    half = replace(batch.to(dtype=torch.bfloat16), autocast=True)
+    judgement = judge_against_reference(subject_of(ReferenceAdapter()), half)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert NOT_IN_16_BITS in judgement.notes
+    fine = judge_against_reference(subject_of(UltralyticsAdapter()), batch.to(dtype=torch.float64))
+    assert fine.verdict in (Verdict.EXACT, Verdict.WITHIN_BOUND)
 
 
 @pytest.mark.parametrize("name", NAMES)
