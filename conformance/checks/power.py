@@ -56,7 +56,7 @@ def read_figures() -> dict[str, dict[str, Any]]:
 def write_figures(profile: str, found: list[str], missed: list[str], equivalent: list[str]) -> None:
     """Store the results of a full run of `power` for a profile.
 
-    Faults that are added to the index later are entered into `unmeasured` by hand, until the next full run.
+    Faults that are added to the index later are entered into `unmeasured` by hand, until a run of `power` plants them.
 
     Args:
         profile: the profile that sets the checks' number of batches.
@@ -74,9 +74,54 @@ def write_figures(profile: str, found: list[str], missed: list[str], equivalent:
         "planted": len(found) + len(missed),
         "missed": sorted(missed),
         "equivalent": sorted(equivalent),
-        "faults": sorted({name.partition(" (")[0] for name in (*found, *missed, *equivalent)}),
+        "faults": sorted({_fault_of(name) for name in (*found, *missed, *equivalent)}),
         "unmeasured": [],
     }
+    _store(profile, entry)
+
+
+def add_figures(profile: str, found: list[str], missed: list[str], equivalent: list[str]) -> None:
+    """Add the results of a run of `power` for some faults to those of the last full run of a profile.
+
+    Only faults that are not measured yet are added. The results of a profile without a full run are not stored. The
+    digest of the code remains that of the full run.
+
+    Args:
+        profile: the profile that sets the checks' number of batches.
+        found: names of the faults that were found, with their modes.
+        missed: names of the faults that were not found.
+        equivalent: names of the faults that change no visible result.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    entry = read_figures().get(profile)
+    if entry is None:
+        return
+    new = set(entry["unmeasured"])
+    found, missed, equivalent = (
+        [name for name in names if _fault_of(name) in new] for names in (found, missed, equivalent)
+    )
+    measured = {_fault_of(name) for name in (*found, *missed, *equivalent)}
+    if not measured:
+        return
+    changes = {
+        "found": entry["found"] + len(found),
+        "planted": entry["planted"] + len(found) + len(missed),
+        "missed": sorted([*entry["missed"], *missed]),
+        "equivalent": sorted([*entry["equivalent"], *equivalent]),
+        "faults": sorted({*entry["faults"], *measured}),
+        "unmeasured": sorted(new - measured),
+    }
+    _store(profile, entry | changes)
+
+
+def _fault_of(name: str) -> str:
+    """Return the name of a fault without its mode, such as "beta_of_five" of "beta_of_five (loss alone)"."""
+    return name.partition(" (")[0]
+
+
+def _store(profile: str, entry: dict[str, Any]) -> None:
     figures = read_figures() | {profile: entry}
     text = json.dumps(dict(sorted(figures.items())), indent=1)
     FILE.write_text(f"{text}\n", encoding="utf-8")

@@ -67,7 +67,8 @@ def run_mutation_tests(
         report_dir: folder of the runs, which also has the stored results for mutants.
         faults: names of planted faults.
         kinds: kinds of mutants to judge, of `kill_matrix.KINDS`.
-        profile: profile whose batches are used. If all faults are planted, its figures are stored.
+        profile: profile whose batches are used. Its figures are stored: of all faults, or of faults that were not
+            measured yet.
         examples: number of batches of each test for mutants, instead of the profile's.
         only: pattern that the names of mutants must match.
         processes: number of mutants judged at once; 0 for the number of cores.
@@ -111,8 +112,7 @@ def run_mutation_tests(
     if faults:
         results = plant(recorder, [known[name] for name in faults], profile)
         parts.append((missed_by_gate(results), f"planted faults: {summary(results)}"))
-        if set(faults) == set(known):
-            store(results, profile)
+        store(results, profile, set(faults) == set(known))
     failed = any(failed for failed, _ in parts)
     recorder.end(int(failed))
     if may_become_latest(recorder.folder.parent):
@@ -142,9 +142,15 @@ def fault_fields(found: Found) -> dict[str, Any]:
     }
 
 
-def store(results: Sequence[Found], profile: str) -> None:
-    """Store the number of planted faults that the profile finds, or print the reason why it cannot be stored."""
+def store(results: Sequence[Found], profile: str, whole: bool) -> None:
+    """Store the number of planted faults that the profile finds, or print the reason why it cannot be stored.
+
+    Args:
+        results: the results for the planted faults.
+        profile: the profile whose batches were used.
+        whole: True if all faults were planted. Otherwise only the results for faults without a result are added.
+    """
     try:
-        store_figures(results, profile)
+        store_figures(results, profile, whole)
     except OSError as error:
         say(f"the figures of profile {profile} could not be stored: {error}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import Phase
 
-from tal_conformance.checks.power import write_figures
+from tal_conformance.checks.power import add_figures, write_figures
 from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.outcome import Loss
@@ -219,8 +219,8 @@ def missed_by_gate(found: Sequence[Found]) -> bool:
     )
 
 
-def store_figures(found: Sequence[Found], profile: str) -> None:
-    """Store the number of faults that a profile finds, from the results for all faults.
+def store_figures(found: Sequence[Found], profile: str, whole: bool = True) -> None:
+    """Store the number of faults that a profile finds, from the results for all faults or, unless `whole`, for some.
 
     A fault counts as found if its check finds it within the profile's number of batches. Modes of mixed precision are
     not counted, because there the check of that precision runs on batches of other checks.
@@ -238,7 +238,7 @@ def store_figures(found: Sequence[Found], profile: str) -> None:
         else:
             is_found = result.batches is not None and result.batches <= drawn
             names["found" if is_found else "missed"].append(name)
-    write_figures(profile, names["found"], names["missed"], names["equivalent"])
+    (write_figures if whole else add_figures)(profile, names["found"], names["missed"], names["equivalent"])
 
 
 def record(recorder: RunLogWriter, found: Found) -> None:
