@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.common.tiers import mostly_nightly
 
 from tal_conformance.batches.calling import IMAGES
 from tal_conformance.batches.recipe import Recipe
@@ -27,6 +28,8 @@ TURNED = replace(
     predictions="near",
     task="obb",
 )
+DAILY = ("anchors_cached_by_count", "classes_of_the_first_head", "validation_switches_the_dfl_off")
+"""Planted faults that CI seeks in rotated boxes; the nightly job seeks all."""
 FAULTS = [name for name, fault in USAGE_FAULTS.items() if fault.stage == "state"]
 
 
@@ -46,7 +49,7 @@ def test_right_losses_of_rotated_boxes_pass(name: str, sequence: str):
     judge(find(name), sequence, TURNED)
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", mostly_nightly(FAULTS, DAILY))
 def test_a_planted_fault_is_found_in_rotated_boxes_too(name: str):
     fault = USAGE_FAULTS[name]
     with pytest.raises(StateFailure) as caught:
