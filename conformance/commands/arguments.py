@@ -115,6 +115,13 @@ def diff(parser: argparse.ArgumentParser) -> None:
         "implementations", nargs=2, metavar="NAME", help="implementation, such as ultralytics==8.3.236"
     )
     parser.add_argument(
+        "--cases",
+        action="append",
+        type=Path,
+        metavar="CASE",
+        help="case file or folder of your own, such as a recording, on which the effect is told; may be repeated",
+    )
+    parser.add_argument(
         "--html",
         type=Path,
         metavar="FILE",

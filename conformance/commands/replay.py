@@ -6,6 +6,7 @@ executed. An unreadable file or a missing implementation is reported in one line
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.everything import run_every_check
 from tal_conformance.commands.cases import case_files
+from tal_conformance.commands.doctor import examined_case, raised_words
 from tal_conformance.commands.program import CommandError, dialect_named, program_name
 from tal_conformance.commands.results import set_result
 from tal_conformance.core.batch import Batch
@@ -23,6 +25,7 @@ from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.files import default_report_dir
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Judgement, State, Value, Verdict
+from tal_conformance.doctor.finding import worst_line
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.guards.exceptions import TRACEBACK_ELSEWHERE
 from tal_conformance.implementations.outcome_file import (
@@ -79,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
             continue
         for path in files:
             replay.judge_case(path)
+    if len(replay.cases) > 1:
+        say(replay.verdicts())
     set_result(cases=replay.cases, problems=replay.problems)
     return replay.status
 
@@ -167,18 +172,22 @@ class Replay:
         try:
             batch = Batch.load(path)
         except FileNotFoundError:
-            return self.report_missing(f"case file not found: {path}")
+            self.report_missing(f"case file not found: {path}")
+            return
         except (InvalidCase, OSError) as error:
-            return self.report_missing(error)
+            self.report_missing(error)
+            self._examine(path)
+            return
         say(printable(f"{path}: {batch.describe()}"))
         if batch.origin:
             say(printable(f"  {batch.origin}"))
         for remark in remarks_on(batch):
             say(printable(f"  remark: {remark}"))
+        finding = self._examine(path)
         outcomes: list[dict[str, Any]] = []
         self.cases.append({
             "file": path, "id": batch.id, "batch": batch.origin or batch.describe(),
-            "remarks": list(remarks_on(batch)), "outcomes": outcomes,
+            "remarks": list(remarks_on(batch)), "finding": finding, "outcomes": outcomes,
         })  # fmt: skip
         for replayed in self._stored(path, batch) if self.offline else self._live(batch):
             self.fails = self.fails or replayed.verdict.fails
@@ -189,7 +198,25 @@ class Replay:
             say("\n".join(printable(line) for line in format_replay(replayed)))
             picture_file = self._draw(batch, replayed)
             outcomes.append({**outcome_fields(replayed), "picture": picture_file})
-        return None
+
+    def _examine(self, path: Path) -> str | None:
+        """Print what the loss raised on a recorded batch and the worst finding on its inputs; return the finding."""
+        try:
+            examined = examined_case(path)
+        except (InvalidCase, OSError):
+            return None
+        finding = worst_line(examined.findings)
+        if examined.inputs.circumstances.exception:
+            say(printable(f"  recorded: {raised_words(examined)}"))
+        if finding:
+            say(printable(f"  inputs: {finding}"))
+        return finding or None
+
+    def verdicts(self) -> str:
+        """Return the number of outcomes with each verdict, as one line."""
+        counts = Counter(outcome["verdict"] for case in self.cases for outcome in case["outcomes"])
+        parts = [f"{count} {verdict.replace('_', ' ')}" for verdict, count in counts.most_common()]
+        return f"{len(self.cases)} cases: {', '.join(parts) or 'nothing judged'}"
 
     def _live(self, batch: Batch) -> Iterator[Replayed]:
         """Run every loaded implementation on the batch, and yield the judged result of each."""

@@ -17,6 +17,8 @@ from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.case_file import Content, write
+from tal_conformance.core.circumstances import Circumstances
 from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.outcome_file import StoredOutcome, outcome_path, store
@@ -244,3 +246,25 @@ def test_a_batch_that_must_be_rejected_is_rejected(replay: Run, tmp_path: Path):
     assert status == 0
     assert ": REJECTED\n  raises, as TAL-TOPK-2 requires: raised RuntimeError" in out
     assert "the report has" not in out
+
+
+def test_a_recorded_batch_that_raised_is_told_with_where_and_why(replay: Run, tmp_path: Path):
+    """A label outside the head cannot be judged: no valid batch has it."""
+    rows = SMALL.annotations.clone()
+    rows[1, 1] = 7
+    content = Content(*(getattr(SMALL, name) for name in Content._fields))
+    known = Circumstances(step=31, exception="IndexError: index 7", raised_at="tal.py:9 in get")
+    write(tmp_path / "case.safetensors", content._replace(annotations=rows), known)
+    status, out, errors = replay(tmp_path / "case.safetensors", "--implementation", "reference")
+    assert status == 2
+    assert "names class 7, expected 0 to 1" in errors[0]
+    assert "  recorded: the loss raised IndexError: index 7 at tal.py:9 in get (step 31)" in out.splitlines()
+    assert "  inputs: raises, TAL-TGT-1: row 1 of the annotations name class 7" in out
+
+
+def test_a_folder_ends_with_the_number_of_each_verdict(replay: Run, tmp_path: Path, case: Path):
+    SMALL.save(tmp_path / "other.safetensors")
+    _, out, _ = replay(tmp_path, "--implementation", "reference")
+    assert out.splitlines()[-1] == "2 cases: 2 within bound"
+    _, out, _ = replay(case, "--implementation", "reference")
+    assert " cases: " not in out
