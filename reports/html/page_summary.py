@@ -107,13 +107,12 @@ class Summary:
     def untested_names(self) -> str:
         """The names of everything that was not tested, without reasons, in one line.
 
-        If the name is empty, the reason begins with a name, as in "benchmarks: ... are not in this profile".
+        If the name is empty, the reason begins with a name, as in "benchmarks: ... are not in this profile"
+        or "my-assigner: task obb: --task obb tests it".
         """
         tested = {row.name for row in self.rows if row.batches}
-        names = dict.fromkeys(
-            f"parts of {who}" if who in tested else who or reason.partition(":")[0]
-            for who, reason in self.not_tested
-        )
+        subjects = [who or reason.partition(":")[0] for who, reason in self.not_tested]
+        names = dict.fromkeys(f"parts of {name}" if name in tested else name for name in subjects)
         return shortened(", ".join(names), MAX_NAMES_LENGTH)
 
 

@@ -184,13 +184,19 @@ def test_a_comparison_has_no_control_characters(tmp_path: Path):
 def test_a_report_has_the_change_since_the_last_run(tmp_path: Path):
     render(write(tmp_path / "runs" / "a", run(divergence(0))))
     page = render(write(tmp_path / "runs" / "b", run(error(2, "my-assigner")))).read_text()
-    assert "Since the last run" in page
+    assert '<details class="since"><summary><b>Since the last run' in page, "folded above the causes"
     assert "1 new, 1 fixed." in page
     assert page.count('<span class="badge new">new</span>') == 1
     assert 'id="trend"' in page
     again = render(tmp_path / "runs" / "b").read_text()
     assert again == page
     assert len(read_history(tmp_path / "runs" / "history.jsonl")) == 2
+
+
+def test_the_change_is_open_where_nothing_failed(tmp_path: Path):
+    render(write(tmp_path / "runs" / "a", run(divergence(0))))
+    page = render(write(tmp_path / "runs" / "b", run())).read_text()
+    assert '<details class="since" open>' in page
 
 
 def test_the_first_report_has_no_change(tmp_path: Path):

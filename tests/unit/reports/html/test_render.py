@@ -87,6 +87,8 @@ def test_the_first_screen_has_implementations_devices_results_and_untested_parts
     lines.insert(
         1, ("not_tested", {"implementation": "article", "device": "cpu", "reason": "takes no float16"})
     )
+    task = {"implementation": None, "device": None, "reason": "my-assigner: task obb: --task obb tests it"}
+    lines.insert(2, ("not_tested", task))
     document, _ = page(run_dir, lines)
     said, place = document.text, 0
     for words in (
@@ -98,7 +100,7 @@ def test_the_first_screen_has_implementations_devices_results_and_untested_parts
         "cuda not tested: no such device",
         "ultralytics 8.4.190 assign, loss and stages ultralytics-8.4.190 30",
         "1 divergent",
-        "Not tested: article on cpu, cuda, parts of my-assigner, broken",
+        "Not tested: article on cpu, parts of my-assigner, cuda, broken",
         "article on cpu : takes no float16",
         "my-assigner : no loss",
         "Disagreements",
