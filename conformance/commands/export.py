@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tal_conformance.checks.profiles import PROFILES
+from tal_conformance.commands.arguments import SHIPPED
 from tal_conformance.commands.program import (
     DISTRIBUTION,
     CommandError,
@@ -14,7 +15,9 @@ from tal_conformance.commands.program import (
     version,
 )
 from tal_conformance.commands.results import set_result
+from tal_conformance.core.task import DETECT
 from tal_conformance.core.vectors import MANIFEST, VectorSet
+from tal_conformance.mutation.vector_set import shipped_vectors
 from tal_conformance.mutation.vectors import Drawn, batches_of_checks, left_out, write_vectors
 from tal_reference import NEWEST, Dialect
 from tal_text import say
@@ -29,9 +32,7 @@ def run(options: argparse.Namespace) -> int:
     prepare_judging()
     dialect = dialect_named("--dialect", options.dialect) or NEWEST
     make_folder(options.folder)
-    number = options.examples or PROFILES[options.profile].examples
-    batches = batches_of_checks(number, dialect, options.task)
-    facts = {"task": options.task, "profile": options.profile, "left_out": left_out(options.task)}
+    batches, facts = selected(options, dialect)
     vectors = write(options.folder, batches, dialect, facts)
     size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file())
     results = Counter(vector.result for vector in vectors.vectors)
@@ -43,6 +44,32 @@ def run(options: argparse.Namespace) -> int:
     say(f"  tal-conformance judge {options.folder}")
     set_result(folder=options.folder, vectors=len(vectors.vectors), bytes=size, results=dict(results))
     return 0
+
+
+def selected(options: argparse.Namespace, dialect: Dialect) -> tuple[list[Drawn], dict[str, Any]]:
+    """Return the batches that the options select, and further fields of the list of vectors.
+
+    Raises:
+        CommandError: options contradict each other, or the shipped set cannot be built.
+    """
+    facts = {
+        "task": options.task,
+        "profile": options.profile,
+        "left_out": left_out(options.task, options.profile == SHIPPED),
+    }
+    if options.profile != SHIPPED:
+        number = options.examples or PROFILES[options.profile].examples
+        return batches_of_checks(number, dialect, options.task), facts
+    if options.task != DETECT.name or options.examples is not None or dialect != NEWEST:
+        raise CommandError(
+            f"--profile {SHIPPED}: the set is of task detect and dialect {NEWEST.name}: leave out --task, --examples "
+            "and --dialect, or name another profile"
+        )
+    try:
+        batches, fields = shipped_vectors()
+    except ValueError as error:
+        raise CommandError(f"the shipped vectors cannot be built: {error}") from error
+    return batches, facts | {"number": fields["set"]}
 
 
 def make_folder(folder: Path) -> None:

@@ -223,12 +223,13 @@ def write_set(folder: Path, vectors: VectorSet) -> None:
         "vectors": [asdict(vector) for vector in vectors.vectors],
         **({} if vectors.number is None else {"set": vectors.number}),
     }
-    fields["sha256"] = _digest(fields)
+    fields["sha256"] = list_digest(fields)
     with write_atomically(folder / MANIFEST) as unfinished:
         unfinished.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
-def _digest(fields: Mapping[str, Any]) -> str:
+def list_digest(fields: Mapping[str, Any]) -> str:
+    """Return the checksum of the list of a folder's vectors, without the field of the checksum itself."""
     return hashlib.sha256(as_json(fields).encode()).hexdigest()
 
 
@@ -240,7 +241,7 @@ def read_set(folder: Path) -> VectorSet:
     """
     path = folder / MANIFEST
     fields = read_json(path, "vectors")
-    if fields.pop("sha256") != _digest(fields):
+    if fields.pop("sha256") != list_digest(fields):
         raise InvalidVectors(
             f"{path}: the checksum does not match the content: the file was edited. Export the vectors again"
         )

@@ -111,7 +111,9 @@ class VectorRun:
     def note_untested(self) -> None:
         """Log which parts the program does not give, and which checks of the suite the vectors do not contain."""
         adapter: OutcomesFolder = self.implementation.adapter
-        reasons = [sentence for part, sentence in NOT_GIVEN.items() if part not in adapter.gives]
+        reasons = [NOT_GIVEN[part] for part in ("assignment", "loss") if part not in adapter.gives]
+        if "loss" in adapter.gives and "gradients" not in adapter.gives:
+            reasons.append(NOT_GIVEN["gradients"])
         for reason in (*reasons, *self.vectors.left_out):
             self.recorder.line("not_tested", implementation=None, device=None, reason=reason)
 

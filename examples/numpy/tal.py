@@ -226,7 +226,10 @@ def main(folder):
     for vector in json.loads((folder / "vectors.json").read_text())["vectors"]:
         texts, tensors = {"vector": vector["batch"]["sha256"]}, {}
         try:
-            tensors = outcome_of(folder, vector)
+            if vector["dtype"] == "float32":
+                tensors = outcome_of(folder, vector)
+            else:
+                texts["unsupported"] = f"{vector['dtype']} under automatic mixed precision"
         except ValueError as error:  # TAL-TOPK-2
             texts["raised"] = str(error)
         write(own / f"{vector['id']}.safetensors", tensors, texts)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import readers, settings, texts
+from tests.fuzz import readers, settings, texts, vectors
 from tests.fuzz.readers import Reader
 
 READERS: dict[str, Callable[[Path], Reader]] = {
@@ -15,6 +15,7 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "schema": settings.schema_reader,
     "walkthrough": settings.walkthrough_reader,
     "shard": settings.shard_reader,
+    **vectors.READERS,
     **texts.PATHS,
 }
 """Functions that return a reader, given a folder for files, by name."""

@@ -105,7 +105,11 @@ def test_the_reference_conforms_with_whatever_it_gives(vectors: Path, judge: Jud
     assert status == 0, out
     assert "program" in out
     assert "conforms" in out
-    for part in {"assignment", "loss", "gradients"} - set(gives):
+    for part in (
+        {"assignment", "loss", "gradients"}
+        - set(gives)
+        - ({"gradients"} if gives == ("assignment",) else set())
+    ):
         assert f"not tested: the program gives no {part}" in out
     assert "not tested: something" in out
 
