@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from tal_conformance.core.task import DETECT, OBB
+from tal_conformance.core.task import DETECT, TASKS
 
 Detector = Callable[[Any], "bool | Tensor"]
 """Function of a batch's content, an object that `CONTENTS_BY_TASK` in `hazards` makes for every task."""
-HAZARDS_BY_TASK: dict[str, dict[str, tuple[str, Detector]]] = {DETECT.name: {}, OBB.name: {}}
+HAZARDS_BY_TASK: dict[str, dict[str, tuple[str, Detector]]] = {task: {} for task in TASKS}
 """For every task: what each hazard needs of a batch (an argument of `Content.has`), and its detector, by name."""
 
 

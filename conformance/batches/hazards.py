@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tal_conformance.batches import hazards_of_size, hazards_of_turns  # noqa: F401 (register detectors)
+from tal_conformance.batches import hazards_of_branches, hazards_of_size, hazards_of_turns  # noqa: F401 (register detectors)
 from tal_conformance.batches.content import Content, Shape
 from tal_conformance.batches.hazard_registry import HAZARDS_BY_TASK, Detector, hazard
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.branches import branch_batches, has_branches
 from tal_conformance.core.geometry import depth, sides_to
-from tal_conformance.core.task import DETECT, OBB
+from tal_conformance.core.task import DETECT, E2E, OBB, TASKS
 
 SATURATED = 17.0
 """Smallest logit considered here whose sigmoid is exactly 1 in float32."""
@@ -41,17 +42,23 @@ __all__ = [
 CONTENTS_BY_TASK: dict[str, Callable[[Batch], Any]] = {
     DETECT.name: Content,
     OBB.name: hazards_of_turns.TurnedContent,
+    E2E.name: hazards_of_branches.BranchContent,
 }
 """The content that the detectors of every task read."""
 
 
 @torch.inference_mode()
 def hazards_of(batch: Batch) -> frozenset[str]:
-    """Return the names of the hazards of a batch: properties for which implementations often go wrong."""
+    """Return the names of the hazards of a batch: properties for which implementations often go wrong.
+
+    A batch for a head with branches has the hazards of each branch too.
+    """
     content, detectors = CONTENTS_BY_TASK[batch.task](batch), HAZARDS_BY_TASK[batch.task]
-    return frozenset(
+    own = frozenset(
         name for name, (needs, found) in detectors.items() if content.has(needs) and bool(found(content))
     )
+    parts = branch_batches(batch).values() if has_branches(batch) else ()
+    return own.union(*(hazards_of(part) for part in parts))
 
 
 def with_hazards(batch: Batch) -> Batch:
@@ -461,8 +468,14 @@ def _meaning(detector: Detector) -> str:
 
 
 MEANINGS_BY_TASK: Mapping[str, Mapping[str, str]] = {
-    task: MappingProxyType({name: _meaning(detector) for name, (_, detector) in detectors.items()})
-    for task, detectors in HAZARDS_BY_TASK.items()
+    task: MappingProxyType(
+        {
+            name: _meaning(detector)
+            for kind in filter(None, (TASKS[task].branch_task, task))
+            for name, (_, detector) in HAZARDS_BY_TASK[kind].items()
+        }
+    )
+    for task in HAZARDS_BY_TASK
 }
 """The meaning of every hazard in one line, for every task."""
 MEANINGS = MEANINGS_BY_TASK[DETECT.name]

@@ -4,6 +4,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from tal_conformance.batches.branch_strategies import end_to_end_strategies
 from tal_conformance.batches.calling import CALLED_TURNED, with_turns
 from tal_conformance.batches.class_weights import class_weights
 from tal_conformance.batches.generic_heads import heads, trained_logits
@@ -12,7 +13,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import SMALL, STRIDES, recipes
 from tal_conformance.batches.truths import Truth
 from tal_conformance.batches.turned_strategies import turned, turned_strategies
-from tal_conformance.core.task import DETECT, OBB
+from tal_conformance.core.task import DETECT, E2E, OBB
 from tal_reference import Hyperparameters
 
 ONE_TO_ONE = st.sampled_from(
@@ -157,12 +158,16 @@ OF_CALLS = ("calling", "calling_slowly", "state")
 OF_DEVICES = ("made_on_the_device", "as_on_the_cpu")
 """Checks of an implementation on a simulated or a real CUDA device."""
 
+OF_HEADS = ("class_weights", "rows_in_any_order", "as_many_anchors_as_k")
+"""Checks that `STRATEGIES` does not name, and whose strategies end-to-end heads have too."""
+
 STRATEGIES_BY_TASK = {
     DETECT.name: STRATEGIES,
     OBB.name: turned_strategies(STRATEGIES | TURNABLE)
     | {"relation": turned(RELATABLE), "fewer_anchors_than_k": st.builds(with_turns, TOO_SMALL)}
     | dict.fromkeys(OF_CALLS, CALLED_TURNED)
     | dict.fromkeys(OF_DEVICES, turned(st.one_of(*LOSS_STRATEGIES.values()))),
+    E2E.name: end_to_end_strategies(STRATEGIES | {name: TURNABLE[name] for name in OF_HEADS}),
 }
 """The strategies of every task: by the names of `STRATEGIES`, and of other tasks than detection by those of `TURNABLE`
 too."""

@@ -18,6 +18,12 @@ from tal_conformance.core.geometry import Grid, anchors, fold
 from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import DETECT, TASKS
 from tal_reference import Head, Hyperparameters
+from tal_reference.end_to_end import branch_hyperparameters
+
+SAME = "same"
+"""Value of `Recipe.one2one`: both branches predict the same."""
+OTHER_SEEDS = 2**20
+"""Difference between the seeds of the two branches' random numbers, more than every seed that a strategy draws."""
 
 Resolved = list[list[tuple[int, tuple[float, ...]]]]
 """Class and pixel box of every ground truth of every image; rotated boxes have an angle as a fifth number."""
@@ -45,6 +51,8 @@ class Recipe(OneLineRepr):
         class_weights: factors of the classes' cross-entropies (COR-7), repeated for further classes; empty: no class
             weights.
         task: name of the loss family, a key of `TASKS`.
+        one2one: kind of the predictions of the branch one2one of an end-to-end head, a key of `PREDICTION_KINDS`;
+            "" for the kind `predictions` with other random numbers; "same" for the predictions of the branch one2many.
     """
 
     images: tuple[Sequence[Truth], ...] = ((),)
@@ -61,6 +69,7 @@ class Recipe(OneLineRepr):
     hyperparameters: Hyperparameters = Hyperparameters()
     class_weights: tuple[float, ...] = ()
     task: str = DETECT.name
+    one2one: str = ""
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -78,6 +87,8 @@ class Recipe(OneLineRepr):
             raise ValueError(unknown_name("task", str(self.task), KINDS_BY_TASK))
         if not self.images or min(self.cells) < 1:
             raise ValueError(f"a recipe needs at least one image and one cell: {self}")
+        if TASKS[self.task].branch_task:
+            return self._with_branches(TASKS[self.task].branch_task)
         streams = self.streams or range(len(self.images))
         if len(streams) != len(self.images):
             raise ValueError(
@@ -102,6 +113,25 @@ class Recipe(OneLineRepr):
         maps = fold(distances, logits, self.grids, *others)
         batch = Batch(maps, rows, head, self.hyperparameters, repr(self), task=self.task)
         return replace(batch, hazards=hazards_of(batch))
+
+    def _with_branches(self, task: str) -> Batch:
+        """Return the batch of an end-to-end head, made of one batch of the given task for each branch (E2E-2)."""
+        numbers = branch_hyperparameters(self.hyperparameters)
+        many = replace(self, task=task, one2one="", hyperparameters=numbers["one2many"]).build()
+        maps = many.feature_maps
+        if self.one2one != SAME:
+            other = replace(self, task=task, one2one="", hyperparameters=numbers["one2one"])
+            kind, seed = self.one2one or self.predictions, self.seed + OTHER_SEEDS
+            maps = replace(other, predictions=kind, seed=seed).build().feature_maps
+        both = Batch(
+            (*many.feature_maps, *maps),
+            many.annotations,
+            many.head,
+            self.hyperparameters,
+            repr(self),
+            task=self.task,
+        )
+        return replace(both, hazards=hazards_of(both))
 
 
 def grids(cells: tuple[int, int], strides: Sequence[int]) -> tuple[Grid, ...]:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 
 from tal_conformance.batches.truths import KINDS
 from tal_conformance.batches.turned_truths import TURNED_KINDS
-from tal_conformance.core.task import DETECT, OBB
+from tal_conformance.core.task import DETECT, E2E, OBB
 
 KINDS_BY_TASK: dict[str, Mapping[str, Callable[..., tuple[float, ...]]]] = {
     DETECT.name: KINDS,
     OBB.name: TURNED_KINDS,
+    E2E.name: KINDS,
 }
 """The kinds of ground truths of every task, by name."""

@@ -1,6 +1,7 @@
 """Inputs and results of an implementation under test: assigner inputs, assignment, loss, and the outcome of a batch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -106,6 +107,8 @@ class Loss:
         inputs: the inputs that the loss passed to its assigner, if the adapter can expose them (stage "decode").
         gradients: gradients of the total's sum on the feature maps, (B, 4R + C, H, W) each, of a loss without a torch
             graph; None if the suite differentiates `total` itself.
+        branches: of an end-to-end loss, the loss of each branch ("one2many", "one2one"), not multiplied by its weight,
+            if the adapter can expose both. `assignment` and `inputs` belong to a branch, and are None here.
     """
 
     total: Tensor
@@ -113,6 +116,7 @@ class Loss:
     assignment: Assignment | None = None
     inputs: AssignerInputs | None = None
     gradients: tuple[Tensor, ...] | None = None
+    branches: "Mapping[str, Loss] | None" = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,8 @@ class LossOutcome:
         term_gradients: gradients of each term on each feature map; empty unless they were requested and `Loss.total`
             has one value for each term.
         shows_items: False if only the sum of the items is known: `items[0]` is the sum, and the others are 0.
+        knows_total: False if only the gradients are known, as of a branch that an end-to-end loss does not expose:
+            `total` is NaN, and `items` are 0.
     """
 
     items: Tensor
@@ -134,6 +140,7 @@ class LossOutcome:
     gradients: tuple[Tensor, ...]
     term_gradients: tuple[tuple[Tensor, ...], ...] = ()
     shows_items: bool = True
+    knows_total: bool = True
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,8 @@ class Outcome:
         from_loss: True if the loss used `assignment`; False if the adapter's `assign` computed it from `inputs`.
         formal: mistakes in the form of the results, such as a wrong dtype, as sentences; the results were converted.
         absent: names of the results that the implementation does not have, and which were derived from other results.
+        branches: of an end-to-end loss, the outcome of each branch by its name. A branch's gradients are those of the
+            whole loss on its feature maps, divided by its weight.
     """
 
     inputs: AssignerInputs
@@ -158,3 +167,4 @@ class Outcome:
     from_loss: bool = False
     formal: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    branches: "Mapping[str, Outcome]" = field(default_factory=dict)

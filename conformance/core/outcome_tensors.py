@@ -1,7 +1,8 @@
 """Conversion of an outcome to tensors by name and back, for outcome files, worker messages, guards and device checks.
 
 A name is a prefix, a dot and the field: `stages.overlap`. A loss has one gradient for every feature map and, if its
-terms were differentiated, one for every term and feature map: `loss.gradients.0`, `loss.term_gradients.2.0`.
+terms were differentiated, one for every term and feature map: `loss.gradients.0`, `loss.term_gradients.2.0`. Names of
+the tensors of a branch begin with the branch: `branches.one2one.loss.items`.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ from tal_reference import Head, Hyperparameters
 
 GRADIENTS, TERM_GRADIENTS = "loss.gradients", "loss.term_gradients"
 """Prefixes of the gradients of a loss."""
+BRANCHES = "branches"
+"""Prefix of the tensors of the branches of an end-to-end loss."""
 
 
 def equal_bits(first: Tensor, second: Tensor) -> bool:
@@ -106,6 +109,8 @@ def named_tensors(outcome: Outcome) -> dict[str, Tensor]:
         named |= _levels(GRADIENTS, outcome.loss.gradients)
         for term, gradients in enumerate(outcome.loss.term_gradients):
             named |= _levels(f"{TERM_GRADIENTS}.{term}", gradients)
+    for branch, part in outcome.branches.items():
+        named |= {f"{BRANCHES}.{branch}.{name}": tensor for name, tensor in named_tensors(part).items()}
     return named
 
 
@@ -121,6 +126,8 @@ def outcome_from(
     from_loss: bool,
     task: Task = DETECT,
     shows_items: bool = True,
+    knows_total: bool = True,
+    branches: Mapping[str, Outcome] | None = None,
 ) -> Outcome:
     """Rebuild an outcome from tensors with the names that `named_tensors` gives.
 
@@ -132,10 +139,13 @@ def outcome_from(
         from_loss: True if the loss used the assignment; a field of `Outcome`.
         task: the loss family, which decides the number of terms.
         shows_items: True if each loss item is known; a field of `LossOutcome`.
+        knows_total: True if the total is known; a field of `LossOutcome`.
+        branches: outcomes of the branches by name, made from their own tensors; a field of `Outcome`.
 
     Raises:
         ValueError: a tensor is missing, or its name is not a name of an outcome's tensors.
     """
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{BRANCHES}.")}
     inputs = part_from(tensors, AssignerInputs, "inputs", head=head, hyperparameters=hyperparameters)
     stages = part_from(tensors, Stages, "stages")
     assignment = part_from(tensors, Assignment, "assignment", stages=stages)
@@ -152,6 +162,7 @@ def outcome_from(
         "loss",
         gradients=gradients(GRADIENTS),
         shows_items=shows_items,
+        knows_total=knows_total,
         term_gradients=tuple(gradients(f"{TERM_GRADIENTS}.{term}") for term in range(terms)),
     )
     if inputs is None or (assignment is None and (stages is not None or loss is None)):
@@ -159,7 +170,13 @@ def outcome_from(
     outcome = Outcome(inputs, exposes_inputs, assignment, loss, from_loss)
     if set(tensors) - set(named_tensors(outcome)):
         raise ValueError(f"expected the tensors of an outcome, got {sorted(tensors)}")
-    return outcome
+    return replace(outcome, branches=dict(branches or {}))
+
+
+def branch_tensors(tensors: Mapping[str, Tensor], branch: str) -> dict[str, Tensor]:
+    """Return the tensors of a branch's outcome, by the names that they have in that outcome."""
+    prefix = f"{BRANCHES}.{branch}."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def map_tensors(outcome: Outcome, change: Callable[[Tensor], Tensor]) -> Outcome:
@@ -180,4 +197,6 @@ def map_tensors(outcome: Outcome, change: Callable[[Tensor], Tensor]) -> Outcome
             gradients=tuple(map(change, loss.gradients)),
             term_gradients=tuple(tuple(map(change, gradients)) for gradients in loss.term_gradients),
         )
-    return replace(outcome, inputs=changed(outcome.inputs), assignment=assignment, loss=loss)
+    branches = {name: map_tensors(part, change) for name, part in outcome.branches.items()}
+    inputs = changed(outcome.inputs)
+    return replace(outcome, inputs=inputs, assignment=assignment, loss=loss, branches=branches)

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs
-from tal_conformance.core.task import DETECT, OBB
+from tal_conformance.core.task import DETECT, E2E, OBB
 from tal_reference import (
     NEWEST,
     DetectionLoss,
@@ -44,12 +44,20 @@ def _rotated_predictions(feature_maps: Sequence[Tensor], head: Head) -> Predicti
     return rotated.read_rotated(feature_maps, head)
 
 
-PREDICTIONS_BY_TASK = {DETECT.name: read_predictions, OBB.name: _rotated_predictions}
-"""The reference's function that reads the feature maps of every task."""
-TRUTHS_BY_TASK = {DETECT.name: _detection_truths, OBB.name: _rotated_truths}
+def _predictions_of_first_branch(feature_maps: Sequence[Tensor], head: Head) -> Predictions:
+    return read_predictions(feature_maps[: len(head.strides)], head)
+
+
+PREDICTIONS_BY_TASK = {
+    DETECT.name: read_predictions,
+    OBB.name: _rotated_predictions,
+    E2E.name: _predictions_of_first_branch,
+}
+"""The reference's function that reads the feature maps of every task; with branches, those of the first one."""
+TRUTHS_BY_TASK = {DETECT.name: _detection_truths, OBB.name: _rotated_truths, E2E.name: _detection_truths}
 """The reference's function that converts the annotation rows of every task."""
 LOSSES_BY_TASK = {DETECT.name: detection_loss, OBB.name: rotated_loss}
-"""The reference's loss of every task."""
+"""The reference's loss of every task; with branches, use the batch of each branch (`core.branches`)."""
 
 
 def reference_loss(

@@ -299,5 +299,5 @@ def task_of(columns: int, branches: int = 1) -> Task:
     )
 
 
-TASKS: Final = {task.name: task for task in (DETECT, OBB)}
+TASKS: Final = {task.name: task for task in (DETECT, OBB, E2E)}
 """Every task by its name."""

@@ -201,6 +201,8 @@ class Judgement:
         unsupported: the adapter's reason for not supporting the batch, on which it raised; "" if it supports it.
         absent: names of results that the implementation does not have, and which were derived from other results.
         notes: remarks for the reader of the report, as sentences.
+        open_items: expected value and tolerance of each loss item, in order, of a loss whose items and total are not
+            known (`LossOutcome.knows_total`); empty otherwise.
     """
 
     task: Task = field(default=DETECT, repr=False)
@@ -213,6 +215,7 @@ class Judgement:
     unsupported: str = ""
     absent: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    open_items: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.stages:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.branches import branch_batches, branch_weights, has_branches, split
 from tal_conformance.core.outcome import AssignerInputs, CheckedAssignment, Loss, LossOutcome, Outcome
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.supervision import supervised
@@ -188,6 +189,13 @@ def _observe(
     findings = Findings()
     if "loss" in implementation.capabilities and not alone:
         outcome = _observe_loss(implementation, batch, own, each_term, copies, findings)
+    elif has_branches(batch):
+        branches = {
+            name: Outcome(inputs, False, _observe_assigner(implementation, inputs, copies, findings), None)
+            for name, part in branch_batches(batch, implementation.dialect).items()
+            for inputs in [assigner_inputs(part)]
+        }
+        outcome = Outcome(own, False, None, None, branches=branches)
     else:
         outcome = Outcome(own, False, _observe_assigner(implementation, own, copies, findings), None)
     return replace(outcome, formal=tuple(findings.mistakes), absent=tuple(findings.absent))
@@ -239,6 +247,21 @@ def _observe_loss(
             gradients = _gradients(differentiate(total), feature_maps, copies, findings)
     items, shows_items = items_of(loss, batch, implementation.dialect)
     outcome = LossOutcome(items, total.detach().clone(), gradients, term_gradients, shows_items)
+    if not has_branches(batch):
+        return _with_assignment(implementation, own, loss, outcome, copies, findings)
+    branches = _observe_branches(implementation, batch, loss, outcome, copies, findings)
+    return Outcome(own, False, None, outcome, branches=branches)
+
+
+def _with_assignment(
+    implementation: Implementation,
+    own: AssignerInputs,
+    loss: Loss,
+    outcome: LossOutcome,
+    copies: PlainCopies,
+    findings: Findings,
+) -> Outcome:
+    """Return the outcome of a loss with the assignment that it exposes, or that the adapter's `assign` returns."""
     inputs = own if loss.inputs is None else check_inputs(loss.inputs, own, findings)
     if loss.assignment is not None:
         assignment = check_assignment(loss.assignment, inputs, implementation.exposes_stages, findings)
@@ -251,6 +274,65 @@ def _observe_loss(
             "return the assignment that the loss used, with its stages"
         )
     return Outcome(own, False, None, outcome)
+
+
+def _observe_branches(
+    implementation: Implementation,
+    batch: Batch,
+    loss: Loss,
+    whole: LossOutcome,
+    copies: PlainCopies,
+    findings: Findings,
+) -> dict[str, Outcome]:
+    """Return the outcome of each branch of an end-to-end loss.
+
+    The gradients are those of the whole loss on the branch's feature maps, divided by the branch's weight (E2E-6). The
+    other values are those that the adapter exposes.
+
+    Raises:
+        ProtocolViolation: the adapter exposes one branch only, an assignment without naming its branch, or no
+            gradients.
+    """
+    parts, weights = (
+        branch_batches(batch, implementation.dialect),
+        branch_weights(batch, implementation.dialect),
+    )
+    shown = loss.branches
+    if loss.assignment is not None or loss.inputs is not None:
+        raise ProtocolViolation(
+            "Loss.assignment or Loss.inputs is set in an end-to-end loss: expected them in the losses of "
+            f"Loss.branches, whose keys are {' and '.join(parts)}"
+        )
+    if shown is not None and (not isinstance(shown, dict) or set(shown) != set(parts)):
+        raise ProtocolViolation(
+            f"Loss.branches is {shown if not isinstance(shown, dict) else sorted(shown)!r:.100}, expected None or a "
+            f"dict with a Loss for {' and for '.join(parts)}"
+        )
+    if not whole.gradients:
+        raise ProtocolViolation(
+            "Loss.gradients is empty: expected the gradients of an end-to-end loss, by which its branches are judged"
+        )
+    if shown is None:
+        findings.absent.append("Loss.branches")
+    gradients = split(batch, whole.gradients)
+    terms = [split(batch, levels) for levels in whole.term_gradients]
+    outcomes = {}
+    for name, part in parts.items():
+        share = 1 / weights[name]
+        own_gradients = tuple(level * share for level in gradients[name])
+        own_terms = tuple(tuple(level * share for level in levels[name]) for levels in terms)
+        if shown is None:
+            nothing = torch.zeros_like(whole.items)
+            of_branch = Loss(torch.full_like(whole.total, torch.nan), nothing)
+            outcome = LossOutcome(nothing, of_branch.total, own_gradients, own_terms, False, False)
+        else:
+            of_branch = check_loss(shown[name], part.feature_maps, part.family, False, findings)
+            items, shows_items = items_of(of_branch, part, implementation.dialect)
+            total = of_branch.total.detach().sum()
+            outcome = LossOutcome(items, total, own_gradients, own_terms, shows_items)
+        own = assigner_inputs(part)
+        outcomes[name] = _with_assignment(implementation, own, of_branch, outcome, copies, findings)
+    return outcomes
 
 
 def items_of(loss: Loss, batch: Batch, dialect: Dialect) -> tuple[Tensor, bool]:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.branches import branch_batches, has_branches
 from tal_conformance.core.case_file import (
     CHECKSUM,
     as_json,
@@ -25,7 +26,7 @@ from tal_conformance.core.case_file import (
 )
 from tal_conformance.core.files import check_regular
 from tal_conformance.core.outcome import Outcome
-from tal_conformance.core.outcome_tensors import named_tensors, outcome_from
+from tal_conformance.core.outcome_tensors import branch_tensors, named_tensors, outcome_from
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.validation import check_assignment, check_inputs
@@ -83,13 +84,21 @@ def store(path: Path, stored: StoredOutcome) -> None:
     named = named_tensors(stored.outcome)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
     facts: dict[str, Any] = {name: getattr(stored, name) for name in FACTS}
-    facts |= {
-        "schema": SCHEMA,
-        "own_inputs": stored.outcome.exposes_inputs,
-        "of_loss": stored.outcome.from_loss,
-        "shows_items": stored.outcome.loss is None or stored.outcome.loss.shows_items,
-    }
+    facts |= {"schema": SCHEMA} | _flags(stored.outcome)
+    if stored.outcome.branches:
+        facts["branches"] = {name: _flags(part) for name, part in stored.outcome.branches.items()}
     save_atomically(path, tensors, {METADATA: as_json(facts | {CHECKSUM: digest(facts, tensors)})})
+
+
+def _flags(outcome: Outcome) -> dict[str, bool]:
+    """Return the properties of an outcome that its tensors do not show; `knows_total` only if it is not the default."""
+    loss = outcome.loss
+    return {
+        "own_inputs": outcome.exposes_inputs,
+        "of_loss": outcome.from_loss,
+        "shows_items": loss is None or loss.shows_items,
+        **({} if loss is None or loss.knows_total else {"knows_total": False}),
+    }
 
 
 def load(path: Path, batch: Batch) -> StoredOutcome:
@@ -103,17 +112,7 @@ def load(path: Path, batch: Batch) -> StoredOutcome:
         facts, tensors = _read(path)
         if facts["case"] != batch.id:
             raise ValueError(f"the outcome is of batch {facts['case']}, expected {batch.id}")
-        both = "loss.total" in tensors and "assignment.foreground" in tensors
-        outcome = outcome_from(
-            tensors,
-            batch.head,
-            batch.hyperparameters,
-            exposes_inputs=facts["own_inputs"],
-            from_loss=facts.get("of_loss", both),
-            task=batch.family,
-            shows_items=facts.get("shows_items", True),
-        )
-        _check(outcome, batch)
+        outcome = _outcome(facts, tensors, batch)
     except (ValueError, TypeError, ProtocolViolation, OverflowError, RecursionError) as error:
         raise CorruptOutcome(f"cannot read outcome file {path}: {format_error(error)}") from error
     return StoredOutcome(**{name: facts[name] for name in FACTS}, outcome=outcome)
@@ -127,6 +126,48 @@ def declared_dialect(path: Path) -> str:
         OSError: the file cannot be read.
     """
     return str(_read(path)[0].get("dialect", ""))
+
+
+def _outcome(facts: dict[str, Any], tensors: dict[str, Tensor], batch: Batch) -> Outcome:
+    """Return the outcome of a batch, after checking its tensors, with the outcomes of its branches.
+
+    Raises:
+        ValueError, ProtocolViolation: the header or a tensor is wrong, or a branch is missing.
+    """
+    _check_flags(facts)
+    parts, flags = branch_batches(batch) if has_branches(batch) else {}, facts.get("branches", {})
+    if not isinstance(flags, dict) or set(flags) != set(parts):
+        raise ValueError(f"the outcome has the branches {flags!r:.100}, expected {sorted(parts) or 'none'}")
+    branches = {
+        name: _outcome(flags[name], branch_tensors(tensors, name), part) for name, part in parts.items()
+    }
+    outcome = outcome_from(
+        tensors,
+        batch.head,
+        batch.hyperparameters,
+        exposes_inputs=facts["own_inputs"],
+        from_loss=facts.get("of_loss", "loss.total" in tensors and "assignment.foreground" in tensors),
+        task=batch.family,
+        shows_items=facts.get("shows_items", True),
+        knows_total=facts.get("knows_total", True),
+        branches=branches,
+    )
+    _check(outcome, batch)
+    return outcome
+
+
+def _check_flags(facts: Any) -> None:
+    """Raise ValueError unless the properties in a header are booleans; older files lack some of them."""
+    if not isinstance(facts, dict):
+        raise ValueError(f"missing or invalid values in the header: expected an object, got {facts!r:.100}")
+    wrong = [name for name in ("own_inputs",) if not isinstance(facts.get(name), bool)]
+    wrong += [
+        name
+        for name in ("of_loss", "shows_items", "knows_total")
+        if not isinstance(facts.get(name, False), bool)
+    ]
+    if wrong:
+        raise ValueError(f"missing or invalid values in the header: {', '.join(wrong)}")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -153,10 +194,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if checksum != digest(facts, tensors):
         raise ValueError("the checksum does not match the content: the file is damaged or was edited")
     wrong = [name for name in FACTS if not isinstance(facts.get(name), str)]
-    wrong += [name for name in ("own_inputs",) if not isinstance(facts.get(name), bool)]
-    wrong += [
-        name for name in ("of_loss", "shows_items") if not isinstance(facts.get(name, False), bool)
-    ]  # older files lack this field
     if wrong:
         raise ValueError(f"missing or invalid values in the header: {', '.join(wrong)}")
     return facts, tensors

@@ -80,7 +80,8 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
     if undecided:
         judgement.leave_open(untried)
     if undecided and from_gradients is None:
-        judge_total(judgement, expected, loss)
+        if loss.knows_total:
+            judge_total(judgement, expected, loss)
         return
     if from_gradients is not None and (undecided or from_gradients.verdict.fails):
         # a wrong divisor N explains all terms, and scales the weights that are computed from the gradients
@@ -88,6 +89,7 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
         if not (is_wrong_sum and from_gradients.verdict.fails):
             judged = from_gradients
     judgement.notes += judged.notes
+    judgement.open_items = judged.open_items
     for name in judgement.task.stages_of("term", "total", "gradients"):
         judgement.stages[name].merge(judged.stages[name])
     judgement.chose_differently = any(

@@ -1,9 +1,13 @@
 """The judge: compares what an implementation returned for a batch with what a dialect prescribes."""
 
+from functools import partial
+
+from tal_conformance.core.branches import has_branches
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.judgement.assignment import judge_assignment
 from tal_conformance.judgement.assignment_inferred import judge_inferred_assignment
+from tal_conformance.judgement.branches import judge_branches
 from tal_conformance.judgement.decode import classes_exist, judge_inputs
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.loss import judge_loss
@@ -25,6 +29,14 @@ def judge(outcome: Outcome, expected: Expectation) -> Judgement:
     Raises:
         Divergence: a stage differs; the exception has the judgement.
     """
+    judge_batch = (
+        partial(judge_branches, judge_one=_judge_alone) if has_branches(expected.batch) else _judge_alone
+    )
+    return judge_batch(outcome, expected)
+
+
+def _judge_alone(outcome: Outcome, expected: Expectation) -> Judgement:
+    """Judge an outcome as `judge` does, of a batch for a head without branches."""
     judgement = Judgement(expected.batch.family)
     if expected.batch.turned and is_coarse(expected.batch.dtype):  # enclosures of 16 bits know CIoU alone
         judgement.inconclusive = judgement.undefined = True

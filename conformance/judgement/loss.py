@@ -96,10 +96,10 @@ def judge_loss(
         bounded = Bounded(exact[place], allowed[place], same_dtype[place], slack.items[place], value_range)
         clause = SCORE_SUM_CLAUSE if remark else judgement.task.clauses[stage]
         judgement.note(stage, assert_term, Quantity(quantities[place], clause), items[place], bounded, remark)
-    if loss.shows_items:
+    if loss.knows_total and loss.shows_items:
         judge_total(judgement, expected, loss)
     elif known.is_defined:
-        judge_hidden_items(judgement, expected, loss, Bounded(exact.sum(), allowed.sum(), same_dtype.sum()))
+        _judge_without_items(judgement, expected, loss, Bounded(exact, allowed, same_dtype))
     if loss.gradients:
         judge_gradients(judgement, loss, known, slack, None if known.is_defined else ("logits",))
 
@@ -199,6 +199,18 @@ def judge_total(judgement: Judgement, expected: Expectation, loss: LossOutcome) 
     error = bound(same_dtype, total, rounding, dtype, "total")
     quantity = Quantity("total", judgement.task.clauses[StageName.TOTAL])
     judgement.note(StageName.TOTAL, assert_within, quantity, loss.total, Bounded(total, error, same_dtype))
+
+
+def _judge_without_items(
+    judgement: Judgement, expected: Expectation, loss: LossOutcome, items: Bounded
+) -> None:
+    """Judge the total of a loss without items; if the total is not known either, store the expected items."""
+    if not loss.knows_total:
+        judgement.open_items = tuple(zip(items.expected.tolist(), items.tolerance.tolist(), strict=True))
+        return
+    assert items.same_dtype is not None
+    summed = Bounded(items.expected.sum(), items.tolerance.sum(), items.same_dtype.sum())
+    judge_hidden_items(judgement, expected, loss, summed)
 
 
 def judge_hidden_items(

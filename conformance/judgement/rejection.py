@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.branches import branch_batches, has_branches
 from tal_conformance.core.reference_inputs import assigner_inputs, reference_loss, truths_of
-from tal_conformance.core.task import StageName
+from tal_conformance.core.task import StageName, stage_name
 from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import Dialect, WeightBroadcast
 
@@ -76,6 +77,8 @@ def loss_is_finite(batch: Batch, dialect: Dialect) -> bool:
     """
     if rejection_for(batch, dialect) is not None:
         return True
+    if has_branches(batch):
+        return all(loss_is_finite(part, dialect) for part in branch_batches(batch, dialect).values())
     loss = reference_loss(batch, dialect)
     if not bool(loss.items.isfinite().all()):
         return False
@@ -91,6 +94,11 @@ def rejection_for(batch: Batch, dialect: Dialect) -> RejectionRule | None:
     A batch without ground truths is never rejected: official code returns before it reads the head.
     """
     if not len(batch.annotations):
+        return None
+    if has_branches(batch):
+        for name, part in branch_batches(batch, dialect).items():
+            if (rule := rejection_for(part, dialect)) is not None:
+                return rule._replace(stage=stage_name(rule.stage, name))
         return None
     if batch.turned and not any(map(len, truths_of(batch, dialect=dialect))):  # OBB-ANN-2 drops every row
         return None

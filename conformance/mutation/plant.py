@@ -84,8 +84,8 @@ class Hidden:
         self.class_weights = bool(getattr(whole, "class_weights", False))
 
     def loss(self, *arguments: Any) -> Loss:
-        """Return the loss of the wrapped implementation, without assignment and assigner inputs."""
-        loss: Loss = replace(self.whole.loss(*arguments), assignment=None, inputs=None)
+        """Return the loss of the wrapped implementation, without assignment, assigner inputs and branches."""
+        loss: Loss = replace(self.whole.loss(*arguments), assignment=None, inputs=None, branches=None)
         return loss
 
 

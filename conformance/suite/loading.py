@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tal_conformance.core.supervision import supervised
-from tal_conformance.core.task import DETECT
+from tal_conformance.core.task import OBB
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
@@ -14,8 +14,9 @@ from tal_reference import DIALECTS, Dialect
 from tal_reference.choices import title
 from tal_text import visible
 
-DIALECTS_OF_OTHER_TASKS = ("ultralytics-8.4.190", "ultralytics-8.4.127")
-"""Dialects of the releases whose losses of other tasks than detection are judged: 8.4.84 and newer."""
+DIALECTS_BY_TASK = {OBB.name: ("ultralytics-8.4.190", "ultralytics-8.4.127")}
+"""The dialects that are specified for a task. Rotated boxes: those of 8.4.84 and newer. Tasks without a row, detection
+and end-to-end heads, have every dialect."""
 TRACEBACK_LINES = 30
 """Maximum number of lines of an adapter's traceback that are printed."""
 
@@ -94,11 +95,12 @@ def divide_by_task(
 
 def _unspecified(implementation: Implementation, task: str) -> str:
     """Return a sentence if the dialect of an implementation is not specified for a task, or ""."""
-    if task == DETECT.name or implementation.dialect in [DIALECTS[name] for name in DIALECTS_OF_OTHER_TASKS]:
+    names = DIALECTS_BY_TASK.get(task, ())
+    if not names or implementation.dialect in [DIALECTS[name] for name in names]:
         return ""
     return (
         f"{implementation.name}: task {task}: it is judged by the dialect {title(implementation.dialect)!r}, "
-        f"expected one of {', '.join(DIALECTS_OF_OTHER_TASKS)} without changed choices: other dialects are not "
+        f"expected one of {', '.join(names)} without changed choices: other dialects are not "
         "specified for this task"
     )
 

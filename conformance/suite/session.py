@@ -304,6 +304,7 @@ DERIVED = {
     "Assignment.labels": "the class of each anchor is that of the ground truth of its target box",
     "Assignment.truth_index": "the owner of each anchor is the ground truth of its target box",
     "Loss.items": "the terms are judged by the total and the gradients",
+    "Loss.branches": "the branches are judged by the gradients on their feature maps",
     "Loss.gradients": "the values of the loss are judged, and its gradients are not",
 }
 """How a result that an implementation does not have is judged."""

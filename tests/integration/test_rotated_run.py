@@ -57,6 +57,7 @@ def test_a_run_tests_every_task(tmp_path: Path):
     assert {name: line["task"] for name, line in rows.items()} == {
         "ultralytics": "detect",
         "ultralytics (obb)": "obb",
+        "ultralytics (e2e)": "e2e",
     }
     assert {line["result"] for line in rows.values()} == {"conforms"}
     assert "angle" in rows["ultralytics (obb)"]["margins"]

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.core.task import OBB, TASKS, task_of
+from tal_conformance.core.task import E2E, OBB, TASKS, task_of
 from tal_conformance.implementations.protocol import EVERY
 from tal_reference import (
     NEWEST,
+    DetectionLoss,
     Dialect,
     GroundTruths,
     Head,
@@ -16,6 +17,7 @@ from tal_reference import (
     assign,
 )
 from tal_reference.composed import detection_loss, reach_of
+from tal_reference.end_to_end import BRANCHES, end_to_end_loss
 from tal_reference.rotated import assign_rotated, rotated_loss
 
 
@@ -56,9 +58,17 @@ class ReferenceAdapter:
         hyperparameters: Hyperparameters,
     ) -> Loss:
         """Compute the reference's loss."""
-        of_task = rotated_loss if task_of(annotations.shape[1]) is OBB else detection_loss
-        loss = of_task(feature_maps, annotations, head, hyperparameters, self.dialect, keep_trace=True)
-        return Loss(loss.terms, loss.items, _assignment(loss.targets, head.classes))
+        levels, numbers = len(head.strides), (annotations, head, hyperparameters, self.dialect, True)
+        task = task_of(annotations.shape[1], len(feature_maps) // levels)
+        if task is E2E:
+            both = end_to_end_loss(feature_maps[:levels], feature_maps[levels:], *numbers)
+            parts = {name: _shown(getattr(both, name), head) for name in BRANCHES}
+            return Loss(both.terms, both.items, branches=parts)
+        return _shown((rotated_loss if task is OBB else detection_loss)(feature_maps, *numbers), head)
+
+
+def _shown(loss: DetectionLoss, head: Head) -> Loss:
+    return Loss(loss.terms, loss.items, _assignment(loss.targets, head.classes))
 
 
 def _assignment(targets: list[Targets], classes: int) -> Assignment:

@@ -19,13 +19,17 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
-from tal_conformance.core.task import DETECT, OBB, TASKS, task_of
+from tal_conformance.core.task import DETECT, E2E, OBB, TASKS, task_of
 from tal_conformance.implementations.adapters.criterion_adapter import CriterionAdapter, model_with
-from tal_conformance.implementations.adapters.stage_recorder import has_built_in_exponents, loss_arguments
+from tal_conformance.implementations.adapters.stage_recorder import (
+    has_built_in_exponents,
+    loss_arguments,
+)
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.protocol import EVERY
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
-from tal_reference import NEWEST, Head, Hyperparameters
+from tal_reference import NEWEST, Head, Hyperparameters, make_anchors
+from tal_reference.end_to_end import BRANCHES, branch_hyperparameters
 
 Version = tuple[int, int, int]
 
@@ -65,6 +69,10 @@ CRITERIA: dict[str, tuple[Criterion, ...]] = {
             "RotatedTaskAlignedAssigner",
         ),
     ),
+    E2E.name: (
+        Criterion((8, 4, 0), "ultralytics.utils.loss", "E2ELoss", "ultralytics.utils.tal"),
+        Criterion((8, 2, 38), "ultralytics.utils.loss", "E2EDetectLoss", "ultralytics.utils.tal"),
+    ),
 }
 """Modules of each task's criterion, the newest releases first."""
 FIELD_NAMES = {"distances": "boxes", "logits": "scores", "angle": "angle"}
@@ -80,7 +88,8 @@ FIRST_OF_NEWEST_DIALECT: Version = (8, 4, 128)
 class UltralyticsAdapter(CriterionAdapter):
     """The losses and the assigners of a release of Ultralytics, one pair for each task.
 
-    The task of a call follows from the number of columns of its annotation rows or boxes.
+    The task of a call follows from the number of columns of its annotation rows or boxes, and from the number of its
+    feature maps.
 
     Args:
         version: version of the release on the import path; by default the version of the installed release.
@@ -114,7 +123,7 @@ class UltralyticsAdapter(CriterionAdapter):
         self._assigner_has_topk2 = "topk2" in inspect.signature(self._assigner_class.__init__).parameters
         self._task = TASKS[task]
         self._others = {
-            name: UltralyticsAdapter(version, exposes_stages, name)
+            name: ADAPTERS.get(name, UltralyticsAdapter)(version, exposes_stages, name)
             for name in (CRITERIA if task == DETECT.name else ())
             if name != task and leading_numbers(version) >= CRITERIA[name][-1].first
         }
@@ -133,10 +142,8 @@ class UltralyticsAdapter(CriterionAdapter):
         hyperparameters: Hyperparameters,
     ) -> Loss:
         """Return the loss of the task whose annotation rows are given."""
-        own, arguments = (
-            self._of_task(annotations.shape[1]),
-            (feature_maps, annotations, head, hyperparameters),
-        )
+        arguments = feature_maps, annotations, head, hyperparameters
+        own = self._of_task(annotations.shape[1], len(feature_maps) // len(head.strides))
         return super().loss(*arguments) if own is self else own.loss(*arguments)
 
     def make(
@@ -147,12 +154,13 @@ class UltralyticsAdapter(CriterionAdapter):
         others = {name: other.make(head, hyperparameters) for name, other in self._others.items()}
 
         def call(feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:
-            return others.get(task_of(annotations.shape[1]).name, made)(feature_maps, annotations)
+            task = task_of(annotations.shape[1], len(feature_maps) // len(head.strides))
+            return others.get(task.name, made)(feature_maps, annotations)
 
         return call
 
-    def _of_task(self, columns: int) -> "UltralyticsAdapter":
-        return self._others.get(task_of(columns).name, self)
+    def _of_task(self, columns: int, branches: int = 1) -> "UltralyticsAdapter":
+        return self._others.get(task_of(columns, branches).name, self)
 
     def _predictions(self, feature_maps: tuple[Tensor, ...], head: Head) -> Any:
         """Return the output that the release's head passes to the loss in training."""
@@ -186,16 +194,7 @@ class UltralyticsAdapter(CriterionAdapter):
         Raises:
             NotImplementedError: topk2 is set, which the release does not support (TAL-CONF-2).
         """
-        gains = SimpleNamespace(
-            box=hyperparameters.box_gain,
-            cls=hyperparameters.cls_gain,
-            dfl=hyperparameters.dfl_gain,
-            angle=hyperparameters.angle_gain,
-            min_memory=False,  # read by the first releases
-        )
-        model = model_with(head, device, args=gains)
-        if head.class_weights is not None:
-            model.class_weights = torch.tensor(head.class_weights, device=device)
+        model = _model(head, hyperparameters, device)
         loss_class: Any = getattr(self._loss_module, self._loss_class)
         arguments = loss_arguments(hyperparameters)
         if has_built_in_exponents(hyperparameters) and _accepts(loss_class, arguments):
@@ -203,6 +202,127 @@ class UltralyticsAdapter(CriterionAdapter):
         criterion = loss_class(model)
         criterion.assigner = self._new_assigner(head, hyperparameters)
         return criterion
+
+
+class EndToEndAdapter(UltralyticsAdapter):
+    """The end-to-end loss of a release: two losses of detection, and their sum.
+
+    Inputs, stages and outputs of the assigners, and the losses of the branches, are recorded while the release's own
+    object computes.
+    """
+
+    def loss(
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        """Return the loss of both branches."""
+        return CriterionAdapter.loss(self, feature_maps, annotations, head, hyperparameters)
+
+    def _predictions(self, feature_maps: tuple[Tensor, ...], head: Head) -> Any:
+        """Return the output that the release's end-to-end head passes to the loss in training."""
+        levels = len(head.strides)
+        parts = feature_maps[:levels], feature_maps[levels:]
+        return {
+            name: super(EndToEndAdapter, self)._predictions(maps, head)
+            for name, maps in zip(BRANCHES, parts, strict=True)
+        }
+
+    def _call(
+        self,
+        made: tuple[Any, Any],
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        criterion, heard = made
+        loss = super()._call((criterion, None), feature_maps, annotations, head, hyperparameters)
+        if heard is None:
+            return loss
+        strides = make_anchors(feature_maps[: len(head.strides)], head).strides
+        branches = {}
+        for name, (branch, recorder) in heard.items():
+            total, items = branch.result
+            logged = torch.stack(list(items.values())) if isinstance(items, dict) else items
+            inputs = recorder.inputs(strides, head, hyperparameters)
+            branches[name] = Loss(total, logged, recorder.assignment(), inputs)
+        return Loss(loss.total, loss.items, branches=branches)
+
+    def _new_criterion(
+        self, head: Head, hyperparameters: Hyperparameters, device: torch.device
+    ) -> tuple[Any, Any]:
+        """Return a new criterion after its updates, and for each branch its listener and its assigner's recorder."""
+        criterion = self._make_criterion(head, hyperparameters, device)
+        if not self.exposes_stages:
+            return criterion, None
+        heard = {}
+        for name in BRANCHES:
+            branch = getattr(criterion, name)
+            recorder = self.recorder(self._assigner_module, branch.assigner)
+            recorder.attach()
+            heard[name] = Heard(branch), recorder
+            setattr(criterion, name, heard[name][0])
+        return criterion, heard
+
+    def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
+        """Return the release's criterion, updated as often as the hyperparameters say (E2E-5)."""
+        criterion = getattr(self._loss_module, self._loss_class)(_model(head, hyperparameters, device))
+        if not has_built_in_exponents(hyperparameters):
+            for name, numbers in branch_hyperparameters(hyperparameters).items():
+                getattr(criterion, name).assigner = self._new_assigner(head, numbers)
+        for _ in range(hyperparameters.updates if hasattr(criterion, "update") else 0):
+            criterion.update()
+        return criterion
+
+
+class Heard:
+    """The loss of one branch of an end-to-end criterion, whose latest result is stored.
+
+    Args:
+        branch: the release's own loss of the branch.
+
+    Attributes:
+        result: total and items of the latest call.
+    """
+
+    def __init__(self, branch: Any) -> None:
+        self._branch, self.result = branch, (torch.empty(0), torch.empty(0))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._branch, name)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the branch's loss, as releases before 8.4.0 do, and store its result."""
+        self.result = self._branch(*arguments)
+        return self.result
+
+    def loss(self, *arguments: Any) -> Any:
+        """Call the method `loss` of the branch's loss, as releases since 8.4.0 do, and store its result."""
+        self.result = self._branch.loss(*arguments)
+        return self.result
+
+
+ADAPTERS: dict[str, type[UltralyticsAdapter]] = {E2E.name: EndToEndAdapter}
+"""Adapters of the tasks whose criterion is not called as that of detection."""
+
+
+def _model(head: Head, hyperparameters: Hyperparameters, device: torch.device) -> SimpleNamespace:
+    """Return a stub of a model that ends with the given head, and that was configured with the hyperparameters."""
+    arguments = SimpleNamespace(
+        box=hyperparameters.box_gain,
+        cls=hyperparameters.cls_gain,
+        dfl=hyperparameters.dfl_gain,
+        angle=hyperparameters.angle_gain,
+        epochs=hyperparameters.epochs,
+        min_memory=False,  # read by the first releases
+    )
+    model = model_with(head, device, args=arguments)
+    if head.class_weights is not None:
+        model.class_weights = torch.tensor(head.class_weights, device=device)
+    return model
 
 
 def _accepts(loss_class: Any, arguments: dict[str, int]) -> bool:

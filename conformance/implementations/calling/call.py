@@ -62,7 +62,8 @@ class Call:
     @property
     def maps(self) -> Maps:
         """The arguments "level.0", "level.1", ... of a loss: the feature maps."""
-        return tuple(self.tensors[f"level.{level}"] for level in range(len(self.head.strides)))
+        count = sum(name.startswith("level.") for name in self.tensors)
+        return tuple(self.tensors[f"level.{level}"] for level in range(count))
 
     @property
     def device(self) -> torch.device:

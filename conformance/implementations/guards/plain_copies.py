@@ -58,7 +58,10 @@ class PlainCopies:
         total = plain("Loss.total", as_tensor("Loss.total", total, self.device))
         if gradients is not None and len(gradients):
             total, gradients = self._with_gradients(total, gradients, feature_maps), None
-        return Loss(total, self._items(items), self.assignment(assignment), self.inputs(inputs), gradients)
+        branches = self._branches(value.branches, feature_maps)
+        return Loss(
+            total, self._items(items), self.assignment(assignment), self.inputs(inputs), gradients, branches
+        )
 
     def _with_gradients(self, total: Any, gradients: Any, feature_maps: tuple[Tensor, ...]) -> Any:
         """Return the sum of a total without a graph, with a graph that returns the given gradients.
@@ -87,6 +90,12 @@ class PlainCopies:
                 raise ProtocolViolation(f"{name} is {found}, expected {tuple(values.shape)} of floats")
             copies.append(gradient)
         return GivenGradients.apply(total.sum(), copies, *feature_maps)
+
+    def _branches(self, value: Any, feature_maps: tuple[Tensor, ...]) -> Any:
+        """Return a copy of the losses of the branches, if `value` is a dict of them; otherwise return it unchanged."""
+        if not isinstance(value, dict):
+            return value
+        return {name: self.loss(loss, feature_maps) for name, loss in value.items()}
 
     def _items(self, value: Any) -> Any:
         """Return a copy of the loss items; if the items require gradients (an error), so does the copy."""

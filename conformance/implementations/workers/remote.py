@@ -9,7 +9,7 @@ worker's answer holds the results in the same form.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tal_conformance.core.case_file import head_as_dict, head_from_dict
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.core.outcome_tensors import OPTIONAL, part_from, tensors_of
+from tal_conformance.core.outcome_tensors import BRANCHES, OPTIONAL, branch_tensors, part_from, tensors_of
 from tal_conformance.core.outcome_tensors import assignment_from as named_assignment
 from tal_conformance.core.task import DETECT, task_of
 from tal_conformance.implementations.calling.call import Answer, Call
@@ -178,12 +178,14 @@ class RemoteAdapter:
             if answer["total"]
             else tensors["total"]
         )
-        shown = assignment_from(tensors) if answer["assignment"] else None
-        read = inputs_from(tensors, head, hyperparameters) if answer["inputs"] else None
-        items: Any = tensors.get("items")
-        if items is not None and answer.get("items_learn"):
-            items.requires_grad_()
-        return Loss(total, items, shown, read)
+        loss = _exposed_loss(answer, tensors, total, head, hyperparameters)
+        if "branches" not in answer:
+            return loss
+        branches = {}
+        for name, visible in answer["branches"].items():
+            own = branch_tensors(tensors, name)
+            branches[name] = _exposed_loss(visible, own, own["total"], head, hyperparameters)
+        return replace(loss, branches=branches)
 
     def _ask(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Question:
         """Send the arguments of one call to the worker, and return the results of the call.
@@ -346,14 +348,14 @@ def loss_answer(
     """Return the loss of a batch, its gradients, and the exposed tensors of its assigner; runs in the worker."""
     maps = tuple(
         tensors[f"level.{number}"].requires_grad_(facts["differentiate"])
-        for number in range(len(head.strides))
+        for number in range(sum(name.startswith("level.") for name in tensors))
     )
     loss = copies.loss(adapter.loss(maps, tensors["annotations"], head, hyperparameters), maps)
     if facts["differentiate"]:
         # the suite's process validates the results again, and finds the mistakes
         check_loss(loss, maps, task_of(tensors["annotations"].shape[1]), findings=Findings())
     total = loss.total.sum()
-    results = {"total": total} | ({} if loss.items is None else {"items": loss.items.detach()})
+    results = {"total": total}
     if facts["differentiate"]:
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(total, maps, allow_unused=True)
         results |= {
@@ -361,13 +363,43 @@ def loss_answer(
             for level, gradient in enumerate(gradients)
             if gradient is not None
         }
+    visible, tensors_shown = _exposed(loss)
+    answer = {"total": facts["differentiate"]} | visible
+    if isinstance(loss.branches, dict):
+        answer["branches"] = {}
+        for name, part in loss.branches.items():
+            answer["branches"][name], own = _exposed(part)
+            own["total"] = part.total.sum()
+            tensors_shown |= {f"{BRANCHES}.{name}.{key}": tensor for key, tensor in own.items()}
+    return answer, results | tensors_shown
+
+
+def _exposed(loss: Loss) -> Question:
+    """Return the parts of a loss that an adapter may expose: which of them it exposes, and their tensors."""
+    results = {} if loss.items is None else {"items": loss.items.detach()}
     if loss.assignment is not None:
         results |= checked_tensors(loss.assignment, Assignment)
     if loss.inputs is not None:
         results |= checked_tensors(loss.inputs, AssignerInputs)
-    visible = {"assignment": loss.assignment is not None, "inputs": loss.inputs is not None}
     learns = loss.items is not None and loss.items.requires_grad
-    return {"total": facts["differentiate"], "items_learn": learns} | visible, results
+    visible = {"assignment": loss.assignment is not None, "inputs": loss.inputs is not None}
+    return {"items_learn": learns} | visible, results
+
+
+def _exposed_loss(
+    visible: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    total: Tensor,
+    head: Head,
+    hyperparameters: Hyperparameters,
+) -> Loss:
+    """Rebuild a loss from the parts that `_exposed` returned in the worker."""
+    shown = assignment_from(tensors) if visible["assignment"] else None
+    read = inputs_from(tensors, head, hyperparameters) if visible["inputs"] else None
+    items = tensors.get("items")
+    if items is not None and visible.get("items_learn"):
+        items.requires_grad_()
+    return Loss(total, items, shown, read)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """The reference with a planted fault, as an implementation under test."""
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
@@ -42,10 +44,16 @@ class FaultyReference(ReferenceAdapter):
         with self.fault.planted():
             loss = super().loss(feature_maps, annotations, head, hyperparameters)
             if self.exposes_stages and self.fault.stage == StageName.DECODE:
-                task = task_of(annotations.shape[1]).name
+                task = task_of(annotations.shape[1]).name  # of a branch, detection
                 inputs = assigner_inputs(Batch(feature_maps, annotations, head, hyperparameters, task=task))
         assignment = None if loss.assignment is None else self._visible(loss.assignment)
-        return Loss(loss.total, loss.items, assignment, inputs)
+        branches = None if loss.branches is None else dict(map(self._visible_branch, loss.branches.items()))
+        return Loss(loss.total, loss.items, assignment, inputs, branches=branches)
+
+    def _visible_branch(self, named: tuple[str, Loss]) -> tuple[str, Loss]:
+        """Return the name and the loss of a branch, whose assignment is made visible as `exposes_stages` says."""
+        name, loss = named
+        return name, replace(loss, assignment=self._visible(loss.assignment) if loss.assignment else None)
 
     def _visible(self, assignment: Assignment) -> Assignment:
         """Return a detached copy of an assignment, with its stages only if `exposes_stages` is True."""
