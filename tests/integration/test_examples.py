@@ -83,6 +83,7 @@ def test_cpp_conforms(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (status, program["name"]) == (0, "cpp")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

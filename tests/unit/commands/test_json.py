@@ -124,7 +124,7 @@ def of_measure(folder: Path, patch: Patch) -> list[str]:
 def of_export(folder: Path, patch: Patch) -> list[str]:
     batch = Recipe(((Truth("ordinary"),),), classes=2, predictions="near").build()
     patch.setattr(export, "batches_of_checks", lambda *arguments: [Drawn(batch, "loss", ("loss",))])
-    return ["export", str(folder / "vectors")]
+    return ["export", str(folder / "vectors"), "--profile", "dev"]
 
 
 def of_judge(folder: Path, patch: Patch) -> list[str]:

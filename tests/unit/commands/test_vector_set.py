@@ -55,6 +55,7 @@ def test_another_batch_than_the_listed_one_is_an_error(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_each_fault_is_found_by_the_vectors_that_claim_it():
     """Of the vectors that claim a fault, the first one really finds it, in a program that shows no stages."""
     claims: dict[str, Candidate] = {}
