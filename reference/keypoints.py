@@ -15,7 +15,7 @@ Weights do not enter these terms: all positives count in full there, also those 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -36,6 +36,7 @@ from tal_reference.assignment import (
 from tal_reference.dialect import NEWEST, Dialect
 from tal_reference.flow import Flow, rle_term
 from tal_reference.loss import (
+    BatchTargets,
     DetectionLoss,
     Positives,
     Predictions,
@@ -69,25 +70,14 @@ class KeypointPredictions(Predictions):
     """The predictions in the feature maps, one row per anchor.
 
     Attributes:
-        keypoints: (B, A, K, D) raw x, y, and the logit of the visibility if D = 3.
+        keypoints: (B, A, K D) of each keypoint the raw x, y, and the logit of the visibility if D = 3.
+        shape: K and D.
         raw_sigmas: (B, A, K, 2) logits of the standard deviations of x and y (RLE-1); None: rle is 0.
     """
 
-    keypoints: Float[Tensor, "B A K D"]
+    keypoints: Float[Tensor, "B A channels"]
+    shape: tuple[int, int]
     raw_sigmas: Float[Tensor, "B A K 2"] | None = None
-
-
-@dataclass(frozen=True)
-class TrueKeypoints:
-    """The keypoints of the M ground truths of an image.
-
-    Attributes:
-        points: (M, K, 2) x and y in pixels of the input.
-        visibilities: (M, K) 0 for invisible keypoints; other numbers for visible ones, usually 1 or 2.
-    """
-
-    points: Float[Tensor, "M K 2"]
-    visibilities: Float[Tensor, "M K"]
 
 
 @dataclass(frozen=True)
@@ -111,15 +101,13 @@ class PositiveKeypoints:
 
 def pose_loss(
     feature_maps: Sequence[Float[Tensor, "B _ _ _"]],
-    annotations: Float[Tensor, "N 6"],
+    annotations: Float[Tensor, "N columns"],
     head: Head,
     hyperparameters: Hyperparameters = Hyperparameters(),
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
     *,
-    shape: tuple[int, int],
-    keypoints: Float[Tensor, "N K _"],
-    sigmas: Sequence[float] | None = None,
+    keypoints: Float[Tensor, "_ K _"] | None = None,
     keypoints_assign: bool = False,
     flow: Flow | None = None,
 ) -> DetectionLoss:
@@ -128,14 +116,13 @@ def pose_loss(
     Args:
         feature_maps: one map per level with 4R + C channels of detection, K D of keypoints, each keypoint's D numbers
             together (POSE-IN-1), and if `flow` is not None, 2 K or no channels of raw sigmas (RLE-1).
-        annotations: (N, 6) rows (image index, class, cx, cy, w, h), sorted by image.
-        head: strides, classes, bins and class weights.
+        annotations: (N, 6) rows (image index, class, cx, cy, w, h), sorted by image; (N, 6 + 3K) without `keypoints`:
+            then x, y and visibility of each keypoint follow.
+        head: strides, classes, bins, class weights, and K and D.
         hyperparameters: hyperparameters of assigner and loss.
         dialect: the choices to follow where releases differ.
         keep_trace: store every stage of the assignment in `targets[i].trace`.
-        shape: K and D.
         keypoints: (N, K, 3) x, y (normalised) and visibility of every row's keypoints; or (N, K, 2), all visible.
-        sigmas: standard deviations of the keypoints; None: see `sigmas_of`.
         keypoints_assign: True for Pose26 heads, whose assignment compares keypoints (P26-3) and reads them in every
             batch (P26-4). Other heads, also end-to-end ones, assign as in detection (POSE-1, P26-5).
         flow: the density of the errors, for Pose26 heads; None: no term rle (P26-SUM-1).
@@ -144,44 +131,61 @@ def pose_loss(
         ValueError: inputs do not fit each other, a row names an unknown image or class, or there are fewer anchors
             than k.
     """
-    predictions = read_keypoints(feature_maps, head, shape)
+    predictions = read_keypoints(feature_maps, head)
     reject_unknown_classes(annotations, head)
     finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)
-    truths = ground_truths(annotations.to(finest), len(predictions.logits), predictions.size)
-    wanted = true_keypoints(keypoints.to(finest), annotations, len(truths), predictions.size)
-    deviations = sigmas_of(shape, sigmas, like=wanted[0].points)  # (K,)
-    decode = decode_without_factor if keypoints_assign else decode_keypoints
-    assigner = keypoint_assigners(predictions, wanted, deviations) if keypoints_assign else None
+    rows, given = split_rows(annotations.to(finest), head) if keypoints is None else (annotations.to(finest), keypoints)
+    truths = ground_truths(rows, len(predictions.logits), predictions.size)
+    wanted = true_keypoints(given.to(finest), rows, len(truths), predictions.size)
+    sigmas = sigmas_of(head, like=wanted[0])  # (K,)
+    assigner = keypoint_assigners(predictions, wanted, sigmas) if keypoints_assign else None
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace, assigner)
-    positives = positives_of(targets)
+    positives = with_keypoints(positives_of(targets), owners_of(targets), wanted)
+    terms = pose_items(predictions, positives, head, hyperparameters, dialect, keypoints_assign, flow)  # (5,), or (6,)
+    return DetectionLoss(terms * len(targets), terms.detach(), targets, predictions)
+
+
+def pose_items(
+    predictions: KeypointPredictions,
+    targets: Positives | BatchTargets,
+    head: Head,
+    hyperparameters: Hyperparameters,
+    dialect: Dialect = NEWEST,
+    keypoints_assign: bool = False,
+    flow: Flow | None = None,
+) -> Float[Tensor, "terms"]:
+    """Return the losses box, pose, kobj, cls and dfl times their gains, and rle with a flow (POSE-SUM-1, P26-SUM-1).
+
+    Arguments are those of `pose_loss`; `targets` have the ground truths' keypoints.
+    """
+    positives = targets.positives if isinstance(targets, BatchTargets) else targets
     box, cls, dfl = loss_items(predictions, positives, head, hyperparameters, dialect)
-    found = at_positives(predictions, positives, owners_of(targets), wanted, decode)
+    decode = decode_without_factor if keypoints_assign else decode_keypoints
+    found = at_positives(predictions, positives, decode)
+    sigmas = sigmas_of(head, like=found.wanted)  # (K,)
     items = [
         box,
-        hyperparameters.pose_gain * pose_term(found, deviations),
+        hyperparameters.pose_gain * pose_term(found, sigmas),
         hyperparameters.kobj_gain * visibility_term(found),
         cls,
         dfl,
     ]
     if flow is not None:
-        items.append(hyperparameters.rle_gain * residual_term(predictions, positives, found, shape, flow))
-    terms = torch.stack(items)  # (5,), or (6,)
-    return DetectionLoss(terms * len(targets), terms.detach(), targets, predictions)
+        items.append(hyperparameters.rle_gain * residual_term(predictions, positives, found, flow))
+    return torch.stack(items)  # (5,), or (6,)
 
 
 # --- inputs
 
 
-def read_keypoints(
-    feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head, shape: tuple[int, int]
-) -> KeypointPredictions:
+def read_keypoints(feature_maps: Sequence[Float[Tensor, "B _ _ _"]], head: Head) -> KeypointPredictions:
     """Return the flattened feature maps, whose channels after those of detection are keypoints (POSE-IN-1, PRE-*).
 
     Raises:
         ValueError: the number of maps or channels does not fit the head, or the maps differ in number of images or
             dtype.
     """
-    count, numbers = shape
+    count, numbers = shape = shape_of(head)
     without, with_sigmas = (head.channels + count * (numbers + more) for more in (0, 2))
     wrong = [tuple(level.shape) for level in feature_maps if level.shape[1] not in (without, with_sigmas)]
     if wrong:
@@ -189,17 +193,44 @@ def read_keypoints(
         raise ValueError(f"feature maps have the shapes {wrong}; the head has {expected}")
     distances, logits = flatten([level[:, : head.channels] for level in feature_maps], head)  # (B, A, 4R), (B, A, C)
     rest = torch.cat([level[:, head.channels :].flatten(2) for level in feature_maps], dim=2).mT  # (B, A, K D + ..)
-    keypoints = rest[..., : count * numbers].unflatten(2, shape)  # (B, A, K, D)
-    raw = rest[..., count * numbers :]  # (B, A, 2 K), or (B, A, 0)
+    keypoints, raw = rest.tensor_split((count * numbers,), dim=2)  # (B, A, K D), and (B, A, 2 K) or (B, A, 0)
     raw_sigmas = raw.unflatten(2, (count, 2)) if raw.shape[2] else None  # (B, A, K, 2)
     anchors, size = make_anchors(feature_maps, head), input_size(feature_maps, head)
-    return KeypointPredictions(distances, logits, anchors, size, keypoints, raw_sigmas)
+    return KeypointPredictions(distances, logits, anchors, size, keypoints, shape, raw_sigmas)
+
+
+def shape_of(head: Head) -> tuple[int, int]:
+    """Return the number K of keypoints, and of numbers D for each (POSE-IN-1).
+
+    Raises:
+        ValueError: the head has no keypoints.
+    """
+    if head.keypoints is None:
+        raise ValueError(f"a loss of poses needs a head with keypoints, such as keypoints=(17, 3); got {head}")
+    return head.keypoints
+
+
+def split_rows(
+    annotations: Float[Tensor, "N columns"], head: Head
+) -> tuple[Float[Tensor, "N 6"], Float[Tensor, "N K 3"]]:
+    """Return the rows of boxes, and the keypoints that follow in the same rows.
+
+    Raises:
+        ValueError: the rows do not have 6 + 3K columns.
+    """
+    count, columns = shape_of(head)[0], annotations.shape[1]
+    if columns != 6 + 3 * count:
+        raise ValueError(f"annotation rows have {columns} columns, expected 6 + 3K = {6 + 3 * count}")
+    return annotations[:, :6], annotations[:, 6:].unflatten(1, (count, 3))
 
 
 def true_keypoints(
     keypoints: Float[Tensor, "_ K _"], annotations: Float[Tensor, "N 6"], images: int, size: tuple[int, int]
-) -> list[TrueKeypoints]:
-    """Return the keypoints of each image's ground truths; without a third number all are visible (POSE-IN-2).
+) -> list[Float[Tensor, "_ K 3"]]:
+    """Return for each image (M, K, 3): x and y in pixels and visibility of the ground truths' keypoints (POSE-IN-2).
+
+    A visibility of 0 means invisible; other numbers, usually 1 or 2, are not distinguished. Keypoints without a third
+    number are visible.
 
     Raises:
         ValueError: the number of keypoints' rows is not that of the annotations, or they have not 2 or 3 numbers.
@@ -209,26 +240,34 @@ def true_keypoints(
         expected = f"({len(image)}, K, 3) or ({len(image)}, K, 2)"
         raise ValueError(f"keypoints are {tuple(keypoints.shape)}, expected {expected}")
     points = keypoints[..., :2] * keypoints.new_tensor((size[1], size[0]))  # (N, K, 2)
-    visibilities = keypoints[..., 2] if keypoints.shape[2] == 3 else torch.ones_like(keypoints[..., 0])  # (N, K)
-    return [TrueKeypoints(points[image == i], visibilities[image == i]) for i in range(images)]
+    visibilities = keypoints[..., 2:] if keypoints.shape[2] == 3 else torch.ones_like(keypoints[..., :1])  # (N, K, 1)
+    whole = torch.cat((points, visibilities), dim=2)  # (N, K, 3)
+    return [whole[image == i] for i in range(images)]
 
 
-def sigmas_of(
-    shape: tuple[int, int], sigmas: Sequence[float] | None, like: Float[Tensor, "..."]
-) -> Float[Tensor, "K"]:
-    """Return (K,) the standard deviation of each keypoint: the given ones, COCO's, or 1 / K each (POSE-IN-3).
+def with_keypoints(
+    positives: Positives, owners: Int[Tensor, "P"], truths: Sequence[Float[Tensor, "_ K 3"]]
+) -> Positives:
+    """Return the positives with the keypoints of their ground truths.
+
+    Args:
+        positives: the P positives.
+        owners: (P,) index of each positive's ground truth in its image.
+        truths: for each image (M, K, 3), the keypoints of the ground truths.
+    """
+    first = torch.tensor([0, *map(len, truths)], device=owners.device).cumsum(0)  # (B + 1,)
+    return replace(positives, keypoints=torch.cat(list(truths))[first[positives.image] + owners])
+
+
+def sigmas_of(head: Head, like: Float[Tensor, "..."]) -> Float[Tensor, "K"]:
+    """Return (K,) the standard deviation of each keypoint: the head's own, COCO's, or 1 / K each (POSE-IN-3).
 
     They are rounded to float32, whatever the dtype of `like`, in which they are returned.
-
-    Raises:
-        ValueError: the given sigmas are not K positive numbers.
     """
-    count = shape[0]
-    if sigmas is None and shape == COCO:
+    shape = count, _ = shape_of(head)
+    if head.keypoint_sigmas is None and shape == COCO:
         return (torch.tensor(COCO_SIGMAS, dtype=torch.float32, device=like.device) / 10).to(like)  # (K,)
-    sigmas = (1 / count,) * count if sigmas is None else sigmas
-    if len(sigmas) != count or not all(sigma > 0 for sigma in sigmas):
-        raise ValueError(f"sigmas are {tuple(sigmas)!r:.200}, expected {count} positive numbers, one per keypoint")
+    sigmas = (1 / count,) * count if head.keypoint_sigmas is None else head.keypoint_sigmas
     return torch.tensor(sigmas, dtype=torch.float32, device=like.device).to(like)  # (K,)
 
 
@@ -245,33 +284,24 @@ def decode_without_factor(
 
 
 def at_positives(
-    predictions: KeypointPredictions,
-    positives: Positives,
-    owners: Int[Tensor, "P"],
-    truths: Sequence[TrueKeypoints],
-    decode: Callable[[Tensor, Tensor], Tensor],
+    predictions: KeypointPredictions, positives: Positives, decode: Callable[[Tensor, Tensor], Tensor]
 ) -> PositiveKeypoints:
     """Return the predicted and true keypoints of the positives, in grid units (POSE-3).
 
     Args:
         predictions: the flattened feature maps.
-        positives: images, anchors and target boxes of the P positives.
-        owners: (P,) index of each positive's ground truth in its image.
-        truths: the keypoints of each image's ground truths.
+        positives: images, anchors, target boxes and keypoints of the P positives.
         decode: `decode_keypoints` or `decode_without_factor`.
     """
+    assert positives.keypoints is not None
     anchors, _ = predictions.at(positives)
-    raw = predictions.keypoints[positives.image, positives.anchor]  # (P, K, D)
-    first = torch.tensor([0, *(len(image.points) for image in truths)], device=owners.device).cumsum(0)  # (B + 1,)
-    row = first[positives.image] + owners  # (P,) among the ground truths of all images
-    points = torch.cat([image.points for image in truths])[row]  # (P, K, 2)
-    visible = torch.cat([image.visibilities for image in truths])[row] != 0  # (P, K)
+    raw = predictions.keypoints[positives.image, positives.anchor].unflatten(1, predictions.shape)  # (P, K, D)
     left, top, right, bottom = (positives.boxes / anchors.strides).unbind(1)  # (P,) each
     return PositiveKeypoints(
         decode(raw[..., :2], anchors.centres),
         raw[..., 2] if raw.shape[2] == 3 else None,
-        points / anchors.strides[:, None],
-        visible,
+        positives.keypoints[..., :2] / anchors.strides[:, None],
+        positives.keypoints[..., 2] != 0,
         (right - left) * (bottom - top),
     )
 
@@ -325,7 +355,6 @@ def residual_term(
     predictions: KeypointPredictions,
     positives: Positives,
     found: PositiveKeypoints,
-    shape: tuple[int, int],
     flow: Flow,
 ) -> Float[Tensor, ""]:
     """Return the residual log-likelihood of the positives' visible keypoints, without gain; 0 if no sigmas (RLE-1).
@@ -334,6 +363,7 @@ def residual_term(
     """
     if predictions.raw_sigmas is None:
         return found.predicted.new_zeros(())
+    shape = predictions.shape
     joints = COCO_WEIGHTS if shape == COCO else (1.0,) * shape[0]
     weights = torch.tensor(joints, dtype=torch.float32, device=found.visible.device).to(found.predicted)  # (K,)
     raw_sigmas = predictions.raw_sigmas[positives.image, positives.anchor]  # (P, K, 2)
@@ -344,15 +374,16 @@ def residual_term(
 
 
 def keypoint_assigners(
-    predictions: KeypointPredictions, truths: Sequence[TrueKeypoints], sigmas: Float[Tensor, "K"]
+    predictions: KeypointPredictions, truths: Sequence[Float[Tensor, "_ K 3"]], sigmas: Float[Tensor, "K"]
 ) -> list[partial[Targets]]:
     """Return for each image a function that assigns its ground truths as `assign` does, by keypoints (P26-3)."""
     anchors = predictions.anchors
-    points = decode_without_factor(predictions.keypoints.detach()[..., :2], anchors.centres)  # (B, A, K, 2)
+    raw = predictions.keypoints.detach().unflatten(2, predictions.shape)  # (B, A, K, D)
+    points = decode_without_factor(raw[..., :2], anchors.centres)  # (B, A, K, 2)
     return [
         partial(
             assign_with_keypoints,
-            points=(image * anchors.strides[:, None]).to(own.points),
+            points=(image * anchors.strides[:, None]).to(own),
             keypoints=own,
             sigmas=sigmas,
             anchor_strides=anchors.strides.squeeze(1),
@@ -373,7 +404,7 @@ def assign_with_keypoints(
     keep_trace: bool = False,
     *,
     points: Float[Tensor, "A K 2"],
-    keypoints: TrueKeypoints,
+    keypoints: Float[Tensor, "M K 3"],
     sigmas: Float[Tensor, "K"],
     anchor_strides: Float[Tensor, "A"],
 ) -> Targets:
@@ -389,7 +420,7 @@ def assign_with_keypoints(
         dialect: the choices to follow.
         keep_trace: store every stage's values in `trace`.
         points: (A, K, 2) predicted keypoints in pixels.
-        keypoints: the keypoints of the ground truths.
+        keypoints: (M, K, 3) keypoints of the ground truths, x and y in pixels.
         sigmas: (K,) standard deviations of the keypoints.
         anchor_strides: (A,) stride of each anchor's level in pixels.
 
@@ -400,12 +431,12 @@ def assign_with_keypoints(
         return background(truths, len(centres))  # TAL-EMPTY-1
     reject_unsupported(strides, hyperparameters, dialect)
     candidates = gated(candidates_of(truths, centres, dialect.floor(strides)), truths, anchor_strides)  # (M, A)
-    counted = keypoints.visibilities > 0  # (M, K)
+    counted = keypoints[..., 2] > 0  # (M, K)
     has_keypoints = counted.any(1)  # (M,)
     of_boxes = overlaps_of(truths.boxes, boxes, candidates & ~has_keypoints[:, None])  # (M, A)
     truth, anchor = pairs = (candidates & has_keypoints[:, None]).nonzero(as_tuple=True)  # (P,), (P,)
     area = SHARE_OF_BOX * box_areas(truths)[truth]  # (P,)
-    alike = similarity(points[anchor], keypoints.points[truth], area, sigmas) * counted[truth]  # (P, K)
+    alike = similarity(points[anchor], keypoints[truth, :, :2], area, sigmas) * counted[truth]  # (P, K)
     oks = alike.sum(1) / counted[truth].sum(1)  # (P,)
     overlap = of_boxes + scatter_pairs(oks, pairs, candidates)  # (M, A) for each ground truth one of the two is zero
     return assign_candidates(scores, truths, candidates, candidates, overlap, hyperparameters, keep_trace)

@@ -74,6 +74,7 @@ class Positives:
         labels: (P,) int64 class.
         boxes: (P, 4) target box, xyxy in pixels. Rotated: (P, 5).
         weights: (P,) w, the target score of that class; every other target score of the batch is zero.
+        keypoints: (P, K, 3) x and y in pixels and visibility of the ground truth's keypoints; None without keypoints.
     """
 
     image: Int[Tensor, "P"]
@@ -81,6 +82,7 @@ class Positives:
     labels: Int[Tensor, "P"]
     boxes: Float[Tensor, "P box"]
     weights: Float[Tensor, "P"]
+    keypoints: Float[Tensor, "P K 3"] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,21 @@ class BatchTargets:
         foreground: (B, A) True for positives.
         boxes: (B, A, 4) target boxes, xyxy in pixels. Rotated: (B, A, 5).
         scores: (B, A, C) target scores; at most one score of an anchor is not zero (TAL-TGT-1).
+        keypoints: (B, A, K, 3) keypoints of the ground truths, as in `Positives`; None without keypoints.
     """
 
     foreground: Bool[Tensor, "B A"]
     boxes: Float[Tensor, "B A box"]
     scores: Float[Tensor, "B A C"]
+    keypoints: Float[Tensor, "B A K 3"] | None = None
 
     @property
     def positives(self) -> Positives:
         """The targets of positives only, without background anchors."""
         image, anchor = self.foreground.nonzero(as_tuple=True)  # (P,), (P,)
         scores = self.scores[image, anchor]  # (P, C)
-        return Positives(image, anchor, scores.argmax(1), self.boxes[image, anchor], scores.sum(1))
+        keypoints = None if self.keypoints is None else self.keypoints[image, anchor]  # (P, K, 3)
+        return Positives(image, anchor, scores.argmax(1), self.boxes[image, anchor], scores.sum(1), keypoints)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ class Head:
         classes: number of classes C.
         reg_max: number R of bins for each side's distance; with R = 1 the raw value is the distance (DEC-1).
         class_weights: factor of each class's cross-entropy, C numbers (`model.class_weights`, COR-7); None: 1.
+        keypoints: number K of keypoints, and 2 or 3 numbers for each: x, y, and a logit of the visibility
+            (POSE-IN-1); None for heads without keypoints.
+        keypoint_sigmas: standard deviations of the K keypoints (`model.kpt_oks_sigmas`); None: see POSE-IN-3.
 
     Raises:
         ValueError: the head has no level, a number is not positive, or the class weights are not C finite numbers of
@@ -23,10 +26,14 @@ class Head:
     classes: int
     reg_max: int = 16
     class_weights: tuple[float, ...] | None = None
+    keypoints: tuple[int, int] | None = None
+    keypoint_sigmas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1 or self.classes < 1 or self.reg_max < 1:
             raise ValueError(f"a head needs at least one level and positive strides, classes and reg_max; got {self}")
+        if self.keypoints is not None:
+            self._check_keypoints(*self.keypoints)
         weights = self.class_weights
         if weights is None:
             return
@@ -35,9 +42,17 @@ class Head:
                 f"class_weights are {weights!r:.200}, expected {self.classes} finite numbers of at least 0, one a class"
             )
 
+    def _check_keypoints(self, count: int, numbers: int) -> None:
+        """Raise ValueError unless the keypoints and their standard deviations are possible (POSE-IN-1, POSE-IN-3)."""
+        if count < 1 or numbers not in (2, 3):
+            raise ValueError(f"keypoints are {self.keypoints}, expected at least 1 keypoint with 2 or 3 numbers each")
+        sigmas = self.keypoint_sigmas
+        if sigmas is not None and not (len(sigmas) == count and all(0 < sigma < math.inf for sigma in sigmas)):
+            raise ValueError(f"keypoint_sigmas are {sigmas!r:.200}, expected {count} positive numbers, one a keypoint")
+
     @property
     def channels(self) -> int:
-        """Number of channels of every feature map: four sides of R bins, then C class logits (PRE-1)."""
+        """Number of channels of detection: four sides of R bins, then C class logits (PRE-1); others follow them."""
         return 4 * self.reg_max + self.classes
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tal_conformance.core.task import DETECT, TASKS
+from tal_conformance.core.task import DETECT, POSE, TASKS
 
 Detector = Callable[[Any], "bool | Tensor"]
 """Function of a batch's content, an object that `CONTENTS_BY_TASK` in `hazards` makes for every task."""
@@ -13,7 +13,9 @@ HAZARDS_BY_TASK: dict[str, dict[str, tuple[str, Detector]]] = {task: {} for task
 """For every task: what each hazard needs of a batch (an argument of `Content.has`), and its detector, by name."""
 
 
-def hazard(needs: str = "", tasks: tuple[str, ...] = (DETECT.name,)) -> Callable[[Detector], Detector]:
+def hazard(
+    needs: str = "", tasks: tuple[str, ...] = (DETECT.name, POSE.name)
+) -> Callable[[Detector], Detector]:
     """Return a decorator that registers a detector of a hazard under its function name.
 
     Args:

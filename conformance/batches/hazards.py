@@ -15,13 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tal_conformance.batches import hazards_of_branches, hazards_of_size, hazards_of_turns  # noqa: F401 (register detectors)
+from tal_conformance.batches import (  # noqa: F401 (register detectors)
+    hazards_of_branches,
+    hazards_of_keypoints,
+    hazards_of_size,
+    hazards_of_turns,
+)
 from tal_conformance.batches.content import Content, Shape
 from tal_conformance.batches.hazard_registry import HAZARDS_BY_TASK, Detector, hazard
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.branches import branch_batches, has_branches
 from tal_conformance.core.geometry import depth, sides_to
-from tal_conformance.core.task import DETECT, E2E, OBB, TASKS
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, TASKS
 
 SATURATED = 17.0
 """Smallest logit considered here whose sigmoid is exactly 1 in float32."""
@@ -43,6 +48,7 @@ CONTENTS_BY_TASK: dict[str, Callable[[Batch], Any]] = {
     DETECT.name: Content,
     OBB.name: hazards_of_turns.TurnedContent,
     E2E.name: hazards_of_branches.BranchContent,
+    POSE.name: hazards_of_keypoints.PosedContent,
 }
 """The content that the detectors of every task read."""
 

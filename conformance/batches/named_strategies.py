@@ -9,11 +9,12 @@ from tal_conformance.batches.calling import CALLED_TURNED, with_turns
 from tal_conformance.batches.class_weights import class_weights
 from tal_conformance.batches.generic_heads import heads, trained_logits
 from tal_conformance.batches.long_batches import crossings, long_batches
+from tal_conformance.batches.posed_strategies import posed_strategies
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import SMALL, STRIDES, recipes
 from tal_conformance.batches.truths import Truth
 from tal_conformance.batches.turned_strategies import turned, turned_strategies
-from tal_conformance.core.task import DETECT, E2E, OBB
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE
 from tal_reference import Hyperparameters
 
 ONE_TO_ONE = st.sampled_from(
@@ -168,6 +169,7 @@ STRATEGIES_BY_TASK = {
     | dict.fromkeys(OF_CALLS, CALLED_TURNED)
     | dict.fromkeys(OF_DEVICES, turned(st.one_of(*LOSS_STRATEGIES.values()))),
     E2E.name: end_to_end_strategies(STRATEGIES | {name: TURNABLE[name] for name in OF_HEADS}),
+    POSE.name: posed_strategies(STRATEGIES | TURNABLE),
 }
 """The strategies of every task: by the names of `STRATEGIES`, and of other tasks than detection by those of `TURNABLE`
 too."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.batches.keypoints import keypoint_columns, predicted_keypoints, true_keypoints
 from tal_conformance.batches.one_line_repr import OneLineRepr
 from tal_conformance.batches.prediction_kinds import PREDICTION_KINDS_BY_TASK
 from tal_conformance.batches.predictions import Copy, Scene, predictions
@@ -53,6 +54,9 @@ class Recipe(OneLineRepr):
         task: name of the loss family, a key of `TASKS`.
         one2one: kind of the predictions of the branch one2one of an end-to-end head, a key of `PREDICTION_KINDS`;
             "" for the kind `predictions` with other random numbers; "same" for the predictions of the branch one2many.
+        keypoints: numbers K and D of keypoints, for poses; None without keypoints.
+        keypoint_kind: kind of the true keypoints, a key of `KEYPOINT_KINDS`.
+        keypoint_sigmas: standard deviations of the keypoints, repeated for further keypoints; empty: by POSE-IN-3.
     """
 
     images: tuple[Sequence[Truth], ...] = ((),)
@@ -70,6 +74,9 @@ class Recipe(OneLineRepr):
     class_weights: tuple[float, ...] = ()
     task: str = DETECT.name
     one2one: str = ""
+    keypoints: tuple[int, int] | None = None
+    keypoint_kind: str = "labelled"
+    keypoint_sigmas: tuple[float, ...] = ()
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -97,7 +104,9 @@ class Recipe(OneLineRepr):
             )
         generators = tuple(torch.Generator().manual_seed(256 * self.seed + stream) for stream in streams)
         weights = tuple(islice(cycle(self.class_weights), self.classes)) or None
-        head = Head(self.strides, self.classes, self.reg_max, weights)
+        count = 0 if self.keypoints is None else self.keypoints[0]
+        sigmas = tuple(islice(cycle(self.keypoint_sigmas), count)) or None
+        head = Head(self.strides, self.classes, self.reg_max, weights, self.keypoints, sigmas)
         height, width = (cells * self.strides[0] for cells in self.cells)
         canvas = Canvas(width, height, self.strides)
         resolved = [resolve(truths, canvas, self.classes, KINDS_BY_TASK[self.task]) for truths in self.images]
@@ -108,6 +117,10 @@ class Recipe(OneLineRepr):
             scene, self.predictions, self.levels, self.copies, self.hyperparameters, kinds
         )
         rows = _annotations(resolved, (height, width), turned)
+        if self.keypoints is not None:
+            truths = true_keypoints(scene, self.keypoint_kind, count)  # (B, M, K, 3)
+            rows = torch.cat((rows, keypoint_columns(scene, truths)), dim=1)  # (N, 6 + 3K)
+            others = [predicted_keypoints(scene, truths, self.keypoints[1])]  # (B, A, K D)
         if self.shuffled:
             rows = _shuffled(rows, scene.uniform(len(rows))[0])
         maps = fold(distances, logits, self.grids, *others)

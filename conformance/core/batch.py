@@ -67,8 +67,9 @@ class Batch:
             raise ValueError(unknown_name("task", str(self.task), TASKS))
         _check_hyperparameters(self.hyperparameters)
         _check_class_weights(self.head)
+        _check_keypoints(self.head, self.family)
         _check_maps(self.feature_maps, self.head, self.family)
-        _check_annotations(self.annotations, self.images, self.head.classes, self.device, self.family)
+        _check_annotations(self.annotations, self.images, self.head, self.device, self.family)
         _check_extras(self.extras, self.device, self.family)
 
     def __repr__(self) -> str:
@@ -85,8 +86,9 @@ class Batch:
         head: dict[str, object] = {
             "strides": self.head.strides, "classes": self.head.classes, "reg_max": self.head.reg_max,
         }  # fmt: skip
-        if self.head.class_weights is not None:
-            head["class_weights"] = self.head.class_weights
+        for name in ("class_weights", "keypoints", "keypoint_sigmas"):
+            if getattr(self.head, name) is not None:
+                head[name] = getattr(self.head, name)
         settings: dict[str, object] = {"head": head, "hyperparameters": _changed(self.hyperparameters)}
         if self.autocast:
             settings["autocast"] = True
@@ -191,6 +193,10 @@ class Batch:
             settings.append(f"task {self.task}")
         if (weights := self.head.class_weights) is not None:
             settings.append(f"class weights {min(weights):.6g} to {max(weights):.6g}")
+        if self.head.keypoints is not None:
+            settings.append(f"keypoints {self.head.keypoints[0]}x{self.head.keypoints[1]}")
+        if (sigmas := self.head.keypoint_sigmas) is not None:
+            settings.append(f"keypoint sigmas {min(sigmas):.6g} to {max(sigmas):.6g}")
         settings += [f"{name} {tuple(tensor.shape)}" for name, tensor in self.extras.items()]
         return "; ".join([f"{', '.join(sizes + settings)}: {parts[0]}", *parts[1:], self._predictions()])
 
@@ -305,10 +311,10 @@ def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> Non
 
 
 def _check_annotations(
-    annotations: Tensor, images: int, classes: int, device: torch.device, task: Task
+    annotations: Tensor, images: int, head: Head, device: torch.device, task: Task
 ) -> None:
-    """Raise ValueError unless every row is a valid annotation of a batch with `images` images and `classes` classes."""
-    columns = task.annotation_columns
+    """Raise ValueError unless every row is a valid annotation of a batch with `images` images and the given head."""
+    columns, classes = task.columns(head), head.classes
     if annotations.dim() != 2 or annotations.shape[1] != columns or annotations.dtype != torch.float32:
         raise ValueError(
             f"annotations are {tuple(annotations.shape)} {annotations.dtype}, expected (N, {columns}) torch.float32"
@@ -331,6 +337,19 @@ def _check_annotations(
             raise ValueError(f"annotation row {number} names class {label:g}, expected 0 to {classes - 1}")
         if width < 0 or height < 0:
             raise ValueError(f"annotation row {number} has a negative width or height: {row}; expected >= 0")
+
+
+def _check_keypoints(head: Head, task: Task) -> None:
+    """Raise ValueError unless the head has keypoints exactly if the task has (POSE-IN-1), with sigmas of float32."""
+    if (head.keypoints is not None) != task.has_keypoints:
+        expected = "the number of keypoints, such as (17, 3)" if task.has_keypoints else "None"
+        raise ValueError(f"head.keypoints is {head.keypoints!r}; task {task.name!r} expects {expected}")
+    sigmas = head.keypoint_sigmas or ()
+    for number, (sigma, stored) in enumerate(zip(sigmas, torch.tensor(sigmas).tolist(), strict=True)):
+        if sigma != stored:
+            raise ValueError(
+                f"keypoint sigma {number} is {sigma!r}, expected a float32 number such as {stored!r}"
+            )
 
 
 def _check_extras(extras: Mapping[str, Tensor], device: torch.device, task: Task) -> None:

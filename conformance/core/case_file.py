@@ -280,7 +280,7 @@ def head_from_dict(fields: Mapping[str, Any]) -> Head:
         TypeError: a field is unknown.
     """
     values: dict[str, Any] = dict(fields)
-    for name in ("strides", "class_weights"):
+    for name in ("strides", "class_weights", "keypoints", "keypoint_sigmas"):
         if values.get(name) is not None:
             values[name] = tuple(values[name])
     return Head(**values)
@@ -292,11 +292,19 @@ def _head(value: Any) -> Head:
             type(number) is int and number <= LARGEST
             for number in [*strides, value["classes"], value["reg_max"]]
         ):
-            weights = value.get("class_weights")
-            if weights is not None and not (
-                isinstance(weights, list) and all(type(weight) in (int, float) for weight in weights)
+            for name in ("class_weights", "keypoint_sigmas"):
+                numbers = value.get(name)
+                if numbers is not None and not (
+                    isinstance(numbers, list) and all(type(number) in (int, float) for number in numbers)
+                ):
+                    raise ValueError(f"invalid {name} {numbers!r:.200}: expected a list of numbers")
+            keypoints = value.get("keypoints")
+            if keypoints is not None and not (
+                isinstance(keypoints, list)
+                and len(keypoints) == 2
+                and all(type(number) is int and number <= LARGEST for number in keypoints)
             ):
-                raise ValueError(f"invalid class_weights {weights!r:.200}: expected a list of numbers")
+                raise ValueError(f"invalid keypoints {keypoints!r:.200}: expected a list of 2 integers")
             return head_from_dict(value)
     raise ValueError(
         f"invalid head {value!r:.200}: expected strides (list of int), classes (int) and reg_max (int), each at most"

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs
-from tal_conformance.core.task import DETECT, E2E, OBB
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE
 from tal_reference import (
     NEWEST,
     DetectionLoss,
@@ -22,6 +22,8 @@ from tal_reference import (
     Predictions,
     detection_loss,
     ground_truths,
+    keypoints,
+    pose_loss,
     rotated,
     rotated_loss,
 )
@@ -48,15 +50,31 @@ def _predictions_of_first_branch(feature_maps: Sequence[Tensor], head: Head) -> 
     return read_predictions(feature_maps[: len(head.strides)], head)
 
 
+def _truths_with_keypoints(
+    annotations: Tensor, images: int, size: tuple[int, int], dialect: Dialect = NEWEST
+) -> list[GroundTruths]:
+    return ground_truths(annotations[:, : POSE.annotation_columns], images, size, dialect)
+
+
+def _keypoint_predictions(feature_maps: Sequence[Tensor], head: Head) -> Predictions:
+    return keypoints.read_keypoints(feature_maps, head)  # a planted fault may replace it
+
+
 PREDICTIONS_BY_TASK = {
     DETECT.name: read_predictions,
     OBB.name: _rotated_predictions,
     E2E.name: _predictions_of_first_branch,
+    POSE.name: _keypoint_predictions,
 }
 """The reference's function that reads the feature maps of every task; with branches, those of the first one."""
-TRUTHS_BY_TASK = {DETECT.name: _detection_truths, OBB.name: _rotated_truths, E2E.name: _detection_truths}
+TRUTHS_BY_TASK = {
+    DETECT.name: _detection_truths,
+    OBB.name: _rotated_truths,
+    E2E.name: _detection_truths,
+    POSE.name: _truths_with_keypoints,
+}
 """The reference's function that converts the annotation rows of every task."""
-LOSSES_BY_TASK = {DETECT.name: detection_loss, OBB.name: rotated_loss}
+LOSSES_BY_TASK = {DETECT.name: detection_loss, OBB.name: rotated_loss, POSE.name: pose_loss}
 """The reference's loss of every task; with branches, use the batch of each branch (`core.branches`)."""
 
 
@@ -91,6 +109,12 @@ def truths_of(
     """
     annotations = batch.annotations if dtype is None else batch.annotations.to(dtype)
     return TRUTHS_BY_TASK[batch.task](annotations, batch.images, batch.size, dialect)
+
+
+def keypoints_of(batch: Batch) -> list[Tensor]:
+    """Return the keypoints (M, K, 3) of each image's ground truths in float64, x and y in pixels (POSE-IN-2)."""
+    rows, given = keypoints.split_rows(batch.annotations.double(), batch.head)
+    return keypoints.true_keypoints(given, rows, batch.images, batch.size)
 
 
 def assigner_inputs(

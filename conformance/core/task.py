@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 if TYPE_CHECKING:  # --help of a command lists the tasks, and must not import torch
     from tal_reference import Head
 
+KEYPOINT_COLUMNS: Final = 3
+"""Columns of a keypoint in annotation rows: x, y, both normalised, and visibility (POSE-IN-2)."""
+
 StageKind = Literal["inputs", "assignment", "term", "total", "gradients", "weights", "items"]
 """Subject of a stage: the assigner's inputs, the assignment, one term of the loss, their sum, the gradients, or the
 weights of a head's branches and the items of both together."""
@@ -33,6 +36,8 @@ class StageName:
     BOX: Final = "box"
     DFL: Final = "dfl"
     ANGLE: Final = "angle"
+    POSE: Final = "pose"
+    KOBJ: Final = "kobj"
     TOTAL: Final = "total"
     GRADIENTS: Final = "gradients"
     WEIGHTS: Final = "weights"
@@ -63,7 +68,7 @@ class HeadField:
     """A group of channels that the head predicts at every anchor.
 
     Attributes:
-        name: name of the group: "distances", "logits" or "angle".
+        name: name of the group: "distances", "logits", "angle" or "keypoints".
         quantity: what messages call the values, such as "distance logits".
         width: function that returns the number of channels for a head.
     """
@@ -82,12 +87,15 @@ class Term:
         gain: attribute of `Hyperparameters` that weights the term.
         clauses: clauses of the specification that define the term.
         reads: names of the head fields on which the term has a gradient.
+        weighted: True if every positive counts with its weight, and the sum is divided by N; False if all positives
+            count in full, also those of weight 0 (COR-2).
     """
 
     name: str
     gain: str
     clauses: tuple[str, ...]
     reads: tuple[str, ...]
+    weighted: bool = True
 
     @property
     def quantity(self) -> str:
@@ -123,6 +131,8 @@ class Task:
             with the branch: "one2one/top-k".
         branch_task: name of the task as which each branch is judged by itself; "" for a head without branches.
         joint: stages of all branches together, judged after those of the branches; none for a head without branches.
+        has_keypoints: True if the head has keypoints, and the annotation rows three more columns for each: x, y and
+            visibility.
     """
 
     name: str
@@ -134,11 +144,17 @@ class Task:
     branches: tuple[str, ...] = ("",)
     branch_task: str = ""
     joint: tuple[Stage, ...] = ()
+    has_keypoints: bool = False
 
     @property
     def annotation_columns(self) -> int:
-        """Number of columns of an annotation row: image, class and the box."""
+        """Number of columns of an annotation row, without keypoints: image, class and the box."""
         return 2 + len(self.box_columns)
+
+    def columns(self, head: "Head") -> int:
+        """Return the number of columns of an annotation row of a head: image, class, box and keypoints."""
+        count, _ = head.keypoints if self.has_keypoints and head.keypoints is not None else (0, 0)
+        return self.annotation_columns + KEYPOINT_COLUMNS * count
 
     def field(self, name: str) -> HeadField:
         """Return a head field by its name.
@@ -208,6 +224,11 @@ def _one(_: "Head") -> int:
     return 1
 
 
+def _keypoints(head: "Head") -> int:
+    count, numbers = head.keypoints or (0, 0)
+    return count * numbers
+
+
 DETECT: Final = Task(
     name="detect",
     box_columns=("cx", "cy", "w", "h"),
@@ -263,6 +284,26 @@ OBB: Final = Task(
 """Rotated boxes: `v8OBBLoss`. Metric, top-k, conflict, targets, normalisation and the class loss are detection's."""
 
 
+POSE: Final = Task(
+    name="pose",
+    box_columns=DETECT.box_columns,
+    fields=(*DETECT.fields, HeadField("keypoints", "keypoints", _keypoints)),
+    terms=(
+        DETECT.terms[0],
+        Term("pose", "pose_gain", ("POSE-4",), ("keypoints",), weighted=False),
+        Term("kobj", "kobj_gain", ("POSE-5",), ("keypoints",), weighted=False),
+        *DETECT.terms[1:],
+    ),
+    stages=(
+        *DETECT.stages[:11],
+        Stage(StageName.POSE, "POSE-4", "term"),
+        Stage(StageName.KOBJ, "POSE-5", "term"),
+        *DETECT.stages[11:],
+    ),
+    has_keypoints=True,
+)
+"""Poses: `v8PoseLoss`. The assignment and the terms box, cls and dfl are detection's (POSE-1)."""
+
 E2E: Final = Task(
     name="e2e",
     box_columns=DETECT.box_columns,
@@ -292,12 +333,14 @@ def task_of(columns: int, branches: int = 1) -> Task:
         ValueError: no task has rows of so many columns, or so many branches.
     """
     for task in TASKS.values():
-        if (task.annotation_columns, len(task.branches)) == (columns, branches):
+        more = columns - task.annotation_columns
+        fits = more > 0 and more % KEYPOINT_COLUMNS == 0 if task.has_keypoints else more == 0
+        if fits and len(task.branches) == branches:
             return task
     raise ValueError(
         f"annotation rows have {columns} columns and heads {branches} feature maps for each stride, which no task has"
     )
 
 
-TASKS: Final = {task.name: task for task in (DETECT, OBB, E2E)}
+TASKS: Final = {task.name: task for task in (DETECT, OBB, E2E, POSE)}
 """Every task by its name."""

@@ -16,7 +16,7 @@ from tal_conformance.judgement.admissible import Ownership, Selection, assignmen
 from tal_conformance.judgement.bounds import ROUNDINGS
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.loss_reference import (
-    LOSS_ITEMS_BY_TASK,
+    DISTANCE_ITEMS_BY_TASK,
     at_anchors,
     class_factors_of,
     fields_of,
@@ -215,7 +215,7 @@ class AssignmentFit:
         targets = Positives(nowhere, each, nowhere, boxes, weights)
         numbers = self.expected.batch.head, self.expected.batch.hyperparameters
         own = replace(self.expected.dialect, weights_meet=WeightBroadcast.PER_POSITIVE)
-        items = LOSS_ITEMS_BY_TASK[self.expected.batch.task](
+        items = DISTANCE_ITEMS_BY_TASK[self.expected.batch.task](
             alone, targets, *numbers, own
         )  # over N, which is P
         (gradient,) = torch.autograd.grad(items.sum() * len(each), distances)  # (1, P, 4R)

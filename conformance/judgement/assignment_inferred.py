@@ -38,6 +38,11 @@ TOO_MANY = (
     "tried explains the loss"
 )
 """Reason for an inconclusive judgement."""
+IN_FULL = (
+    "the assignment is not visible, an image admits several, and positives of weight 0, which have no gradient on class"
+    " logits, count in full in terms of the loss (COR-2)"
+)
+"""Reason for an inconclusive judgement of a loss with terms that do not depend on weights."""
 
 
 def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: Expectation) -> None:
@@ -68,9 +73,12 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
         for image, oracle in enumerate(oracles)
         if oracle is not None
     }
-    read = ReadAssignment.of(loss, expected, every)
+    in_full = not all(term.weighted for term in batch.family.terms)
+    read = None if in_full else ReadAssignment.of(loss, expected, every)
     from_gradients = None if read is None else read.settled(loss, expected, every)
     judged, chosen, untried = explained_by_an_assignment(ReplayedLoss(loss, expected, oracles), every, read)
+    if in_full and judged.verdict.fails and judgement.uniqueness is not Uniqueness.UNIQUE:
+        untried = untried or IN_FULL
     if read is not None:
         for image, fit in every.items():
             read.judge_weights(judgement, image, WeightRange.of(fit))

@@ -27,7 +27,7 @@ from tal_conformance.judgement.loss import judge_loss
 from tal_conformance.judgement.loss_reference import class_factors_of, fields_of, logit_gradient_roundings
 from tal_conformance.judgement.loss_rounding import add_gradients, gradient_bound
 from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
-from tal_reference import BatchTargets, Targets
+from tal_reference import Targets
 from tal_reference.assignment import NORMALISATION_EPS
 
 MAX_OWNERS_TRIED = 16
@@ -234,9 +234,7 @@ class ReadAssignment:
         expected: Expectation,
     ) -> Tensor:
         """Return (B, A) bool: the anchor's gradient disagrees with its owner, and another owner is possible."""
-        known = expected.loss(
-            BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
-        )
+        known = expected.loss(expected.targets_of(assignment))
         at = known.positives
         exact, same_dtype = known.exact.of_total[0][at], known.same_dtype.of_total[0][at]  # (P, 4R) twice
         rounding, enclosed = known.rounding.of_total[0], known.rounding.enclosed is not None

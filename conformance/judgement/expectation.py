@@ -8,10 +8,17 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.outcome import AssignerInputs
-from tal_conformance.core.reference_inputs import assigner_inputs, predictions_of, reference_loss, truths_of
+from tal_conformance.core.outcome import AssignerInputs, CheckedAssignment
+from tal_conformance.core.reference_inputs import (
+    assigner_inputs,
+    keypoints_of,
+    predictions_of,
+    reference_loss,
+    truths_of,
+)
 from tal_conformance.judgement.bounds import (
     UNITS,
     bound,
@@ -206,7 +213,10 @@ class Expectation:
     @property
     def sharp_rows(self) -> Tensor:
         """(N,) True for each annotation row whose conversion to pixels is exact in every implementation (ANN-1)."""
-        rows, (height, width) = self.batch.annotations[:, 2:], self.batch.size
+        rows, (height, width) = (
+            self.batch.annotations[:, 2 : self.batch.family.annotation_columns],
+            self.batch.size,
+        )
         if self.dialect.sides_exchanged:
             height, width = width, height
         match self.dialect.rows:
@@ -223,6 +233,18 @@ class Expectation:
         """The reference's own assignment of each image, in the batch's dtype."""
         numbers = self.batch.head, self.batch.hyperparameters, self.dialect
         return ASSIGN_BY_TASK[self.batch.task](self.rounded_predictions, self.rounded_truths, *numbers)
+
+    def targets_of(self, assignment: CheckedAssignment) -> BatchTargets:
+        """Return the targets of an assignment, boxes in float64, with the keypoints of the ground truths' rows."""
+        keypoints = None
+        if self.batch.family.has_keypoints:
+            padded = pad_sequence(keypoints_of(self.batch), batch_first=True)  # (B, M, K, 3)
+            if not padded.shape[1]:
+                padded = padded.new_zeros(padded.shape[0], 1, *padded.shape[2:])
+            image = torch.arange(len(padded), device=padded.device)[:, None]  # (B, 1)
+            index = assignment.truth_index.long().clamp(0, padded.shape[1] - 1)  # (B, A)
+            keypoints = padded[image, index]  # (B, A, K, 3)
+        return BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores, keypoints)
 
     @property
     def assignment_is_defined(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs
-from tal_conformance.core.task import DETECT, OBB
+from tal_conformance.core.task import DETECT, OBB, POSE
 from tal_conformance.judgement.bounds import (
     ROUNDINGS,
     bound,
@@ -380,6 +380,10 @@ def _sharp(truths: GroundTruths, wide: Tensor, centres: Tensor, floor: tuple[int
     return (wide[:, 4] == 0) & (edges == exact).all(1) & same
 
 
-GEOMETRIES_BY_TASK: dict[str, Geometry] = {DETECT.name: UprightBoxes(), OBB.name: RotatedBoxes()}
+GEOMETRIES_BY_TASK: dict[str, Geometry] = {
+    DETECT.name: UprightBoxes(),
+    OBB.name: RotatedBoxes(),
+    POSE.name: UprightBoxes(),
+}
 """The geometry of the boxes of every task."""
 UPRIGHT = GEOMETRIES_BY_TASK[DETECT.name]

@@ -33,7 +33,7 @@ from tal_conformance.judgement.loss_rounding import (
     no_jumps,
 )
 from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
-from tal_reference import BatchTargets, Dialect
+from tal_reference import Dialect
 from tal_reference.composed import total_factor
 
 SCORE_SUM_CLAUSE = "LOSS-SUM-1"
@@ -61,7 +61,7 @@ def judge_loss(
         expected: expectation of the batch.
         unsure: possible difference between `assignment` and the loss's own assignment; None if they are the same.
     """
-    targets = BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores)
+    targets = expected.targets_of(assignment)
     known = expected.loss(targets, each_term=bool(loss.term_gradients))
     if unsure is None:
         nothing = no_jumps(expected.batch)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.task import DETECT, OBB, Task
+from tal_conformance.core.task import DETECT, OBB, POSE, Task
 from tal_conformance.judgement.bounds import precision
 from tal_reference import (
     NEWEST,
@@ -26,17 +26,24 @@ from tal_reference import (
 )
 from tal_reference.anchors import Anchors, flatten
 from tal_reference.composed import assign_images, loss_items, total_factor
+from tal_reference.keypoints import KeypointPredictions, pose_items
 from tal_reference.loss import Positives, class_factors
 from tal_reference.loss import assign_images as official_assign_images
 from tal_reference.rotated import assign_rotated, rotated_items
 
 Gradients = tuple[Tensor, ...]
 """Gradients on every head field of the task: on the distance logits, (B, A, 4R), of `LossRounding` (P, 4R), on the
-class logits, (B, A, C), and, for rotated boxes, on the angles, (B, A, 1), of `LossRounding` (P, 1)."""
+class logits, (B, A, C), and, for rotated boxes, on the angles, (B, A, 1), of `LossRounding` (P, 1); for poses, on the
+keypoints, (B, A, K D), of `LossRounding` (P, K D)."""
 
 ZERO = torch.zeros((), dtype=torch.float64)
 """A scalar that stands for a tensor of zeros; on the CPU it can be combined with tensors of every device."""
-FIELD_ATTRIBUTES = {"distances": "distances", "logits": "logits", "angle": "angles"}
+FIELD_ATTRIBUTES = {
+    "distances": "distances",
+    "logits": "logits",
+    "angle": "angles",
+    "keypoints": "keypoints",
+}
 """Attribute of the reference's predictions that contains each head field."""
 
 
@@ -64,11 +71,18 @@ def _assign_rotated_images(
     )
 
 
-LOSS_ITEMS_BY_TASK: dict[str, Callable[..., Tensor]] = {DETECT.name: loss_items, OBB.name: _rotated_items}
+LOSS_ITEMS_BY_TASK: dict[str, Callable[..., Tensor]] = {
+    DETECT.name: loss_items,
+    OBB.name: _rotated_items,
+    POSE.name: pose_items,
+}
 """The reference's loss items, one for each term, of every task."""
+DISTANCE_ITEMS_BY_TASK = LOSS_ITEMS_BY_TASK | {POSE.name: loss_items}
+"""The reference's items of the terms that have a gradient on the distance logits, of every task."""
 ASSIGN_BY_TASK: dict[str, Callable[..., list[Targets]]] = {
     DETECT.name: assign_images,
     OBB.name: _assign_rotated_images,
+    POSE.name: assign_images,
 }
 """The reference's assignment of decoded images, of every task."""
 
@@ -98,6 +112,8 @@ def at_anchors(
     chosen = replace(predictions, distances=distances, logits=logits, anchors=anchors)
     if isinstance(chosen, RotatedPredictions):
         return replace(chosen, angles=chosen.angles[image, anchor][None])
+    if isinstance(chosen, KeypointPredictions):
+        return replace(chosen, keypoints=chosen.keypoints[image, anchor][None])
     return chosen
 
 
@@ -142,7 +158,10 @@ def compute_loss(
         dtype, torch.float32
     )  # targets have the annotations' dtype, float32 or finer
     positives = targets.positives
-    cast = replace(positives, boxes=positives.boxes.to(finest), weights=positives.weights.to(finest))
+    points = None if positives.keypoints is None else positives.keypoints.to(finest)
+    cast = replace(
+        positives, boxes=positives.boxes.to(finest), weights=positives.weights.to(finest), keypoints=points
+    )
     with torch.autocast(batch.device.type, dtype=dtype, enabled=batch.autocast and dtype != torch.float64):
         leaf = replace(predictions, **dict(zip(names, leaves, strict=True)))
         items = LOSS_ITEMS_BY_TASK[batch.task](leaf, cast, batch.head, batch.hyperparameters, dialect)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.task import DETECT, OBB, StageName
+from tal_conformance.core.task import DETECT, OBB, POSE, StageName
 from tal_conformance.judgement.bounds import smallest
+from tal_conformance.judgement.keypoint_rounding import keypoint_rounding_units
 from tal_conformance.judgement.loss_reference import ZERO, ReferenceLoss, class_factors_of, compute_loss
 from tal_conformance.judgement.loss_rounding import (
     LossRounding,
@@ -24,7 +25,11 @@ from tal_conformance.judgement.rotated_rounding import rotated_rounding_units
 from tal_reference import BatchTargets, Dialect
 from tal_reference.composed import total_factor
 
-ROUNDING_UNITS_BY_TASK = {DETECT.name: rounding_units, OBB.name: rotated_rounding_units}
+ROUNDING_UNITS_BY_TASK = {
+    DETECT.name: rounding_units,
+    OBB.name: rotated_rounding_units,
+    POSE.name: keypoint_rounding_units,
+}
 """The function that derives the rounding units of a loss, for every task."""
 
 
@@ -75,7 +80,7 @@ def uncertainty_units(
         # N may be far from that of the replayed weights, and divides their differences
         share = torch.maximum(score_sum / unsure.score_sum.low - 1, 1 - score_sum / unsure.score_sum.high)
         movements = movements * (score_sum / unsure.score_sum.low)
-    moved = BatchTargets(targets.foreground, targets.boxes, movements)
+    moved = replace(targets, scores=movements)
     loss = compute_loss(batch, moved, torch.float64, dialect, exact.predictions, each_term=True)
     scale = divisor(movements[at].sum(1), batch.images, dialect) / score_sum
     count, factors = class_count(scores, dialect), class_factors_of(batch, scores)
@@ -92,8 +97,9 @@ def uncertainty_units(
         / count
     )
     terms = batch.family.terms
+    weighted = exact.items.new_tensor([term.weighted for term in terms])  # (terms,) COR-2
     moves = [cls if term.name == StageName.CLS else loss.items[at] * scale for at, term in enumerate(terms)]
-    items = torch.stack(moves) + exact.items.abs() * share
+    items = (torch.stack(moves) + exact.items.abs() * share) * weighted
     wider = (
         ROUNDING_UNITS_BY_TASK[batch.task](batch, targets, exact, dialect, unsure.edges)
         if unsure.edges.any()
@@ -106,9 +112,9 @@ def uncertainty_units(
     )  # the total's is more than a term's: on the safe side
 
     def of_positives(term: int, field: int) -> Tensor:
+        moves = loss.of_terms[term][field][at].abs() * scale + own[term][field][at].abs() * share
         return (
-            loss.of_terms[term][field][at].abs() * scale
-            + own[term][field][at].abs() * share
+            (moves if terms[term].weighted else torch.zeros_like(moves))
             + wider.of_terms[term][field] - narrow.of_terms[term][field]
             + wider.jumps[term][field] - narrow.jumps[term][field]
         )  # fmt: skip

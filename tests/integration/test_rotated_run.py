@@ -58,6 +58,7 @@ def test_a_run_tests_every_task(tmp_path: Path):
         "ultralytics": "detect",
         "ultralytics (obb)": "obb",
         "ultralytics (e2e)": "e2e",
+        "ultralytics (pose)": "pose",
     }
     assert {line["result"] for line in rows.values()} == {"conforms"}
     assert "angle" in rows["ultralytics (obb)"]["margins"]

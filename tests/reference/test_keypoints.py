@@ -1,7 +1,7 @@
 """Tests of the loss of poses (POSE-*, P26-*, RLE-*): values computed by hand, plain loops, and the official loss."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from tests.reference.official import Drawn
 from tests.reference.official_families import LOSS_ROUNDINGS, Comparison, compare, random_batch, with_channels
 from torch import Tensor
 
-from tal_reference import GroundTruths, Hyperparameters, flow, keypoints
+from tal_reference import GroundTruths, Head, Hyperparameters, flow, keypoints
 from tal_reference.flow import Flow, rle_term
 from tal_reference.keypoints import (
     COCO,
@@ -56,7 +56,7 @@ class Posed:
     def reference(self, v26: bool = False, topk: int = 10, topk2: int | None = None) -> DetectionLoss:
         return pose_loss(
             self.batch.maps, self.batch.rows, self.batch.head, Hyperparameters(topk=topk, topk2=topk2),
-            shape=self.shape, keypoints=self.keypoints, sigmas=self.sigmas, keypoints_assign=v26,
+            keypoints=self.keypoints, keypoints_assign=v26,
             flow=None if self.flow is None else Flow(dict(self.flow.named_parameters())),
         )  # fmt: skip
 
@@ -88,7 +88,8 @@ def posed(
         density = pytest.importorskip("ultralytics.nn.modules.block").RealNVP().double()
         for value in density.parameters():
             torch.nn.init.normal_(value, std=0.2, generator=generator)
-    return Posed(batch, shape, keypoints, sigmas, density)
+    head = replace(batch.head, keypoints=shape, keypoint_sigmas=sigmas)
+    return Posed(replace(batch, head=head), shape, keypoints, sigmas, density)
 
 
 def compared(drawn: Posed, name: str, topk: int = 10, topk2: int | None = None) -> Comparison:
@@ -217,23 +218,31 @@ def test_keypoints_of_rows():
     rows = doubles([0, 0, 0.5, 0.5, 1, 1], [2, 0, 0.5, 0.5, 1, 1])
     given = doubles([[0.5, 0.25, 2], [1.5, -1, 0]], [[0, 0, 1], [0, 1, 0.5]])
     found = true_keypoints(given, rows, 3, (40, 80))
-    assert [image.points.tolist() for image in found] == [[[[40, 10], [120, -40]]], [], [[[0, 0], [0, 40]]]]
-    assert [image.visibilities.tolist() for image in found] == [[[2, 0]], [], [[1, 0.5]]]
-    assert true_keypoints(given[..., :2], rows, 3, (40, 80))[2].visibilities.tolist() == [[1, 1]]
+    assert [image.tolist() for image in found] == [
+        [[[40, 10, 2], [120, -40, 0]]],
+        [],
+        [[[0, 0, 1], [0, 40, 0.5]]],
+    ]
+    assert true_keypoints(given[..., :2], rows, 3, (40, 80))[2][..., 2].tolist() == [[1, 1]]
     with pytest.raises(ValueError, match="expected \\(2, K, 3\\)"):
         true_keypoints(given[:1], rows, 3, (40, 80))
 
 
 def test_sigmas():
     """POSE-IN-3: given sigmas first, then COCO's for 17 keypoints with visibilities, else 1 / K."""
-    like = doubles(0)
-    assert sigmas_of((4, 3), None, like).tolist() == [0.25] * 4
-    assert sigmas_of((17, 2), None, like).tolist() == pytest.approx([1 / 17] * 17)
-    assert sigmas_of(COCO, None, like)[[0, 6, 16]].tolist() == pytest.approx([0.026, 0.079, 0.089])
-    assert sigmas_of(COCO, [0.5] * 17, like).tolist() == [0.5] * 17
-    for wrong in ([0.5] * 3, [0.5, 0, 0.5, 0.5]):
+    like, head = doubles(0), Head((8,), 1)
+    assert sigmas_of(replace(head, keypoints=(4, 3)), like).tolist() == [0.25] * 4
+    assert sigmas_of(replace(head, keypoints=(17, 2)), like).tolist() == pytest.approx([1 / 17] * 17)
+    coco = replace(head, keypoints=COCO)
+    assert sigmas_of(coco, like)[[0, 6, 16]].tolist() == pytest.approx([0.026, 0.079, 0.089])
+    assert sigmas_of(replace(coco, keypoint_sigmas=(0.5,) * 17), like).tolist() == [0.5] * 17
+    for wrong in ((0.5,) * 3, (0.5, 0, 0.5, 0.5)):
         with pytest.raises(ValueError, match="expected 4 positive numbers"):
-            sigmas_of((4, 3), wrong, like)
+            replace(head, keypoints=(4, 3), keypoint_sigmas=wrong)
+    with pytest.raises(ValueError, match="2 or 3 numbers"):
+        replace(head, keypoints=(4, 4))
+    with pytest.raises(ValueError, match="a head with keypoints"):
+        sigmas_of(head, like)
 
 
 def test_decoding():
@@ -298,7 +307,7 @@ def test_the_overlap_is_that_of_keypoints_where_they_are_visible():
     invisible = drawn.keypoints.clone()
     invisible[..., 2] = 0
     loss = pose_loss(
-        drawn.batch.maps, drawn.batch.rows, drawn.batch.head, shape=drawn.shape, keypoints=invisible,
+        drawn.batch.maps, drawn.batch.rows, drawn.batch.head, keypoints=invisible,
         keypoints_assign=True, keep_trace=True,
     )  # fmt: skip
     moved = [level.detach().clone() for level in drawn.batch.maps]
@@ -306,7 +315,7 @@ def test_the_overlap_is_that_of_keypoints_where_they_are_visible():
         level[:, : 4 * drawn.batch.head.reg_max] += 100 * torch.randn(1, 64, 1, 1).double()
     with_points = [
         pose_loss(
-            maps, drawn.batch.rows, drawn.batch.head, shape=drawn.shape, keypoints=drawn.keypoints[..., :2],
+            maps, drawn.batch.rows, drawn.batch.head, keypoints=drawn.keypoints[..., :2],
             keypoints_assign=True, keep_trace=True,
         )
         for maps in (drawn.batch.maps, moved)
@@ -385,7 +394,7 @@ def test_a_head_without_sigmas_has_an_item():
     """RLE-1: in validation the head predicts no sigmas; rle is then 0."""
     drawn = posed(3)
     loss = pose_loss(
-        drawn.batch.maps, drawn.batch.rows, drawn.batch.head, shape=drawn.shape, keypoints=drawn.keypoints,
+        drawn.batch.maps, drawn.batch.rows, drawn.batch.head, keypoints=drawn.keypoints,
         keypoints_assign=True, flow=identity(),
     )  # fmt: skip
     assert len(loss.items) == 6
@@ -396,7 +405,17 @@ def test_maps_with_other_channels_are_refused():
     """POSE-IN-1: the maps have K D channels after those of detection, and 2 K more with sigmas."""
     drawn = posed(3)
     with pytest.raises(ValueError, match="4R \\+ C \\+ K D"):
-        keypoints.read_keypoints(drawn.batch.maps, drawn.batch.head, (5, 3))
+        keypoints.read_keypoints(drawn.batch.maps, replace(drawn.batch.head, keypoints=(5, 3)))
+
+
+def test_keypoints_in_the_rows():
+    """POSE-IN-2: rows of 6 + 3K columns hold the keypoints, with the same result; other rows raise an error."""
+    drawn = posed(7)
+    rows = torch.cat((drawn.batch.rows, drawn.keypoints.flatten(1)), dim=1)
+    loss = pose_loss(drawn.batch.maps, rows, drawn.batch.head)
+    assert loss.items.tolist() == drawn.reference().items.tolist()
+    with pytest.raises(ValueError, match="expected 6 \\+ 3K = 18"):
+        pose_loss(drawn.batch.maps, rows[:, :-1], drawn.batch.head)
 
 
 def test_the_assignment_of_the_v8_loss_is_that_of_boxes():
@@ -405,7 +424,7 @@ def test_the_assignment_of_the_v8_loss_is_that_of_boxes():
     other = drawn.keypoints.clone()
     other[..., :2] += 0.3
     losses = [
-        pose_loss(drawn.batch.maps, drawn.batch.rows, drawn.batch.head, shape=drawn.shape, keypoints=points)
+        pose_loss(drawn.batch.maps, drawn.batch.rows, drawn.batch.head, keypoints=points)
         for points in (drawn.keypoints, other)
     ]
     for first, second in zip(losses[0].targets, losses[1].targets, strict=True):

@@ -12,7 +12,7 @@ from tal_conformance.checks.relations.compare_runs import compare
 from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import Transformation, TransformationPlan
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.task import DETECT, E2E, OBB
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE
 from tal_conformance.core.verdicts import Divergence, Judgement
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
@@ -221,5 +221,7 @@ RELATIONS_BY_TASK: dict[str, dict[str, Relation]] = {
     DETECT.name: RELATIONS,
     OBB.name: TURNED_RELATIONS,
     E2E.name: {},
+    POSE.name: {},
 }
-"""The relations of every task; those of a branch of an end-to-end head are checked in detection."""
+"""The relations of every task; those of a branch of an end-to-end head are checked in detection, and poses have none
+yet."""

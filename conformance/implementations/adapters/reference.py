@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.core.task import E2E, OBB, TASKS, task_of
+from tal_conformance.core.task import E2E, OBB, POSE, TASKS, task_of
 from tal_conformance.implementations.protocol import EVERY
 from tal_reference import (
     NEWEST,
@@ -18,7 +18,11 @@ from tal_reference import (
 )
 from tal_reference.composed import detection_loss, reach_of
 from tal_reference.end_to_end import BRANCHES, end_to_end_loss
+from tal_reference.keypoints import pose_loss
 from tal_reference.rotated import assign_rotated, rotated_loss
+
+LOSSES = {OBB.name: rotated_loss, POSE.name: pose_loss}
+"""The reference's losses of other tasks than detection."""
 
 
 class ReferenceAdapter:
@@ -64,7 +68,7 @@ class ReferenceAdapter:
             both = end_to_end_loss(feature_maps[:levels], feature_maps[levels:], *numbers)
             parts = {name: _shown(getattr(both, name), head) for name in BRANCHES}
             return Loss(both.terms, both.items, branches=parts)
-        return _shown((rotated_loss if task is OBB else detection_loss)(feature_maps, *numbers), head)
+        return _shown(LOSSES.get(task.name, detection_loss)(feature_maps, *numbers), head)
 
 
 def _shown(loss: DetectionLoss, head: Head) -> Loss:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
-from tal_conformance.core.task import DETECT, E2E, OBB, TASKS, task_of
+from tal_conformance.core.task import DETECT, E2E, KEYPOINT_COLUMNS, OBB, POSE, TASKS, task_of
 from tal_conformance.implementations.adapters.criterion_adapter import CriterionAdapter, model_with
 from tal_conformance.implementations.adapters.stage_recorder import (
     has_built_in_exponents,
@@ -73,9 +73,10 @@ CRITERIA: dict[str, tuple[Criterion, ...]] = {
         Criterion((8, 4, 0), "ultralytics.utils.loss", "E2ELoss", "ultralytics.utils.tal"),
         Criterion((8, 2, 38), "ultralytics.utils.loss", "E2EDetectLoss", "ultralytics.utils.tal"),
     ),
+    POSE.name: (Criterion((8, 4, 141), "ultralytics.utils.loss", "v8PoseLoss", "ultralytics.utils.tal"),),
 }
 """Modules of each task's criterion, the newest releases first."""
-FIELD_NAMES = {"distances": "boxes", "logits": "scores", "angle": "angle"}
+FIELD_NAMES = {"distances": "boxes", "logits": "scores", "angle": "angle", "keypoints": "kpts"}
 """Name of every head field in the predictions that a loss reads since `SPLIT_PREDICTIONS`."""
 SPLIT_PREDICTIONS: Version = (8, 4, 0)
 """First release whose loss reads `boxes`, `scores` and `feats` by name."""
@@ -170,6 +171,14 @@ class UltralyticsAdapter(CriterionAdapter):
         parts = flat.split([field.width(head) for field in self._task.fields], 1)
         names = (FIELD_NAMES[field.name] for field in self._task.fields)
         return {**dict(zip(names, parts, strict=True)), "feats": list(feature_maps)}
+
+    def _rows(self, annotations: Tensor) -> Any:
+        """Return the annotations in the format of the release's data loader; keypoints follow the boxes in a row."""
+        if not self._task.has_keypoints:
+            return super()._rows(annotations)
+        columns = self._task.annotation_columns
+        keypoints = annotations[:, columns:].unflatten(1, (-1, KEYPOINT_COLUMNS))  # (N, K, 3)
+        return super()._rows(annotations[:, :columns]) | {"keypoints": keypoints}
 
     def _new_assigner(self, head: Head, hyperparameters: Hyperparameters) -> Any:
         """Return the release's assigner with the given hyperparameters.
@@ -316,12 +325,18 @@ def _model(head: Head, hyperparameters: Hyperparameters, device: torch.device) -
         cls=hyperparameters.cls_gain,
         dfl=hyperparameters.dfl_gain,
         angle=hyperparameters.angle_gain,
+        pose=hyperparameters.pose_gain,
+        kobj=hyperparameters.kobj_gain,
         epochs=hyperparameters.epochs,
         min_memory=False,  # read by the first releases
     )
     model = model_with(head, device, args=arguments)
     if head.class_weights is not None:
         model.class_weights = torch.tensor(head.class_weights, device=device)
+    if head.keypoints is not None:
+        model.model[-1].kpt_shape = list(head.keypoints)
+    if head.keypoint_sigmas is not None:
+        model.kpt_oks_sigmas = torch.tensor(head.keypoint_sigmas, device=device)
     return model
 
 

@@ -5,7 +5,7 @@ functions. A fault in the handling of calls, or in state that persists between c
 reference's loss.
 """
 
-from tal_conformance.core.task import DETECT, E2E, OBB
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE
 from tal_conformance.mutation.planted_faults import (  # noqa: F401 (enter faults)
     annotations,
     assignment,
@@ -24,13 +24,19 @@ from tal_conformance.mutation.planted_faults.fault import ENTERED, Fault
 from tal_conformance.mutation.planted_faults.faulty_criterion import USAGE_FAULTS
 from tal_conformance.mutation.planted_faults.faulty_reference import FaultyAssigner, FaultyReference
 from tal_conformance.mutation.planted_faults.index import INDEX
+from tal_conformance.mutation.planted_faults.keypoints import POSE_FAULTS
 from tal_conformance.mutation.planted_faults.rotated import ROTATED_FAULTS
 
 FAULTS: dict[str, Fault] = {name: ENTERED[name] for name in INDEX}
 """Every fault of the detection task by name, in the order of the stages."""
 FAULTS_OF_USE: dict[str, Fault] = {name: fault.as_fault() for name, fault in USAGE_FAULTS.items()}
 """Every fault in the handling of calls, or in the state between calls, by name."""
-FAULTS_BY_TASK = {DETECT.name: FAULTS, OBB.name: ROTATED_FAULTS, E2E.name: END_TO_END_FAULTS}
+FAULTS_BY_TASK = {
+    DETECT.name: FAULTS,
+    OBB.name: ROTATED_FAULTS,
+    E2E.name: END_TO_END_FAULTS,
+    POSE.name: POSE_FAULTS,
+}
 """The faults of each task: a dictionary of faults by name, by the name of the task."""
 
 __all__ = ["FAULTS", "FAULTS_BY_TASK", "FAULTS_OF_USE", "INDEX", "Fault", "FaultyAssigner", "FaultyReference"]
