@@ -31,7 +31,7 @@ def start(
 
     `blocks` limits each file that the run writes, in blocks of 512 bytes.
     """
-    asked = [word for name in names for word in ("--implementation", name)]
+    asked = ["--task", "detect", *(word for name in names for word in ("--implementation", name))]
     drawn = ("-k", "test_metric", "--device", "cpu", "--hypothesis-seed", "0", *options)
     modules = os.pathsep.join((ENVIRONMENT["PYTHONPATH"], str(path)))
     return subprocess.Popen(

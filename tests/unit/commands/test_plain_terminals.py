@@ -63,6 +63,7 @@ USES: dict[str, tuple[list[str], int]] = {
     "init": (["--from", f"{STRANGE}.py:x"], 2),
     "replay": (["{folder}/case.safetensors", "--implementation", "reference"], 0),
     "explain": (["{folder}/case.safetensors"], 0),
+    "doctor": (["{folder}/case.safetensors"], 0),
     "diff": (["reference", STRANGE], 2),
     "bisect": ([STRANGE], 2),
     "identify": ([STRANGE], 2),
@@ -73,6 +74,8 @@ USES: dict[str, tuple[list[str], int]] = {
     "overhead": (["--steps", STRANGE], 2),
     "measure": (["--examples", "1", "--implementation", STRANGE], 2),
     "power": ([STRANGE], 2),
+    "export": ([f"{{folder}}/{STRANGE}", "--profile", STRANGE], 2),
+    "judge": (["{folder}/" + STRANGE], 2),
 }
 """A short use of each command, and its exit status: commands that take long are called with strange words."""
 
