@@ -182,7 +182,7 @@ def check_loss(
     """Return the loss with the type, shapes and device of the protocol.
 
     Args:
-        loss: the value that the adapter returned.
+        loss: the copy of the value that the adapter returned, in which gradients have become a graph (`PlainCopies`).
         feature_maps: feature maps of the call.
         task: the loss family.
         differentiable: False if no feature map requires gradients, or gradients are disabled.
@@ -215,6 +215,11 @@ def check_loss(
     if values_only and loss.gradients is not None:
         if findings is not None:
             findings.absent.append("Loss.gradients")
+    elif differentiable and loss.gradients is not None:
+        raise ProtocolViolation(
+            f"Loss.gradients is {loss.gradients!r:.80}, expected one array for each of the {len(feature_maps)} feature "
+            "maps, or None if Loss.total has a torch graph, which the suite differentiates"
+        )
     elif differentiable and not total.requires_grad:
         raise ProtocolViolation(
             "Loss.total does not require gradients: it is detached from the feature maps. A loss without a torch graph "

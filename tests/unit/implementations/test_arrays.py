@@ -12,6 +12,7 @@ from tal_conformance import Assignment, Loss
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.everything import run_every_check
+from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.arrays import as_tensor
@@ -84,7 +85,8 @@ def test_wrong_given_gradients_are_found():
     ("changes", "message"),
     [
         ({"gradients": None}, r"does not require gradients.*gradients="),
-        ({"gradients": ()}, "does not require gradients"),
+        ({"gradients": ()}, r"Loss.gradients is \(\), expected one array for each of the 1 feature maps"),
+        ({"gradients": []}, r"Loss.gradients is \[\], expected one array"),
         (
             {"gradients": (np.zeros(3, np.float32),) * 2},
             "has 2 elements, expected 1: one for each feature map",
@@ -101,6 +103,30 @@ def test_wrong_given_gradients_are_found():
 def test_what_is_wrong_with_given_gradients_is_said(changes: dict[str, Any], message: str):
     with pytest.raises(Failure, match=message):
         judged(WithoutGraph(**changes))
+
+
+@pytest.mark.parametrize(
+    ("gradients", "message"),
+    [
+        ((), r"Loss.gradients is \(\), expected one array for each of the 1 feature maps, or None"),
+        ([], r"Loss.gradients is \[\], expected"),
+        ({}, r"Loss.gradients is \{\}, expected"),
+        (np.zeros(0), r"Loss.gradients is array\(\[\], dtype=float64\), expected"),
+        ((None,), "return one of the two"),
+        ((None, None), "return one of the two"),
+    ],
+    ids=["tuple", "list", "dict", "array", "None", "wrong length"],
+)
+def test_gradients_beside_a_graph_do_not_switch_its_judging_off(gradients: Any, message: str):
+    """The total has a graph, whose gradients would be found wrong: whatever else is given, it is an error."""
+
+    class Detaches(ReferenceAdapter):
+        def loss(self, *arguments: Any) -> Loss:
+            loss = super().loss(*arguments)
+            return replace(loss, total=loss.total * 2 - loss.total.detach(), gradients=gradients)
+
+    with pytest.raises(Failure, match=message):
+        judge_against_reference(Subject(implementation_from(Detaches(), "mine"), "cpu"), BATCH)
 
 
 @pytest.mark.parametrize(
