@@ -18,7 +18,7 @@ from tal_conformance.commands.results import set_result
 from tal_conformance.core.task import DETECT
 from tal_conformance.core.vectors import MANIFEST, VectorSet
 from tal_conformance.mutation.vector_set import shipped_vectors
-from tal_conformance.mutation.vectors import Drawn, batches_of_checks, left_out, write_vectors
+from tal_conformance.mutation.vectors import VectorBatch, batches_of_checks, left_out, write_vectors
 from tal_reference import NEWEST, Dialect
 from tal_text import say
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def selected(options: argparse.Namespace, dialect: Dialect) -> tuple[list[Drawn], dict[str, Any]]:
+def selected(options: argparse.Namespace, dialect: Dialect) -> tuple[list[VectorBatch], dict[str, Any]]:
     """Return the batches that the options select, and further fields of the list of vectors.
 
     Raises:
@@ -88,7 +88,7 @@ def make_folder(folder: Path) -> None:
         raise CommandError(f"cannot make the folder {folder}: {error}") from error
 
 
-def write(folder: Path, batches: list[Drawn], dialect: Dialect, facts: dict[str, Any]) -> VectorSet:
+def write(folder: Path, batches: list[VectorBatch], dialect: Dialect, facts: dict[str, Any]) -> VectorSet:
     """Write vectors into a folder.
 
     Raises:

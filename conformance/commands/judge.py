@@ -26,7 +26,7 @@ from tal_reports import RunLog, read_log, render, terminal_table
 from tal_text import say
 
 FAILS, OPEN = 1, 2
-"""Exit statuses: an outcome does not conform; or none does, and some could not be judged."""
+"""Exit statuses: an outcome does not conform; or no outcome fails, and some could not be judged, or too few were."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def run(options: argparse.Namespace) -> int:
     """Judge the outcomes of every program, write a run log and a report for each, and print the results.
 
     Returns:
-        0 if every outcome conforms; 1 if one does not; else 2 if one could not be judged.
+        0 if every outcome conforms; 1 if an outcome does not; else 2 if an outcome could not be judged, or too few show
+        a result.
 
     Raises:
         CommandError: the vectors or outcomes are invalid or incomplete, or the report cannot be written.
@@ -100,6 +101,7 @@ def judged(
             running.judge(vector)
             advance()
     running.log_failures()
+    running.note_unsupported()
     status = FAILS if running.fails else OPEN if running.is_open else 0
     recorder.end(status)
     recorder.make_latest()

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Circumstances:
-    """Where in a training a loss was called, and how the call ended. Unknown facts are None or empty.
+    """Facts about one call of a loss in a training, and how the call ended. Unknown facts are None or empty.
 
     Attributes:
         step: number of the call among the calls of this loss, from 0.

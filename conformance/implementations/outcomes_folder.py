@@ -35,13 +35,13 @@ MOST_NAMED = 3
 """Maximum number of files that one message names."""
 
 
-class RaisedElsewhere(ValueError):
-    """Error that stands for the error that a program raised on a vector."""
+class ProgramRaised(ValueError):
+    """The error that a program raised on a vector."""
 
 
 @dataclass(frozen=True)
 class VectorOutcome:
-    """What a program computed for one vector.
+    """The outcome of a program for one vector.
 
     Attributes:
         tensors: tensors by name, such as "loss.total" or "assignment.scores".
@@ -162,7 +162,8 @@ def _read_outcome(path: Path) -> tuple[VectorOutcome, str]:
     """Return the outcome in a file, and the checksum of the vector that the file names.
 
     Raises:
-        InvalidVectors: the file is damaged, or its header does not name a vector.
+        InvalidVectors: the file is damaged, its header does not name a vector, or an error or exclusion has no text, or
+            tensors beside it.
         OSError: the file cannot be read.
     """
     tensors, texts = read_tensors(path)
@@ -170,7 +171,33 @@ def _read_outcome(path: Path) -> tuple[VectorOutcome, str]:
         raise InvalidVectors(
             f"the header has no text {VECTOR!r}: expected the checksum of the vector's batch, as in vectors.json"
         )
+    _check_texts(texts, tensors)
     return VectorOutcome(tensors, texts.get(RAISED, ""), texts.get(UNSUPPORTED, "")), texts[VECTOR]
+
+
+def _check_texts(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Raise unless the header has at most one of `raised` and `unsupported`, which has a text and no tensors beside it.
+
+    Raises:
+        InvalidVectors: the texts contradict each other or the tensors, or a text is empty.
+    """
+    names = [name for name in (RAISED, UNSUPPORTED) if name in texts]
+    if len(names) > 1:
+        raise InvalidVectors(
+            f"the header has the texts {RAISED!r} and {UNSUPPORTED!r}, expected at most one of them: leave out the "
+            "other"
+        )
+    for name in names:
+        if not texts[name].strip():
+            what = "message of the error" if name == RAISED else "reason"
+            raise InvalidVectors(
+                f"the header's text {name!r} is {texts[name]!r}, expected the {what}: write it, or leave the text out"
+            )
+        if tensors:
+            raise InvalidVectors(
+                f"the header has the text {name!r}, and the file has {len(tensors):,} tensors, {min(tensors)} among "
+                "them, expected no tensors: leave out the tensors or the text"
+            )
 
 
 def _check_parts(outcome: VectorOutcome, vector: Vector, gives: Sequence[str]) -> None:
@@ -229,7 +256,7 @@ class OutcomesFolder:
         """Return the selected assignment.
 
         Raises:
-            RaisedElsewhere: the program raised.
+            ProgramRaised: the program raised.
         """
         self._raise()
         return self._assignment(inputs.scores.dtype)
@@ -244,7 +271,7 @@ class OutcomesFolder:
         """Return the selected loss, with its assignment and gradients if the program gives them.
 
         Raises:
-            RaisedElsewhere: the program raised.
+            ProgramRaised: the program raised.
         """
         self._raise()
         dtype = feature_maps[0].dtype
@@ -259,7 +286,7 @@ class OutcomesFolder:
 
     def _raise(self) -> None:
         if self._selected.raised:
-            raise RaisedElsewhere(self._selected.raised)
+            raise ProgramRaised(self._selected.raised)
 
     def _assignment(self, dtype: torch.dtype) -> Assignment:
         values: dict[str, Any] = {name: self._tensor(f"assignment.{name}", dtype) for name in ASSIGNMENT}

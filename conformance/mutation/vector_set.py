@@ -29,7 +29,7 @@ from tal_conformance.implementations.errors import NotSupported
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.attack import attack, faulty
 from tal_conformance.mutation.planted_faults import FAULTS, Fault
-from tal_conformance.mutation.vectors import ASSIGNMENT, LOSS, Drawn, batches_of_checks
+from tal_conformance.mutation.vectors import ASSIGNMENT, LOSS, VectorBatch, batches_of_checks
 from tal_conformance.suite.coverage import OPTIONAL, RARE
 from tal_reference import NEWEST
 from tal_text import say
@@ -240,7 +240,7 @@ def elements_of(candidate: Candidate, matrix: Mapping[str, Sequence[Candidate]])
     }
 
 
-def shipped_vectors() -> tuple[list[Drawn], dict[str, Any]]:
+def shipped_vectors() -> tuple[list[VectorBatch], dict[str, Any]]:
     """Return the batches of the shipped set, and the set's fields.
 
     Raises:
@@ -256,7 +256,7 @@ def shipped_vectors() -> tuple[list[Drawn], dict[str, Any]]:
                 f"the batch of {entry['recipe']} has the id {batch.id}, expected {entry['id']}: torch "
                 f"{torch.__version__} computes other numbers than the release that the set was made with"
             )
-        drawn.append(Drawn(batch, candidate.asks, candidate.checks))
+        drawn.append(VectorBatch(batch, candidate.asks, candidate.checks))
     return drawn, fields
 
 

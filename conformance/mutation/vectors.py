@@ -47,7 +47,7 @@ SELECTION = (
 
 
 @dataclass(frozen=True)
-class Drawn:
+class VectorBatch:
     """A batch to write as a vector.
 
     Attributes:
@@ -61,7 +61,7 @@ class Drawn:
     checks: tuple[str, ...]
 
 
-def batches_of_checks(number: int, dialect: Dialect, task: str = DETECT.name) -> list[Drawn]:
+def batches_of_checks(number: int, dialect: Dialect, task: str = DETECT.name) -> list[VectorBatch]:
     """Return the float32 batches that all checks by the reference generate, each once, in the order of the checks.
 
     Args:
@@ -69,7 +69,7 @@ def batches_of_checks(number: int, dialect: Dialect, task: str = DETECT.name) ->
         dialect: the dialect of the implementation to judge.
         task: name of the loss family.
     """
-    found: dict[tuple[str, str], Drawn] = {}
+    found: dict[tuple[str, str], VectorBatch] = {}
     for check in vector_checks(task):
         for group in collect(check, dialect, number, task=task):
             for case in group:
@@ -79,11 +79,13 @@ def batches_of_checks(number: int, dialect: Dialect, task: str = DETECT.name) ->
                 name = case.test.removeprefix("test_")
                 known = found.get((batch.id, asks))
                 checks = (name,) if known is None else tuple(dict.fromkeys((*known.checks, name)))
-                found[batch.id, asks] = Drawn(batch, asks, checks)
+                found[batch.id, asks] = VectorBatch(batch, asks, checks)
     losses = {batch for batch, asks in found if asks == LOSS}
     return [
-        drawn for drawn in found.values() if drawn.asks == LOSS or drawn.batch.id not in losses
-    ]  # who judges the loss judges its assigner too
+        vector_batch
+        for vector_batch in found.values()
+        if vector_batch.asks == LOSS or vector_batch.batch.id not in losses
+    ]  # judging a loss includes its assigner
 
 
 def asked_part(judging: Any) -> str:
@@ -110,7 +112,7 @@ def left_out(task: str = DETECT.name, shipped: bool = False) -> list[str]:
 
 
 def write_vectors(
-    folder: Path, batches: Sequence[Drawn], dialect: Dialect, facts: Mapping[str, Any], generator: str
+    folder: Path, batches: Sequence[VectorBatch], dialect: Dialect, facts: Mapping[str, Any], generator: str
 ) -> VectorSet:
     """Write batches as vectors with their list into an empty folder, and return the list.
 
@@ -128,21 +130,21 @@ def write_vectors(
         (folder / name).mkdir(exist_ok=True)
     with progress("Writing vectors", len(batches)) as advance:
         vectors = []
-        for drawn in batches:
-            vectors.append(write_vector(folder, drawn, dialect))
+        for vector_batch in batches:
+            vectors.append(write_vector(folder, vector_batch, dialect))
             advance()
     vector_set = VectorSet(dialect=dialect.name, generator=generator, vectors=vectors, **facts)
     write_set(folder, vector_set)
     return vector_set
 
 
-def write_vector(folder: Path, drawn: Drawn, dialect: Dialect) -> Vector:
+def write_vector(folder: Path, vector_batch: VectorBatch, dialect: Dialect) -> Vector:
     """Write the files of one vector, and return its entry for the list.
 
     Raises:
         OSError: a file cannot be written.
     """
-    batch, expected = drawn.batch, Expectation(drawn.batch, dialect)
+    batch, expected = vector_batch.batch, Expectation(vector_batch.batch, dialect)
     files = []
     for name in ("vectors", "assigner"):
         file = f"{name}/{batch.id}.safetensors"
@@ -151,7 +153,7 @@ def write_vector(folder: Path, drawn: Drawn, dialect: Dialect) -> Vector:
         else:
             save_inputs(folder / file, expected.inputs)
         files.append(VectorFile(file, sha256_of(folder / file)))
-    judgement = reference_judgement(drawn, dialect)
+    judgement = reference_judgement(vector_batch, dialect)
     return Vector(
         id=batch.id,
         batch=files[0],
@@ -160,17 +162,17 @@ def write_vector(folder: Path, drawn: Drawn, dialect: Dialect) -> Vector:
         hyperparameters=asdict(batch.hyperparameters),
         dtype=str(batch.dtype).removeprefix("torch."),
         autocast=batch.autocast,
-        asks=drawn.asks,
+        asks=vector_batch.asks,
         result=result_of(judgement),
-        flags=list(flags_of(drawn, judgement)),
-        checks=list(drawn.checks),
+        flags=list(flags_of(vector_batch, judgement)),
+        checks=list(vector_batch.checks),
         clauses=clauses_of(batch),
         hazards=sorted(batch.hazards),
         description=batch.describe(),
     )
 
 
-def reference_judgement(drawn: Drawn, dialect: Dialect) -> Judgement:
+def reference_judgement(vector_batch: VectorBatch, dialect: Dialect) -> Judgement:
     """Return the judgement of the reference itself on a batch, which says whether the batch has several answers.
 
     Raises:
@@ -179,7 +181,7 @@ def reference_judgement(drawn: Drawn, dialect: Dialect) -> Judgement:
     reference = Subject(
         replace(implementation_from(ReferenceAdapter(dialect), "reference"), dialect=dialect), "cpu"
     )
-    return judge_against_reference(reference, drawn.batch, alone=drawn.asks == ASSIGNMENT)
+    return judge_against_reference(reference, vector_batch.batch, alone=vector_batch.asks == ASSIGNMENT)
 
 
 def result_of(judgement: Judgement) -> str:
@@ -191,9 +193,9 @@ def result_of(judgement: Judgement) -> str:
     return "unique" if judgement.uniqueness is Uniqueness.UNIQUE else "acceptable"
 
 
-def flags_of(drawn: Drawn, judgement: Judgement) -> Iterator[str]:
+def flags_of(vector_batch: VectorBatch, judgement: Judgement) -> Iterator[str]:
     """Yield the flags of a vector, keys of `FLAGS`, given the reference's judgement."""
-    batch = drawn.batch
+    batch = vector_batch.batch
     conditions = {
         "TIE": judgement.uniqueness is Uniqueness.TIE,
         "NEAR_TIE": judgement.uniqueness is Uniqueness.NEAR_TIE,
@@ -201,7 +203,7 @@ def flags_of(drawn: Drawn, judgement: Judgement) -> Iterator[str]:
         "UNDEFINED": judgement.inconclusive,
         "NOT_FINITE": not is_finite(batch),
         "NO_TRUTHS": not len(batch.annotations),
-        "ASSIGNER_ALONE": drawn.asks == ASSIGNMENT,
+        "ASSIGNER_ALONE": vector_batch.asks == ASSIGNMENT,
         "CLASS_WEIGHTS": batch.head.class_weights is not None,
         "TOPK2": batch.hyperparameters.effective_topk2 is not None,
         "ONE_BIN": batch.head.reg_max == 1,

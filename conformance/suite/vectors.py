@@ -24,6 +24,7 @@ from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject, formal_failure
 from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.run_log import RunLogWriter
+from tal_conformance.suite.session import MAX_UNSUPPORTED_SHARE
 from tal_reference.choices import title
 
 DEVICE = "cpu"
@@ -65,9 +66,26 @@ class VectorRun:
 
     @property
     def is_open(self) -> bool:
-        """True if something that the specification defines was not judged, or nothing was."""
-        judged = sum(self.verdicts[verdict] for verdict in Verdict if verdict is not Verdict.NOT_SUPPORTED)
-        return bool(self.open) or not judged
+        """True if a result that the specification defines was not judged, or too few vectors show a result.
+
+        Vectors on which a program must raise do not count: a program that always raises passes them.
+        """
+        excluded = self.verdicts[Verdict.NOT_SUPPORTED]
+        return bool(self.open) or excluded == self.counted or self.is_too_unsupported
+
+    @property
+    def counted(self) -> int:
+        """Number of judged and unsupported vectors, without those on which the program correctly raised."""
+        return self.verdicts.total() - self.verdicts[Verdict.REJECTED]
+
+    @property
+    def is_too_unsupported(self) -> bool:
+        """True if the program does not support more vectors than an adapter may exclude batches.
+
+        A set of vectors is the same in every run, so that the limit has no allowance for chance
+        (`unsupported_ceiling`).
+        """
+        return self.verdicts[Verdict.NOT_SUPPORTED] > MAX_UNSUPPORTED_SHARE * self.counted
 
     def judge(self, vector: Vector) -> None:
         """Judge the outcome of one vector, and log the result.
@@ -116,6 +134,21 @@ class VectorRun:
             reasons.append(NOT_GIVEN["gradients"])
         for reason in (*reasons, *self.vectors.left_out):
             self.recorder.line("not_tested", implementation=None, device=None, reason=reason)
+
+    def note_unsupported(self) -> None:
+        """Log that the program does not support too many vectors, if so."""
+        if not self.is_too_unsupported:
+            return
+        excluded = self.verdicts[Verdict.NOT_SUPPORTED]
+        reason = (
+            f"{excluded:,} of {self.counted:,} vectors are not supported (vectors on which the program must raise, and "
+            f"raised, are not counted), more than {MAX_UNSUPPORTED_SHARE:.0%}: the other vectors show too little about "
+            "the program"
+        )
+        self.recorder.line(
+            "inconclusive", implementation=self.implementation.name, device=DEVICE, test="all tests",
+            batches=self.counted, inconclusive=excluded, reason=reason,
+        )  # fmt: skip
 
 
 def _size(batch: Batch) -> int:

@@ -13,7 +13,7 @@ from tests.fuzz.readers import RECIPE, Reader, dumped
 from tal_conformance.core.vectors import MANIFEST, InvalidVectors, list_digest, read_set
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.outcomes_folder import read_outcomes, read_program
-from tal_conformance.mutation.vectors import Drawn, write_vectors
+from tal_conformance.mutation.vectors import VectorBatch, write_vectors
 from tal_reference import NEWEST, Hyperparameters
 
 BATCH = replace(RECIPE, hyperparameters=Hyperparameters(topk=3))
@@ -25,7 +25,9 @@ def exported(folder: Path) -> Path:
     vectors = folder / "vectors"
     vectors.mkdir()
     facts = {"task": "detect", "profile": "dev", "left_out": ["something"]}
-    write_vectors(vectors, [Drawn(BATCH.build(), "loss", ("loss",))], NEWEST, facts, "tal-conformance 0")
+    write_vectors(
+        vectors, [VectorBatch(BATCH.build(), "loss", ("loss",))], NEWEST, facts, "tal-conformance 0"
+    )
     return vectors
 
 

@@ -24,7 +24,7 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics import parsed
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
-from tal_conformance.mutation.vectors import Drawn, write_vectors
+from tal_conformance.mutation.vectors import VectorBatch, write_vectors
 from tal_reference import NEWEST
 from tal_reference.eras import dialect_of
 
@@ -123,7 +123,7 @@ def of_measure(folder: Path, patch: Patch) -> list[str]:
 
 def of_export(folder: Path, patch: Patch) -> list[str]:
     batch = Recipe(((Truth("ordinary"),),), classes=2, predictions="near").build()
-    patch.setattr(export, "batches_of_checks", lambda *arguments: [Drawn(batch, "loss", ("loss",))])
+    patch.setattr(export, "batches_of_checks", lambda *arguments: [VectorBatch(batch, "loss", ("loss",))])
     return ["export", str(folder / "vectors"), "--profile", "dev"]
 
 
@@ -131,7 +131,9 @@ def of_judge(folder: Path, patch: Patch) -> list[str]:
     (folder / "vectors").mkdir()
     batch = Recipe(((Truth("ordinary"),),), classes=2, predictions="near").build()
     facts = {"task": "detect", "profile": "dev", "left_out": []}
-    write_vectors(folder / "vectors", [Drawn(batch, "loss", ("loss",))], NEWEST, facts, "tal-conformance 0")
+    write_vectors(
+        folder / "vectors", [VectorBatch(batch, "loss", ("loss",))], NEWEST, facts, "tal-conformance 0"
+    )
     write_outcomes(folder / "vectors", ReferenceAdapter())
     return ["judge", str(folder / "vectors"), "--report-dir", str(folder / "runs")]
 

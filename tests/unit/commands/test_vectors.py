@@ -20,9 +20,10 @@ from tal_conformance.core.vectors import InvalidVectors, read_set
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.outcomes_folder import read_outcomes, read_program
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
-from tal_conformance.mutation.vectors import Drawn, write_vectors
+from tal_conformance.mutation.vectors import VectorBatch, write_vectors
+from tal_conformance.suite.vectors import NOT_GIVEN
 from tal_reference import NEWEST, Hyperparameters
-from tal_reports import read_log
+from tal_reports import read_log, terminal_table
 
 BATCHES = [
     Recipe(((Truth("ordinary"), Truth("tiny")),), classes=2, predictions="near"),
@@ -40,8 +41,8 @@ ALONE = Recipe(
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vectors")
-    drawn = [Drawn(recipe.build(), "loss", ("loss",)) for recipe in BATCHES]
-    drawn.append(Drawn(ALONE.build(), "assignment", ("exponents",)))
+    drawn = [VectorBatch(recipe.build(), "loss", ("loss",)) for recipe in BATCHES]
+    drawn.append(VectorBatch(ALONE.build(), "assignment", ("exponents",)))
     facts = {"task": "detect", "profile": "dev", "left_out": ["something"]}
     write_vectors(folder, drawn, NEWEST, facts, "tal-conformance 0")
     return folder
@@ -74,6 +75,11 @@ def changed(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str
     tensors = load_file(path)
     change(tensors, texts)
     save_file(tensors, path, texts)
+
+
+def replaced(path: Path, **texts: str) -> None:
+    """Rewrite a safetensors file without tensors, and with the text `vector` and the given texts alone."""
+    changed(path, lambda tensors, own: (tensors.clear(), own.pop("raised", None), own.update(texts)))
 
 
 def log_lines(program: dict[str, Any]) -> list[dict[str, Any]]:
@@ -154,7 +160,7 @@ def test_what_must_raise_and_returns_diverges(vectors: Path, judge: Judge):
 
 def test_what_must_return_and_raises_is_an_error(vectors: Path, judge: Judge):
     own = write_outcomes(vectors, ReferenceAdapter())
-    changed(own / f"{BATCHES[1].build().id}.safetensors", lambda _, texts: texts.update(raised="out of luck"))
+    replaced(own / f"{BATCHES[1].build().id}.safetensors", raised="out of luck")
     status, out, _ = judge()
     assert status == 1
     assert "out of luck" in out
@@ -162,9 +168,7 @@ def test_what_must_return_and_raises_is_an_error(vectors: Path, judge: Judge):
 
 def test_what_is_not_supported_is_said(vectors: Path, judge: Judge):
     own = write_outcomes(vectors, ReferenceAdapter())
-    changed(
-        own / f"{BATCHES[1].build().id}.safetensors", lambda _, texts: texts.update(unsupported="two images")
-    )
+    replaced(own / f"{BATCHES[1].build().id}.safetensors", unsupported="two images")
     status, out, _ = judge("--json")
     assert status == 0
     (program,) = json.loads(out)["result"]["programs"]
@@ -206,6 +210,31 @@ def spoil_unnamed(own: Path, of: str) -> str:
 def spoil_unknown(own: Path, of: str) -> str:
     changed(own / f"{of}.safetensors", lambda tensors, _: tensors.update(more=torch.zeros(1)))
     return "unexpected tensors more"
+
+
+def spoil_raised_with_tensors(own: Path, of: str) -> str:
+    changed(own / f"{of}.safetensors", lambda _, texts: texts.update(raised="out of luck"))
+    return "the header has the text 'raised', and the file has 8 tensors, assignment.boxes among them"
+
+
+def spoil_unsupported_with_tensors(own: Path, of: str) -> str:
+    changed(own / f"{of}.safetensors", lambda _, texts: texts.update(unsupported="two images"))
+    return "the header has the text 'unsupported', and the file has 8 tensors"
+
+
+def spoil_raised_without_text(own: Path, of: str) -> str:
+    replaced(own / f"{of}.safetensors", raised="")
+    return "the header's text 'raised' is '', expected the message of the error"
+
+
+def spoil_unsupported_without_text(own: Path, of: str) -> str:
+    replaced(own / f"{of}.safetensors", unsupported=" ")
+    return "the header's text 'unsupported' is ' ', expected the reason"
+
+
+def spoil_raised_and_unsupported(own: Path, of: str) -> str:
+    replaced(own / f"{of}.safetensors", raised="out of luck", unsupported="two images")
+    return "expected at most one of them"
 
 
 def spoil_gradients_alone(own: Path, _: str) -> str:
@@ -294,11 +323,57 @@ def test_wider_numbers_and_bytes_are_accepted(vectors: Path, judge: Judge):
     assert status == 0, out
 
 
-def test_nothing_judged_is_not_green(vectors: Path, judge: Judge):
+NAMES = [recipe.build().id for recipe in BATCHES] + [ALONE.build().id]
+
+
+@pytest.mark.parametrize(
+    "supported",
+    [[], NAMES[4:5], NAMES[:1], [NAMES[0], NAMES[4]]],
+    ids=["nothing", "errors alone", "one vector", "one vector and errors"],
+)
+def test_nearly_nothing_judged_is_not_green(vectors: Path, judge: Judge, supported: list[str]):
+    """Of six vectors, the program must raise on one: that it does shows nothing, and one vector shows too little."""
     own = write_outcomes(vectors, ReferenceAdapter())
-    for file in own.glob("*.safetensors"):
-        changed(file, lambda _, texts: texts.update(unsupported="everything"))
-    assert judge()[0] == 2
+    for name in set(NAMES) - set(supported):
+        replaced(own / f"{name}.safetensors", unsupported="everything")
+    status, out, _ = judge()
+    assert status == 2
+    assert " vectors are not supported" in out
+    assert "inconclusive" in out
+    assert "conforms" not in out
+
+
+def test_a_program_may_exclude_half_of_the_vectors(vectors: Path, judge: Judge):
+    own = write_outcomes(vectors, ReferenceAdapter())
+    for name in NAMES[:3]:
+        replaced(own / f"{name}.safetensors", unsupported="images with ground truths")
+    assert judge()[0] == 0
+
+
+def test_a_vector_that_must_raise_is_not_enough(vectors: Path, tmp_path: Path, judge: Judge):
+    """A folder of vectors on which every program must raise shows nothing, even if none is unsupported."""
+    shutil.rmtree(vectors)
+    vectors.mkdir()
+    facts = {"task": "detect", "profile": "dev", "left_out": []}
+    write_vectors(vectors, [VectorBatch(BATCHES[4].build(), "loss", ("loss",))], NEWEST, facts, "0")
+    write_outcomes(vectors, ReferenceAdapter())
+    status, out, _ = judge()
+    assert status == 2
+    assert "conforms" not in out
+
+
+def test_a_loss_without_gradients_says_so_in_terminal_and_report(vectors: Path, judge: Judge):
+    """Values alone may conform: the log, the terminal and the report say what was not tested."""
+    write_outcomes(vectors, ReferenceAdapter(), ("assignment", "loss"))
+    status, out, _ = judge("--json")
+    assert status == 0
+    (program,) = json.loads(out)["result"]["programs"]
+    assert NOT_GIVEN["gradients"] in {
+        line["reason"] for line in log_lines(program) if line["kind"] == "not_tested"
+    }
+    report = Path(program["report"])
+    assert NOT_GIVEN["gradients"] in report.read_text(encoding="utf-8")
+    assert f"not tested: {NOT_GIVEN['gradients']}" in terminal_table(read_log(Path(program["run"])))
 
 
 def test_export_wants_an_empty_folder(vectors: Path, capsys: pytest.CaptureFixture[str]):
