@@ -254,17 +254,20 @@ def identified_by_fault(
     """Return the result of an identification by a fault: the declared dialect with the fault as its only choice."""
     implementation, fault = observations.implementation, evidence.fault
     choice = ChoiceEvidence(fault.name, fault.clauses[0], evidence.words, evidence.failing, evidence.smallest)
+    judged = evidence.explained + evidence.undecided
     return Identification(
         implementation,
         implementation.dialect,
         implementation.dialect,
-        evidence.batches,
+        judged,
         {},
         [choice],
-        (evidence.failing, evidence.batches),
+        (evidence.failing, judged),
         list(fits),
         ties=[Tie(words_of(other), None) for other in evidence.equals],
+        unjudged=evidence.incomparable,
         fault=fault,
+        undecided=evidence.undecided,
     )
 
 

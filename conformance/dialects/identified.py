@@ -86,7 +86,10 @@ class Identification:
         fits: results of judging by each official dialect.
         ties: other dialects that explain as many batches.
         complete: False if the budget of seconds was used up before the search and its proof ended.
-        unjudged: number of batches that were not judged by `dialect`, because the budget was used up.
+        unjudged: number of batches that were not judged by `dialect`, because the budget was used up, or on which no
+            results could be compared with those of `fault`.
+        undecided: number of judged batches on which results differ from those of `fault`, and several assignments are
+            admissible, so that another one may explain the results.
         fault: the planted fault that explains the implementation, which no choice does; None without such a fault.
         tried: largest number n for which all combinations of n further changed choices were tried without finding a
             better dialect.
@@ -105,11 +108,12 @@ class Identification:
     unjudged: int = 0
     tried: int = 0
     fault: KnownFault | None = None
+    undecided: int = 0
 
     @property
     def explained(self) -> bool:
-        """True if `dialect` explains every batch, and the search ended within its budget."""
-        return not self.left and self.complete
+        """True if `dialect` or `fault` explains every batch, and the search ended within its budget."""
+        return self.complete and not (self.left or self.undecided or self.unjudged)
 
     @property
     def missing(self) -> int:
@@ -147,12 +151,17 @@ class Identification:
 
     @property
     def _share(self) -> str:
-        """The number of explained batches, of unexplained batches and of batches that were not judged."""
+        """The number of explained, unexplained and undecided batches, and of batches that were not judged."""
         rest = [f"{self.missing} are left"] if self.missing else []
+        if self.undecided:
+            verb = "differs" if self.undecided == 1 else "differ"
+            rest.append(f"{self.undecided} {verb} where several assignments are admissible")
         if self.unjudged:
             verb = "was" if self.unjudged == 1 else "were"
-            rest.append(f"{self.unjudged} {verb} not judged for lack of time")
-        explained, batches = self.batches - self.missing, self.batches + self.unjudged
+            reason = "because no results could be compared" if self.fault else "for lack of time"
+            rest.append(f"{self.unjudged} {verb} not judged {reason}")
+        explained = self.batches - self.missing - self.undecided
+        batches = self.batches + self.unjudged
         return f"That explains {explained} of {batches} batches; {', '.join(rest) or 'nothing is left'}"
 
 

@@ -14,7 +14,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.dialects.observations import Observation, size_of
-from tal_conformance.dialects.resemblance import DIFFERENT, SAME, distance_of
+from tal_conformance.dialects.resemblance import DIFFERENT, SAME, distance_from, reference_results
 from tal_conformance.dialects.search import Search
 from tal_conformance.judgement.rejection import rejection_for
 from tal_reference import Dialect, detection_loss
@@ -45,16 +45,18 @@ class FaultEvidence:
 
     Attributes:
         fault: the fault.
-        batches: number of batches on which the results were compared, all of them equal.
-        unlike: number of batches on which results differ although several assignments are admissible.
+        explained: number of batches on which the results equal those of the faulty reference.
+        undecided: number of batches on which the results differ, and several assignments are admissible.
+        incomparable: number of batches on which no results could be compared.
         failing: number of batches on which the implementation differs from the unchanged reference.
         smallest: the smallest of these.
         equals: other faults that explain as much.
     """
 
     fault: KnownFault
-    batches: int
-    unlike: int
+    explained: int
+    undecided: int
+    incomparable: int
     failing: int
     smallest: Recipe
     equals: tuple[KnownFault, ...] = ()
@@ -97,12 +99,16 @@ def explaining_fault(
     if not telling:
         return None
     found = [fault for fault in faults if comparison.has_fault(telling, fault)]
-    others = [r for r in dict.fromkeys([*search.recipes, *new]) if comparison.is_comparable(r)]
+    recipes = [r for r in dict.fromkeys([*search.recipes, *new]) if search.observations.supported(r)]
+    others = [recipe for recipe in recipes if comparison.is_comparable(recipe)]
     found = [fault for fault in found if not comparison.refuting(others, fault)]
     if not found:
         return None
-    unlike = sum(not comparison.equals(recipe, found[0]) for recipe in others)
-    return FaultEvidence(found[0], len(others) - unlike, unlike, len(telling), telling[0], tuple(found[1:]))
+    undecided = [sum(not comparison.equals(recipe, fault) for recipe in others) for fault in found]
+    fewest = min(undecided)
+    best, *equals = [fault for fault, count in zip(found, undecided, strict=True) if count == fewest]
+    explained, incomparable = len(others) - fewest, len(recipes) - len(others)
+    return FaultEvidence(best, explained, fewest, incomparable, len(telling), telling[0], tuple(equals))
 
 
 class _Comparison:
@@ -165,14 +171,13 @@ def distance_to(batch: Batch, observation: Observation, dialect: Dialect, fault:
 
     The distance is 0 if both raise, and 1 if only one does.
     """
+    own = None if observation.outcome is None else _of_one_call(observation.outcome)
     with nullcontext() if fault is None else fault.planted():
         try:
-            if observation.outcome is not None:
-                return distance_of(batch, dialect, _of_one_call(observation.outcome))
-            detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
+            reference = reference_results(batch, dialect, own is not None and own.loss is not None)
         except Exception:  # of any type: faults are planted in code that does not expect them
             return 0.0 if observation.raised else DIFFERENT
-    return DIFFERENT
+        return DIFFERENT if own is None else distance_from(reference, batch.head, own)
 
 
 def _of_one_call(outcome: Outcome) -> Outcome:

@@ -5,6 +5,7 @@ therefore decides which dialects a search judges first. It never decides whether
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import CheckedAssignment, LossOutcome, Outcome
 from tal_conformance.dialects.observations import Observations, key_of
 from tal_conformance.judgement.rejection import rejection_for
-from tal_reference import Dialect, Targets, detection_loss
+from tal_reference import DetectionLoss, Dialect, Head, Targets, detection_loss
 
 EPS = torch.finfo(torch.float32).eps
 """Sum of differences below which two results count as equal, as cross-entropies of saturated logits."""
@@ -66,34 +67,63 @@ class Resemblance:
             return 0.0
 
 
+@dataclass(frozen=True)
+class ReferenceResults:
+    """Results of the reference on a batch.
+
+    Attributes:
+        loss: the loss of the reference.
+        total: () sum of its terms.
+        gradients: of the total on the feature maps, each (B, 4R + C, H, W); empty if they are not compared.
+    """
+
+    loss: DetectionLoss
+    total: Tensor
+    gradients: tuple[Tensor, ...]
+
+
+def reference_results(batch: Batch, dialect: Dialect, with_gradients: bool) -> ReferenceResults:
+    """Run the reference on a batch in a dialect.
+
+    Raises:
+        ValueError: the reference raises on the batch.
+    """
+    maps = [level.detach().requires_grad_(with_gradients) for level in batch.feature_maps]
+    loss = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
+    total = loss.terms.sum()
+    gradients = torch.autograd.grad(total, maps) if with_gradients else ()
+    return ReferenceResults(loss, total.detach(), gradients)
+
+
 def distance_of(batch: Batch, dialect: Dialect, outcome: Outcome) -> float:
     """Return the mean distance, 0 to 1, of all results of an implementation from the reference's results in a dialect.
 
     Raises:
         ValueError: the reference raises on the batch.
     """
-    distances = list(_distances(batch, dialect, outcome.assignment, outcome.loss))
+    return distance_from(reference_results(batch, dialect, outcome.loss is not None), batch.head, outcome)
+
+
+def distance_from(reference: ReferenceResults, head: Head, outcome: Outcome) -> float:
+    """Return the mean distance, 0 to 1, of all results of an implementation from the given results of the reference."""
+    distances = list(_distances(reference, head, outcome.assignment, outcome.loss))
     return sum(distances) / max(1, len(distances))
 
 
 def _distances(
-    batch: Batch, dialect: Dialect, assignment: CheckedAssignment | None, loss: LossOutcome | None
+    reference: ReferenceResults, head: Head, assignment: CheckedAssignment | None, loss: LossOutcome | None
 ) -> Iterator[float]:
     """Yield the distances of all visible results: target scores, positives, boxes, items, total and gradients."""
-    maps = [level.detach().requires_grad_(loss is not None) for level in batch.feature_maps]
-    reference = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
     if assignment is not None:
-        yield from _distances_of_assignment(assignment, reference.targets, batch.head.classes)
+        yield from _distances_of_assignment(assignment, reference.loss.targets, head.classes)
     if loss is None:
         return
-    for own, expected in zip(loss.items, reference.items, strict=True) if loss.shows_items else ():
+    for own, expected in zip(loss.items, reference.loss.items, strict=True) if loss.shows_items else ():
         yield relative(own, expected)
-    total = reference.terms.sum()
-    yield relative(loss.total, total.detach())
-    gradients = torch.autograd.grad(total, maps)
-    sides = 4 * batch.head.reg_max
+    yield relative(loss.total, reference.total)
+    sides = 4 * head.reg_max
     for channels in (slice(sides), slice(sides, None)):  # channels of distances, and of classes
-        yield relative(_joined(loss.gradients, channels), _joined(gradients, channels))
+        yield relative(_joined(loss.gradients, channels), _joined(reference.gradients, channels))
 
 
 def _joined(gradients: Sequence[Tensor], channels: slice) -> Tensor:

@@ -186,7 +186,7 @@ def result_of(found: Identification, name: str, planted: Dialect | None) -> str:
     if found.fault is not None and found.fault.name == name:
         return EXACT
     if planted is None:
-        if not found.explained:
+        if found.missing or not found.complete:
             return PARTLY
         return WRONG if is_refuted(found, FAULTS[name]) else TIE
     if key_of(found.dialect) == key_of(planted):

@@ -10,6 +10,7 @@ from tal_conformance.dialects.identified import ChoiceEvidence, Identification
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.mutation.planted_faults import FAULTS
 from tal_reference import NEWEST, Dialect, parse
 
 IOU = parse("ultralytics-8.4.190, overlap=iou")
@@ -62,6 +63,13 @@ def identification(dialect: Dialect, unexplained: int = 0, **fields: Any) -> Ide
             (
                 f"The budget of seconds ended the search: so far, it is most similar to {NAMED} 8 of 11 batches; 2 "
                 "are left, 1 was not judged for lack of time."
+            ),
+        ),
+        (
+            identification(IOU, undecided=3, unjudged=2, fault=FAULTS["bins_from_one"]),
+            (
+                f"It computes {NAMED} 7 of 12 batches; 3 differ where several assignments are admissible, 2 were not "
+                "judged because no results could be compared."
             ),
         ),
         (

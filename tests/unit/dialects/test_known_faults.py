@@ -1,6 +1,7 @@
 """An implementation with a planted fault is named by it; other implementations are not."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ from tests.fauxmplementations.dense_port import DensePort, HeavierDfl
 from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.dialects.identification import explain
-from tal_conformance.dialects.known_faults import explaining_fault
-from tal_conformance.dialects.observations import Observations
+from tal_conformance.dialects.identification import explain, identified_by_fault
+from tal_conformance.dialects.known_faults import distance_to, explaining_fault
+from tal_conformance.dialects.observations import Observation, Observations
 from tal_conformance.dialects.search import Search
 from tal_conformance.implementations.protocol import Implementation, implementation_from
+from tal_conformance.implementations.registry import find
 from tal_conformance.mutation.plant import HIDDEN, OUTPUTS_ALONE, implementation_with
 from tal_conformance.mutation.planted_faults import FAULTS
 from tal_reference import NEWEST, Head
@@ -87,7 +89,70 @@ def test_a_fault_is_refuted_by_a_batch_on_which_it_has_no_effect():
     found = explaining_fault(Search(observations, others, 60), NEWEST, small, DRAWN, FAULTS.values())
     assert found is not None
     assert found.fault.name == "nine_for_ten"
-    assert found.batches > len(small)
+    assert found.explained > len(small)
+
+
+class LargerOnOneBatch(ClassesFirst):
+    """A port with a planted fault, whose items are twice as large on one batch."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(NEWEST, "nothing")
+        self._rows = recipe.build().annotations
+
+    def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Any:
+        loss = super().loss(feature_maps, annotations, head, hyperparameters)
+        return replace(loss, items=2 * loss.items) if torch.equal(annotations, self._rows) else loss
+
+
+@pytest.mark.slow
+def test_batches_that_differ_or_cannot_be_compared_are_not_counted_as_explained():
+    recipes = list(dict.fromkeys(DRAWN))
+    other = max(recipes, key=lambda recipe: len(repr(recipe)))
+    port = implementation_from(LargerOnOneBatch(other), "port")
+    observations = Observations(port)
+    failing = [recipe for recipe in recipes if recipe is not other][:3]
+    search, faults = Search(observations, recipes, 60), [FAULTS["classes_before_distances"]]
+    assert (
+        explaining_fault(search, NEWEST, failing, (), faults) is None
+    )  # refuted by one admissible assignment
+    observations.ambiguous.add(other)
+    exponents = replace(other.hyperparameters, alpha=2.0)  # tests the assigner without the loss
+    evidence = explaining_fault(search, NEWEST, failing, [replace(other, hyperparameters=exponents)], faults)
+    assert evidence is not None
+    assert (evidence.explained, evidence.undecided, evidence.incomparable) == (len(recipes) - 1, 1, 1)
+    found = identified_by_fault(observations, evidence)
+    assert not found.explained
+    assert found.sentence.endswith(
+        f"That explains {len(recipes) - 1} of {len(recipes) + 1} batches; 1 differs where several assignments are "
+        "admissible, 1 was not judged because no results could be compared."
+    )
+
+
+def test_an_error_of_the_comparison_is_not_taken_for_one_of_the_faulty_reference(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def failing(*_: Any) -> float:
+        raise TypeError("an error of the comparison")
+
+    observations = Observations(find("reference"))
+    observation, fault = observations.observed(DRAWN[0], NEWEST), FAULTS["nine_for_ten"]
+    monkeypatch.setattr("tal_conformance.dialects.resemblance.relative", failing)
+    with pytest.raises(TypeError, match="an error of the comparison"):
+        distance_to(observations.batch(DRAWN[0]), observation, NEWEST, fault)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("visible", ["assignment", "loss"])
+def test_results_of_every_planted_fault_can_be_compared(visible: str):
+    """A faulty reference that returns results of other shapes is compared too, without an exception."""
+    observations = Observations(find("reference"))
+    for fault in FAULTS.values():
+        for recipe in DRAWN[::9]:
+            observation = observations.observed(recipe, NEWEST)
+            assert observation.outcome is not None
+            part = replace(observation.outcome, **{visible: None})
+            distance = distance_to(observations.batch(recipe), Observation(part), NEWEST, fault)
+            assert 0 <= distance <= 1
 
 
 @pytest.mark.slow
