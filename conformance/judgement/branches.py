@@ -33,6 +33,8 @@ from tal_reference.composed import total_factor
 
 JudgeOne = Callable[[Outcome, Expectation], Judgement]
 """Function that judges the outcome of a batch of one branch, such as `judge`."""
+UNKNOWN = "{} of an end-to-end loss cannot be judged: those of a branch are not known"
+"""Reason for an inconclusive judgement."""
 Weights = Mapping[str, float]
 """Weight of each branch by its name."""
 
@@ -123,7 +125,7 @@ def _targets(outcome: Outcome, part: Expectation) -> BatchTargets:
     """Return the targets of a branch's assignment, or the reference's if the implementation hides its own."""
     shown = outcome.assignment
     if shown is not None and outcome.from_loss:
-        return BatchTargets(shown.foreground, shown.boxes.double(), shown.scores)
+        return part.targets_of(shown)
     own, classes = part.assignment, part.batch.head.classes
     foreground = torch.stack([image.foreground for image in own])  # (B, A)
     boxes = torch.stack([image.boxes for image in own]).double()  # (B, A, 4)
@@ -151,8 +153,9 @@ def _judge_gradients(
         other weights.
     """
     if not any(own.verdict.fails for own in found.values()):
-        for stage in (StageName.WEIGHTS, StageName.GRADIENTS):
-            judgement.note(stage, Agreement)
+        if all(_agree_gradients(own) for own in found.values()):
+            for stage in (StageName.WEIGHTS, StageName.GRADIENTS):
+                judgement.note(stage, Agreement)
         return found
     silent = [name for name, part in both.outcome.branches.items() if not _learns(part)]
     for name in silent:
@@ -167,16 +170,25 @@ def _judge_gradients(
     if all(_close(weights[name], both.weights[name]) for name in weights):
         return found
     again = both.judged(both.weighted_as(weights))
+    if not all(_agree_gradients(own) for name, own in again.items() if name not in silent):
+        return found
     for name in silent:
         again[name] = found[name]
     if any(own.verdict.fails for own in again.values()):
         return found
     loss = both.outcome.loss
     assert loss is not None
-    right_total = _agrees(loss.total, _total(both, again, both.weights, loss))
-    stage = StageName.GRADIENTS if right_total else StageName.WEIGHTS
-    judgement.stages[stage].fail(_wrong_weights(judgement, both, weights, stage))
+    total = _total(both, again, both.weights, loss)
+    right_total = None if total is None else _agrees(loss.total, total)
+    mismatch = _wrong_weights(judgement, both, weights, right_total)
+    judgement.stages[StageName.WEIGHTS if right_total is False else StageName.GRADIENTS].fail(mismatch)
     return again
+
+
+def _agree_gradients(own: Judgement) -> bool:
+    """Return True if the whole outcome of a branch was judged, and its gradients agree."""
+    is_judged = not (own.verdict.fails or own.inconclusive or own.undefined)
+    return is_judged and own.stages[StageName.GRADIENTS].state is State.AGREES
 
 
 def _learns(outcome: Outcome) -> bool:
@@ -218,7 +230,18 @@ def _no_gradient(judgement: Judgement, name: str) -> Mismatch:
     )
 
 
-def _wrong_weights(judgement: Judgement, both: BothBranches, weights: Weights, stage: str) -> Mismatch:
+def _wrong_weights(
+    judgement: Judgement, both: BothBranches, weights: Weights, right_total: bool | None
+) -> Mismatch:
+    """Return the mismatch of the branches' weights.
+
+    Args:
+        judgement: the judgement of the batch.
+        both: the branches.
+        weights: observed weight of each branch.
+        right_total: True if the total has the expected weights; None if that is not known.
+    """
+    stage = StageName.WEIGHTS if right_total is False else StageName.GRADIENTS
     numbers = next(iter(both.parts.values())).dialect, both.outcome.inputs.hyperparameters
     after = (
         f" after {numbers[1].updates} updates in a training of {numbers[1].epochs} epochs"
@@ -228,7 +251,7 @@ def _wrong_weights(judgement: Judgement, both: BothBranches, weights: Weights, s
     seen = " and ".join(f"{weight:.7g} ({name})" for name, weight in weights.items())
     wanted = " and ".join(f"{weight:.7g}" for weight in both.weights.values())
     what = "gradients" if stage == StageName.GRADIENTS else "branches"
-    also = ", although the total has the expected weights" if stage == StageName.GRADIENTS else ""
+    also = ", although the total has the expected weights" if right_total else ""
     return Mismatch(
         f"the {what} are weighted by {seen}, expected {wanted}{after}{also}",
         judgement.task.clauses[stage],
@@ -267,25 +290,41 @@ def _judge_values(
     """Judge items and total of the whole loss, given those of the branches (E2E-3)."""
     if any(own.verdict.fails for own in found.values()):
         return  # a branch with wrong values has been reported
-    task, sums = expected.batch.family, not expected.dialect.weighted_branches
-    branches = list(both.parts) if sums else [task.branches[-1]]
-    wanted = [_items(both, found, name) for name in branches]
-    items = sum(values.expected for values in wanted)
-    allowed = sum(values.tolerance for values in wanted)
     if loss.shows_items:
-        dtype = loss_precision(expected.batch)
-        assert isinstance(items, Tensor)
-        rounding = torch.finfo(dtype).eps * items.abs() if sums else torch.zeros_like(items)
-        for place, term in enumerate(task.terms):
-            quantity = Quantity(f"{term.quantity} item", judgement.task.clauses[StageName.ITEMS])
-            bounded = Bounded(items[place], (allowed + rounding)[place])
-            judgement.note(StageName.ITEMS, _assert_item, quantity, loss.items[place], bounded, sums)
+        _judge_items(judgement, both, loss, expected, found)
     if judgement.stages[StageName.WEIGHTS].state is State.DIVERGES:
         return
     quantity = Quantity("total", judgement.task.clauses[StageName.TOTAL])
-    judgement.note(
-        StageName.TOTAL, assert_within, quantity, loss.total, _total(both, found, both.weights, loss)
-    )
+    total = _total(both, found, both.weights, loss)
+    if total is None:
+        judgement.leave_open(UNKNOWN.format("the total"))
+        return
+    judgement.note(StageName.TOTAL, assert_within, quantity, loss.total, total)
+
+
+def _judge_items(
+    judgement: Judgement,
+    both: BothBranches,
+    loss: LossOutcome,
+    expected: Expectation,
+    found: Mapping[str, Judgement],
+) -> None:
+    """Judge the items of the whole loss: those of one2one, or the sum of both branches' items (E2E-3)."""
+    task, sums = expected.batch.family, not expected.dialect.weighted_branches
+    branches = list(both.parts) if sums else [task.branches[-1]]
+    of_branches = [_items(both, found, name) for name in branches]
+    known = [values for values in of_branches if values is not None]
+    if len(known) < len(branches):
+        judgement.leave_open(UNKNOWN.format("the items"))
+        return
+    items = torch.stack([values.expected for values in known]).sum(0)  # (terms,)
+    allowed = torch.stack([values.tolerance for values in known]).sum(0)  # (terms,)
+    dtype = loss_precision(expected.batch)
+    rounding = torch.finfo(dtype).eps * items.abs() if sums else torch.zeros_like(items)
+    for place, term in enumerate(task.terms):
+        quantity = Quantity(f"{term.quantity} item", judgement.task.clauses[StageName.ITEMS])
+        bounded = Bounded(items[place], (allowed + rounding)[place])
+        judgement.note(StageName.ITEMS, _assert_item, quantity, loss.items[place], bounded, sums)
 
 
 def _assert_item(quantity: Quantity, observed: Tensor, bounded: Bounded, sums: bool) -> Agreement:
@@ -306,21 +345,29 @@ def _assert_item(quantity: Quantity, observed: Tensor, bounded: Bounded, sums: b
         raise
 
 
-def _items(both: BothBranches, found: Mapping[str, Judgement], name: str) -> Bounded:
-    """Return the items of a branch, with their tolerances: those that it exposes, or else the expected ones."""
+def _items(both: BothBranches, found: Mapping[str, Judgement], name: str) -> Bounded | None:
+    """Return the items of a branch, with their tolerances: those that it exposes, or else the expected ones.
+
+    Return None if the branch exposes no items, and its judgement has none.
+    """
     loss = both.outcome.branches[name].loss
     assert loss is not None
     if loss.knows_total and loss.shows_items:
         items = loss.items.double()
         return Bounded(items, torch.zeros_like(items))
+    if not found[name].open_items:
+        return None
     values = torch.tensor(found[name].open_items, dtype=torch.float64).reshape(-1, 2)  # (terms, 2)
     return Bounded(values[:, 0], values[:, 1])
 
 
 def _total(
     both: BothBranches, found: Mapping[str, Judgement], weights: Weights, loss: LossOutcome
-) -> Bounded:
-    """Return the weighted sum of the branches' totals, with the tolerance of its rounding (E2E-3)."""
+) -> Bounded | None:
+    """Return the weighted sum of the branches' totals, with the tolerance of its rounding (E2E-3).
+
+    Return None if total and items of a branch are not known.
+    """
     total, allowed = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     size = torch.zeros((), dtype=torch.float64)
     for name, part in both.parts.items():
@@ -332,6 +379,8 @@ def _total(
             size = size + weight * own.total.double().abs().cpu()
             continue
         items = _items(both, found, name)
+        if items is None:
+            return None
         total = total + weight * factor * items.expected.sum()
         size = size + weight * factor * items.expected.abs().sum()
         allowed = allowed + weight * factor * items.tolerance.sum()

@@ -11,16 +11,17 @@ import torch
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
-from tal_conformance.core.outcome import Loss
+from tal_conformance.core.outcome import Loss, Outcome
 from tal_conformance.core.outcome_tensors import equal_bits, named_tensors
 from tal_conformance.core.task import E2E
-from tal_conformance.core.verdicts import Divergence, State, Verdict
+from tal_conformance.core.verdicts import Divergence, Judgement, StageJudgement, State, Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.outcome_file import CorruptOutcome, StoredOutcome, load, store
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
+from tal_conformance.judgement.branches import judge_branches
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.judge import judge
@@ -238,3 +239,86 @@ def test_equal_branches_have_their_own_gradients():
     assert one is not None
     assert not torch.equal(many.gradients[0], one.gradients[0])
     assert not judge(outcome, Expectation(batch, NEWEST)).verdict.fails
+
+
+ChangeJudgement = Callable[[Judgement], None]
+
+
+def judged_with(outcome: Outcome, branch: str, change: ChangeJudgement) -> Judgement:
+    """Return the judgement of an outcome; judgements of one branch that do not fail are changed."""
+
+    def judge_one(own: Outcome, part: Expectation) -> Judgement:
+        found = judge(own, part)
+        if branch in part.batch.origin:
+            change(found)
+        return found
+
+    try:
+        return judge_branches(outcome, Expectation(BATCH, NEWEST), judge_one)
+    except Divergence as divergence:
+        return divergence.judgement
+
+
+def leave_open(judgement: Judgement) -> None:
+    judgement.leave_open("the branch was not judged")
+
+
+def leave_undefined(judgement: Judgement) -> None:
+    judgement.undefined = judgement.inconclusive = True
+
+
+def compare_no_gradients(judgement: Judgement) -> None:
+    judgement.stages["gradients"] = StageJudgement("gradients", "LOSS-GRAD-1")
+
+
+@pytest.mark.parametrize("change", [leave_open, leave_undefined, compare_no_gradients])
+def test_weights_do_not_agree_if_a_branch_was_not_judged(change: ChangeJudgement):
+    outcome = execute(changing(lambda loss: loss), BATCH)
+    judgement = judged_with(outcome, "one2one", change)
+    assert not judgement.verdict.fails
+    for stage in ("weights", "gradients"):
+        assert judgement.stages[stage].state is State.NOT_SHOWN
+
+
+def with_gradients_of(factor: float) -> Change:
+    """Return a change of a loss: gradients multiplied by a factor, and the right total."""
+    return lambda loss: replace(
+        loss, total=factor * loss.total - (factor - 1) * loss.total.detach(), branches=None
+    )
+
+
+def test_other_weights_do_not_explain_a_branch_that_is_not_judged_with_them():
+    """The gradients are those of other weights, but with these weights one branch is inconclusive."""
+    outcome = execute(changing(with_gradients_of(1.25)), BATCH)
+    judgement = judged_with(outcome, "one2one", leave_open)
+    assert judgement.stages["weights"].state is State.NOT_SHOWN
+    assert judgement.first is not None
+    assert judgement.first.stage.startswith("one2")
+
+
+def test_a_total_that_is_not_known_is_not_taken_for_a_wrong_one():
+    """The gradients have wrong weights; whether the total has them too is not known."""
+    outcome = execute(changing(with_gradients_of(1.25)), BATCH)
+
+    def forget_items(judgement: Judgement) -> None:
+        judgement.open_items = ()
+
+    assert judged_with(outcome, "none of them", forget_items).first.stage == "gradients"  # type: ignore[union-attr]
+    judgement = judged_with(outcome, "one2one", forget_items)
+    assert judgement.stages["weights"].state is State.NOT_SHOWN
+    mismatch = judgement.stages["gradients"].mismatch
+    assert mismatch is not None
+    assert "although the total" not in mismatch.summary
+    assert judgement.stages["total"].state is State.NOT_SHOWN
+
+
+def test_items_and_total_are_left_open_if_those_of_a_branch_are_not_known():
+    outcome = execute(changing(hidden), BATCH)
+
+    def forget_items(judgement: Judgement) -> None:
+        judgement.open_items = ()
+
+    judgement = judged_with(outcome, "one2one", forget_items)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    for stage in ("items", "total"):
+        assert judgement.stages[stage].state is State.NOT_SHOWN
