@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from tal_conformance.core.geometry import sides_to
+from tal_conformance.core.selection_limits import excessive_selections
 from tal_conformance.doctor.finding import Finding, Severity
 from tal_conformance.doctor.inputs import Inputs
 
@@ -33,17 +34,20 @@ def name_of(inputs: Inputs, row: int) -> str:
 
 
 def _too_few_anchors(inputs: Inputs, rows: int) -> Finding | None:
-    """Return a finding if a head selects more anchors than there are (TAL-TOPK-2)."""
-    numbers, count = inputs.content.hyperparameters, len(inputs.anchors[1])
-    named = {"topk": numbers.topk, "topk2": numbers.effective_topk2 or 0}
-    excess = {name: k for name, k in named.items() if k > count}
-    if not excess:
+    """Return a finding if the dialect selects more anchors than an image has, and so must raise (TAL-TOPK-2)."""
+    count = len(inputs.anchors[1])
+    excessive = [
+        (name if len(inputs.hyperparameters) == 1 else f"{name} of {branch}", k)
+        for branch, numbers in inputs.hyperparameters.items()
+        for name, k in excessive_selections(numbers, count, inputs.dialect).items()
+    ]
+    if not excessive:
         return None
-    name, k = next(iter(excess.items()))
+    name, k = excessive[0]
     grids = ", ".join(f"{height}x{width}" for height, width in inputs.grids)
     sentence = (
-        f"{name} is {k}, but an image has only {count} anchors (grids {grids}): official code raises an error, and so "
-        "must every implementation. Use a larger input, more levels or a smaller k"
+        f"{name} is {k}, but an image has only {count} anchors (grids {grids}): an implementation of dialect "
+        f"{inputs.dialect.name} must raise an error. Use a larger input, more levels or a smaller k"
     )
     return Finding(
         "fewer anchors than k", "TAL-TOPK-2", Severity.RAISES, sentence, rows, rows, "ground truths"

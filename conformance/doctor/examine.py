@@ -50,12 +50,12 @@ class Summary:
     """One kind of finding in several case files.
 
     Attributes:
-        severity: worst severity in all files.
+        severity: worst severity in the files that have the finding.
         first: the finding in the first file, by step and name, that has it.
         where: that file.
         files: number of files that have the finding.
-        count: number of affected rows, values or anchors in all files.
-        total: number of all of them in all files.
+        count: number of affected rows, values or anchors in the files that have the finding.
+        total: number of all rows, values or anchors in the files that have the finding.
     """
 
     severity: Severity

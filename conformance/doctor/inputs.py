@@ -15,8 +15,9 @@ from tal_conformance.core.case_file import Content, InvalidCase
 from tal_conformance.core.circumstances import Circumstances
 from tal_conformance.core.geometry import anchors, pixel_boxes
 from tal_conformance.core.task import DETECT, TASKS
-from tal_reference import NEWEST, Dialect
+from tal_reference import NEWEST, Dialect, Hyperparameters
 from tal_reference.assignment import INSIDE, distance_inside
+from tal_reference.end_to_end import branch_hyperparameters
 
 LISTED = 3
 """Maximum number of rows that a sentence names."""
@@ -72,9 +73,16 @@ class Inputs:
 
     @property
     def axis_aligned(self) -> bool:
-        """True if ground truths are boxes without angle, whose candidates TAL-CAND-1 defines."""
-        task = TASKS[self.content.task]
-        return DETECT.name in (task.name, task.branch_task)
+        """True if boxes of ground truths have no angle: TAL-CAND-1 defines their candidates, for poses too (POSE-1)."""
+        return TASKS[self.content.task].box_columns == DETECT.box_columns
+
+    @cached_property
+    def hyperparameters(self) -> dict[str, Hyperparameters]:
+        """Hyperparameters of every branch of the head by the branch's name, which is "" without branches (E2E-2)."""
+        numbers = self.content.hyperparameters
+        if not TASKS[self.content.task].branch_task:
+            return {"": numbers}
+        return branch_hyperparameters(numbers, self.dialect)
 
     @property
     def images(self) -> int:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tal_conformance.core.task import TASKS
+from tal_conformance.core.task import KEYPOINT_COLUMNS, TASKS
 from tal_conformance.doctor.finding import Finding, Severity
 from tal_conformance.doctor.inputs import Inputs
 
@@ -49,16 +49,22 @@ def _unfit_shapes(inputs: Inputs) -> Finding | None:
         head, task = inputs.content.head, TASKS.get(inputs.content.task)
         channels, count = (task.channels(head), len(head.strides) * len(task.branches)) if task else (0, 0)
         shapes = ", ".join(str(tuple(level.shape)) for level in inputs.maps)
+        widths = [f"{field.width(head)} {field.quantity}" for field in task.fields] if task else []
         sentence = (
-            f"feature maps are {shapes}: expected {count} of (B, {channels}, H, W), {channels} "
-            f"channels for {head.reg_max} bins and {head.classes} classes"
+            f"feature maps are {shapes}: expected {count} of (B, {channels}, H, W), whose {channels} channels are "
+            f"{', '.join(widths)}"
         )
         return Finding(
             "shapes", "PRE-1", Severity.RAISES, sentence, len(inputs.maps), len(inputs.maps), "feature maps"
         )
     shape = tuple(inputs.content.annotations.shape)
-    if len(shape) != 2 or shape[1] < 6:
-        sentence = f"annotations are {shape}: expected (N, 6) rows of image, class, cx, cy, w, h"
+    task = TASKS[inputs.content.task]
+    columns = task.columns(inputs.content.head)
+    if len(shape) != 2 or shape[1] != columns:
+        names = ["image", "class", *task.box_columns]
+        keypoints = (columns - len(names)) // KEYPOINT_COLUMNS
+        names += [f"{keypoints} keypoint{'s' * (keypoints > 1)} of x, y, visibility"] * (keypoints > 0)
+        sentence = f"annotations are {shape}: expected (N, {columns}) rows of {', '.join(names)}"
         return Finding("shapes", "ANN-1", Severity.RAISES, sentence, 1, 1, "tensors")
     return None
 

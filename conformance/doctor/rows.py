@@ -21,8 +21,28 @@ def row_findings(inputs: Inputs) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
+def outside_range(indices: Tensor, count: int) -> Tensor:
+    """Return a mask (N,): True for finite `indices` (N,) that are not integers from 0 to `count` - 1 (ANN-1).
+
+    The recorder counts with this function the rows that the findings name.
+    """
+    return indices.isfinite() & ((indices < 0) | (indices >= count) | (indices != indices.round()))
+
+
+def falls(images: Tensor) -> Tensor:
+    """Return a mask (N,): True for rows with a smaller image index than the row before; `images` is (N,) (ANN-1)."""
+    mask = torch.zeros_like(images, dtype=torch.bool)
+    mask[1:] = images[1:] < images[:-1]
+    return mask
+
+
 def _finding(
-    inputs: Inputs, mask: Tensor, name: str, clause: str, severity: Severity, sentence: Callable[[str], str]
+    inputs: Inputs,
+    mask: Tensor,
+    name: str,
+    clause: str,
+    severity: Severity,
+    sentence: Callable[[str, bool], str],
 ) -> Finding | None:
     """Return a finding on the rows of a mask (N,), or None if the mask is empty.
 
@@ -32,24 +52,25 @@ def _finding(
         name: name of the finding.
         clause: clause of the specification.
         severity: consequence.
-        sentence: function that returns the sentence, given the affected rows in words.
+        sentence: function that returns the sentence, given the affected rows in words, and True for a single row.
     """
     count = int(mask.sum())
     if not count:
         return None
-    return Finding(name, clause, severity, sentence(listed(mask)), count, len(mask), "rows")
+    return Finding(name, clause, severity, sentence(listed(mask), count == 1), count, len(mask), "rows")
 
 
 def _row_not_finite(inputs: Inputs) -> Finding | None:
     return _finding(
         inputs, ~inputs.finite, "row not finite", "ANN-1", Severity.NOT_FINITE,
-        lambda rows: f"{rows} of the annotations contain NaN or an infinity; expected finite numbers",
+        lambda rows, single: f"{rows} of the annotations {'contains' if single else 'contain'} NaN or an infinity; "
+        "expected finite numbers",
     )  # fmt: skip
 
 
 def _label_outside(inputs: Inputs) -> Finding | None:
     label = inputs.rows[:, 1]  # (N,)
-    outside = label.isfinite() & ((label < 0) | (label >= inputs.classes) | (label != label.round()))
+    outside = outside_range(label, inputs.classes)
     if not outside.any():
         return None
     found = ", ".join(f"{value:g}" for value in sorted(set(label[outside].tolist()))[:3])
@@ -62,38 +83,35 @@ def _label_outside(inputs: Inputs) -> Finding | None:
     return _finding(
         inputs, outside, "label outside the head", "TAL-TGT-1",
         Severity.RAISES if raises else Severity.WRONG_FORM,
-        lambda rows: f"{rows} of the annotations name class {found}, but the head has {inputs.classes} classes: "
-        f"expected an integer from 0 to {inputs.classes - 1}; {consequence}",
+        lambda rows, single: f"{rows} of the annotations {'names' if single else 'name'} class {found}, but the head "
+        f"has {inputs.classes} classes: expected an integer from 0 to {inputs.classes - 1}; {consequence}",
     )  # fmt: skip
 
 
 def _image_outside(inputs: Inputs) -> Finding | None:
     image = inputs.rows[:, 0]  # (N,)
-    outside = image.isfinite() & ((image < 0) | (image >= inputs.images) | (image != image.round()))
+    outside = outside_range(image, inputs.images)
     if not outside.any():
         return None
     found = ", ".join(f"{value:g}" for value in sorted(set(image[outside].tolist()))[:3])
     return _finding(
         inputs, outside, "image outside the batch", "ANN-1", Severity.RAISES,
-        lambda rows: f"{rows} of the annotations name image {found} of a batch of {inputs.images}: expected an "
-        f"integer from 0 to {inputs.images - 1}; Ultralytics raises an error from 8.4.25 on, and ignored such rows "
-        "before",
+        lambda rows, single: f"{rows} of the annotations {'names' if single else 'name'} image {found} of a batch of "
+        f"{inputs.images}: expected an integer from 0 to {inputs.images - 1}; Ultralytics raises an "
+        "error from 8.4.25 on, and ignored such rows before",
     )  # fmt: skip
 
 
 def _not_sorted(inputs: Inputs) -> Finding | None:
-    image = inputs.rows[:, 0]  # (N,)
-    falls = image.new_zeros(len(image)).bool()
-    falls[1:] = image[1:] < image[:-1]
     consequence = (
         "Ultralytics from 8.4.25 on raises an error, or ignores a ground truth"
         if inputs.dialect.rows_sorted
         else f"{inputs.dialect.name} accepts that; Ultralytics from 8.4.25 on does not"
     )
     return _finding(
-        inputs, falls, "rows not sorted", "ANN-1",
+        inputs, falls(inputs.rows[:, 0]), "rows not sorted", "ANN-1",
         Severity.RAISES if inputs.dialect.rows_sorted else Severity.REMARK,
-        lambda rows: f"the image index falls at {rows} of the annotations: expected rows sorted by image; "
+        lambda rows, _: f"the image index falls at {rows} of the annotations: expected rows sorted by image; "
         f"{consequence}",
     )  # fmt: skip
 
@@ -102,10 +120,9 @@ def _negative_side(inputs: Inputs) -> Finding | None:
     negative = inputs.finite & (inputs.rows[:, 4:6] < 0).any(1)
     return _finding(
         inputs, negative, "negative side", "ANN-1", Severity.WRONG_FORM,
-        lambda rows: f"{rows} of the annotations have a negative width or height, as differences of exchanged corners "
-        "would: "
-        "expected columns cx, cy, w, h with w and h above 0; the overlap with such a box is at most 0, and its weight "
-        "is 0 (TAL-MET-1)",
+        lambda rows, single: f"{rows} of the annotations {'has' if single else 'have'} a negative width or height, as "
+        "differences of exchanged corners would: expected columns cx, cy, w, h with w and h above 0; the "
+        "overlap with such a box is at most 0, and its weight is 0 (TAL-MET-1)",
     )  # fmt: skip
 
 
@@ -148,8 +165,8 @@ SMALLEST = 2.0
 shorter sides. Without it, normalised numbers read as pixels would be tiny boxes inside the image."""
 MOST = 0.5
 """Share of boxes that must reach beyond the input before another reading of all rows is suggested. Boxes that a data
-loader clips never reach beyond it, whereas rows in any of the other forms mostly do; where fewer do, boxes may be
-clipped at the border by nobody, and the finding is about those boxes alone."""
+loader clips never reach beyond it, whereas rows in any of the other forms mostly do; where fewer do, the
+loader may simply not clip, and the finding is about those boxes alone."""
 
 
 def _plausible(name: str, boxes: Tensor, inputs: Inputs) -> bool:
@@ -174,8 +191,9 @@ def _misread(inputs: Inputs) -> Finding | None:
     readings = [name for name in readings if ("pixels" in name) is pixels]
     return _finding(
         inputs, beyond, "rows in another form", "ANN-1", Severity.WRONG_FORM,
-        lambda rows: f"{rows} of the annotations reach beyond the image, and read as {' or as '.join(readings)} every "
-        "box lies inside it: expected columns cx, cy, w, h, normalised by the width and height of the input",
+        lambda rows, single: f"{rows} of the annotations {'reaches' if single else 'reach'} beyond the image, and read "
+        f"as {' or as '.join(readings)} every box lies inside it: expected columns cx, cy, w, h, "
+        "normalised by the width and height of the input",
     )  # fmt: skip
 
 
@@ -187,7 +205,8 @@ def _wholly_outside(inputs: Inputs) -> Finding | None:
     )
     return _finding(
         inputs, outside, "box outside the image", "ANN-1", Severity.NOT_LEARNT,
-        lambda rows: f"boxes of {rows} of the annotations lie wholly outside the image{cause}: they have no "
+        lambda rows, single: f"the box{'' if single else 'es'} of {rows} of the annotations "
+        f"{'lies' if single else 'lie'} wholly outside the image{cause}: {'it has' if single else 'they have'} no "
         "candidate (TAL-CAND-1), and boxes far enough beyond the top left corner are dropped (ANN-3)",
     )  # fmt: skip
 
@@ -197,8 +216,8 @@ def _partly_outside(inputs: Inputs) -> Finding | None:
     beyond = ((box < -ROUNDING) | (box > 1 + ROUNDING)).any(1) & ((box[:, :2] < 1) & (box[:, 2:] > 0)).all(1)
     return _finding(
         inputs, inputs.usable & beyond, "box partly outside the image", "ANN-1", Severity.REMARK,
-        lambda rows: f"boxes of {rows} of the annotations reach beyond the image; the data loader of Ultralytics clips "
-        "them",
+        lambda rows, single: f"the box{'' if single else 'es'} of {rows} of the annotations "
+        f"{'reaches' if single else 'reach'} beyond the image; the data loader of Ultralytics clips such boxes",
     )  # fmt: skip
 
 
@@ -206,7 +225,8 @@ def _no_area(inputs: Inputs) -> Finding | None:
     empty = inputs.usable & (inputs.rows[:, 4:6] == 0).any(1)
     return _finding(
         inputs, empty, "box without area", "TAL-CAND-2", Severity.NOT_LEARNT,
-        lambda rows: f"boxes of {rows} of the annotations have a side of 0: expected a width and height above 0; the "
+        lambda rows, single: f"the box{'' if single else 'es'} of {rows} of the annotations "
+        f"{'has' if single else 'have'} a side of 0: expected a width and height above 0; the "
         "overlap with such a box is at most 0, and its weight is 0 (TAL-MET-1)",
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ import torch
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.branches import branch_batches, has_branches
 from tal_conformance.core.reference_inputs import assigner_inputs, reference_loss, truths_of
+from tal_conformance.core.selection_limits import excessive_selections
 from tal_conformance.core.task import StageName, stage_name
 from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import Dialect, WeightBroadcast
@@ -103,12 +104,9 @@ def rejection_for(batch: Batch, dialect: Dialect) -> RejectionRule | None:
     if batch.turned and not any(map(len, truths_of(batch, dialect=dialect))):  # OBB-ANN-2 drops every row
         return None
     anchors = batch.anchors
-    numbers = dialect.effective(batch.hyperparameters, anchors)
-    topk2 = numbers.effective_topk2 or 0
-    if numbers.topk > anchors:
-        reason = f"top-k {numbers.topk} exceeds the number of anchors, {anchors}"
-        return RejectionRule(StageName.TOP_K, "TAL-TOPK-2", reason)
-    if dialect.topk2 and topk2 > anchors:
-        reason = f"topk2 {topk2} exceeds the number of anchors, {anchors}"
-        return RejectionRule(StageName.CONFLICT, "TAL-TOPK-2", reason)
+    excessive = excessive_selections(batch.hyperparameters, anchors, dialect)
+    for name, words, stage in (("topk", "top-k", StageName.TOP_K), ("topk2", "topk2", StageName.CONFLICT)):
+        if name in excessive:
+            reason = f"{words} {excessive[name]} exceeds the number of anchors, {anchors}"
+            return RejectionRule(stage, "TAL-TOPK-2", reason)
     return unsupported_by_dialect(batch, dialect)

@@ -107,6 +107,6 @@ def test_explain_prints_the_first_finding(tmp_path: Path, capsys: Capture):
     path = str(recorded(tmp_path / "case.safetensors", annotations=rows))
     assert main(["explain", path]) == 0
     assert (
-        "Inputs: not learnt, TAL-CAND-2: boxes of row 0 of the annotations have a side of 0"
+        "Inputs: not learnt, TAL-CAND-2: the box of row 0 of the annotations has a side of 0"
         in capsys.readouterr().out
     )

@@ -259,7 +259,7 @@ def test_a_recorded_batch_that_raised_is_told_with_where_and_why(replay: Run, tm
     assert status == 2
     assert "names class 7, expected 0 to 1" in errors[0]
     assert "  recorded: the loss raised IndexError: index 7 at tal.py:9 in get (step 31)" in out.splitlines()
-    assert "  inputs: raises, TAL-TGT-1: row 1 of the annotations name class 7" in out
+    assert "  inputs: raises, TAL-TGT-1: row 1 of the annotations names class 7" in out
 
 
 def test_a_folder_ends_with_the_number_of_each_verdict(replay: Run, tmp_path: Path, case: Path):

@@ -22,7 +22,8 @@ from tal_conformance.doctor.examine import examine
 from tal_conformance.doctor.finding import Finding, Severity
 from tal_conformance.doctor.inputs import Inputs, read_inputs
 from tal_conformance.doctor.predictions import saturation
-from tal_reference import DIALECTS, Hyperparameters
+from tal_conformance.judgement.rejection import rejection_for
+from tal_reference import DIALECTS, NEWEST, Hyperparameters
 
 ROWS = torch.tensor([
     [0, 0, 0.3, 0.4, 0.4, 0.25],
@@ -103,15 +104,21 @@ PLANTED: dict[str, tuple[Content, str, str, Severity, str]] = {
         "label outside the head",
         "TAL-TGT-1",
         Severity.RAISES,
-        "row 2 of the annotations name class 3, but the head has 3 classes",
+        "row 2 of the annotations names class 3, but the head has 3 classes",
     ),
-    "label -1": (cell(0, 1, -1), "label outside the head", "TAL-TGT-1", Severity.WRONG_FORM, "name class -1"),
+    "label -1": (
+        cell(0, 1, -1),
+        "label outside the head",
+        "TAL-TGT-1",
+        Severity.WRONG_FORM,
+        "names class -1",
+    ),
     "label 0.5": (
         cell(0, 1, 0.5),
         "label outside the head",
         "TAL-TGT-1",
         Severity.WRONG_FORM,
-        "name class 0.5",
+        "names class 0.5",
     ),
     "image B": (
         cell(2, 0, 2),
@@ -273,6 +280,132 @@ def test_both_branches_of_an_end_to_end_head_are_examined(monkeypatch: pytest.Mo
     (finding,) = examine(Inputs(wrong))
     assert "1 of the distance logits at stride 8 of one2one (channel 5)" in finding.sentence
     assert examine(Inputs(content(task="e2e")))[0].name == "shapes"
+
+
+POSES = Recipe(
+    ((Truth("ordinary"), Truth("ordinary", 1)), ()),
+    strides=(8, 16, 32),
+    cells=(16, 24),
+    classes=3,
+    keypoints=(2, 3),
+    task="pose",
+).build()
+"""Two images of 192x128 px; rows (2, 12): image, class, cx, cy, w, h and two keypoints."""
+ROTATED = content(
+    task="obb",
+    feature_maps=tuple(torch.nn.functional.pad(level, (0, 0, 0, 0, 0, 1)) for level in BATCH.feature_maps),
+    annotations=torch.nn.functional.pad(ROWS, (0, 1)),
+)
+"""`BATCH` with an angle of zero in feature maps and rows (3, 7)."""
+
+
+def posed(boxes: Tensor) -> Content:
+    """Return rows of poses with the given box columns (2, 4)."""
+    rows = POSES.annotations.clone()
+    rows[:, 2:6] = boxes
+    return content(POSES, annotations=rows)
+
+
+def test_ordinary_poses_and_rotated_boxes_have_no_finding():
+    assert examine(Inputs(content(POSES))) == []
+    assert examine(Inputs(ROTATED)) == []
+
+
+def test_boxes_of_poses_are_examined_as_those_of_detection():
+    pixels = posed(POSES.annotations[:, 2:6] * SIZE.repeat(2))
+    assert examine(Inputs(pixels))[0].name == "rows in another form"
+    poses = Recipe(
+        ((Truth("ordinary"),),), strides=(8,), cells=(8, 8), classes=3, keypoints=(1, 2), task="pose"
+    ).build()
+    large = poses.annotations.clone()
+    large[:, 2:6] = torch.tensor([0.5, 0.5, 1.0, 1.0])
+    maps = (torch.zeros(1, 69, 40, 40),)  # an input of 320x320 px
+    assert "beyond the bins" in {
+        finding.name for finding in examine(Inputs(content(poses, annotations=large, feature_maps=maps)))
+    }
+
+
+def test_poses_without_a_candidate_and_crowded_poses_are_found():
+    between = posed(torch.tensor([[0.25, 0.25, 0.005, 0.005]] * 2))
+    names = {finding.name for finding in examine(Inputs(between, DIALECTS["article"]))}
+    assert "no candidate" in names
+    around_one = posed(torch.tensor([[12 / 192, 12 / 128, 8 / 192, 8 / 128]] * 2))
+    names = {finding.name for finding in examine(Inputs(around_one, DIALECTS["article"]))}
+    assert "more ground truths than anchors" in names
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (ROTATED._replace(annotations=ROWS), "expected (N, 7) rows of image, class, cx, cy, w, h, angle"),
+        (ROTATED._replace(task="detect", feature_maps=BATCH.feature_maps), "expected (N, 6) rows of image, class, cx,"),
+        (
+            content(POSES, annotations=POSES.annotations[:, :9]),
+            "(2, 9): expected (N, 12) rows of image, class, cx, cy, w, h, 2 keypoints of x, y, visibility",
+        ),
+        (
+            ROTATED._replace(feature_maps=BATCH.feature_maps),
+            "68 channels are 64 distance logits, 3 class logits, 1 angle",
+        ),
+        (
+            content(POSES, feature_maps=BATCH.feature_maps),
+            "73 channels are 64 distance logits, 3 class logits, 6 keypoints",
+        ),
+    ],
+    ids=["no angle", "angle", "one keypoint", "maps without angle", "maps without keypoints"],
+)  # fmt: skip
+def test_shapes_are_compared_with_those_of_the_task(wrong: Content, words: str):
+    (shape,) = [finding for finding in examine(Inputs(wrong)) if finding.name == "shapes"]
+    assert words in shape.sentence
+    assert shape.severity is Severity.RAISES
+
+
+@pytest.mark.parametrize(
+    ("numbers", "choices", "words"),
+    [
+        (Hyperparameters(topk=1000), {"k_cut": True}, None),
+        (Hyperparameters(topk=1000), {"built_in_k": True}, None),
+        (Hyperparameters(topk2=505), {"topk2_ignored": True}, None),
+        (Hyperparameters(topk=503), {"k_offset": 2}, "topk is 505, but an image has only 504 anchors"),
+    ],
+    ids=["k_cut", "built_in_k", "topk2_ignored", "k_offset"],
+)
+def test_too_few_anchors_are_found_where_the_dialect_rejects_the_batch(
+    numbers: Hyperparameters, choices: dict[str, Any], words: str | None
+):
+    batch, dialect = replace(BATCH, hyperparameters=numbers), replace(NEWEST, name="varied", **choices)
+    found = examine(Inputs(content(batch), dialect))
+    rule = rejection_for(batch, dialect)
+    assert (rule is None) is (words is None)
+    assert [finding.clause for finding in found] == ([] if rule is None else [rule.clause])
+    assert all(words is not None and words in finding.sentence for finding in found)
+
+
+def test_k_of_a_branch_is_compared_with_the_number_of_anchors():
+    few = Recipe(((Truth("ordinary"),),), strides=(8,), cells=(3, 3), classes=3).build()
+    both = content(
+        few, task="e2e", feature_maps=few.feature_maps * 2, hyperparameters=Hyperparameters(topk=1)
+    )
+    sentences = [
+        finding.sentence for finding in examine(Inputs(both)) if finding.name == "fewer anchors than k"
+    ]
+    assert [text.partition(",")[0] for text in sentences] == ["topk of one2many is 10"]
+    assert rejection_for(Batch(*both), NEWEST) is not None
+
+
+def test_the_verb_agrees_with_the_number_of_rows():
+    for count, words in ((1, "row 0 of the annotations names"), (2, "rows 0, 1 of the annotations name ")):
+        rows = BATCH.annotations.clone()
+        rows[:count, 1] = 7
+        assert words in examine(Inputs(content(annotations=rows)))[0].sentence
+        outside = BATCH.annotations.clone()
+        outside[:count, 2] = 3.0
+        lies = (
+            "the box of row 0 of the annotations lies"
+            if count == 1
+            else "the boxes of rows 0, 1 of the annotations lie "
+        )
+        assert lies in examine(Inputs(content(annotations=outside)))[0].sentence
 
 
 def test_rows_out_of_order_are_a_remark_in_a_dialect_that_accepts_them():
