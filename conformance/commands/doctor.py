@@ -92,10 +92,9 @@ def report(examined: Sequence[Examined], summaries: Sequence[Summary]) -> list[s
 
 
 def raised_words(case: Examined) -> str:
-    """Return a sentence about the exception that the loss raised on a recorded batch."""
+    """Return a sentence about the exception that was raised on a recorded batch."""
     known = case.inputs.circumstances
-    where = f" at {known.raised_at}" if known.raised_at else ""
-    return f"the loss raised {known.exception}{where} ({known.words()})"
+    return f"{known.raised} ({known.words()})"
 
 
 def _summary_lines(number: int, summary: Summary, files: int) -> list[str]:

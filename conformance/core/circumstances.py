@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+TRAINING, LOSS_OR_TRAINING = "training", "loss or training"
+"""Values of `Circumstances.raised_by` for exceptions that the loss did not raise, or may not have raised."""
+
 
 @dataclass(frozen=True)
 class Circumstances:
@@ -22,9 +25,12 @@ class Circumstances:
         source: what was recorded, such as "ultralytics 8.4.190".
         loss: value of the loss that is differentiated; NaN and the infinities are possible.
         reasons: reasons to store the batch.
-        exception: type and message of the exception that the loss raised; "" if it returned.
+        exception: type and message of the exception that the loss raised, or the training after it; "" if neither
+            raised.
         raised_at: file, line and function in which it was raised.
         traceback: traceback of that exception.
+        raised_by: part of the training that raised the exception: "" for the loss, "training" for a later part of the
+            step (backward, optimizer, data loader), "loss or training" if that is unknown.
         dtypes: dtypes of the predictions before they were stored in one dtype; () if they had one dtype.
     """
 
@@ -43,6 +49,7 @@ class Circumstances:
     raised_at: str = ""
     traceback: str = ""
     dtypes: tuple[str, ...] = ()
+    raised_by: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the known facts as JSON values; numbers that JSON lacks are "nan", "inf" and "-inf"."""
@@ -55,6 +62,18 @@ class Circumstances:
         found = values if isinstance(values, Mapping) else {}
         converted = {field.name: _converted(field.type, found.get(field.name)) for field in fields(cls)}
         return cls(**{name: value for name, value in converted.items() if value is not None})
+
+    @property
+    def raised(self) -> str:
+        """A clause about the exception, such as "the loss raised ValueError: k at tal.py:9 in get"; "" without one."""
+        if not self.exception:
+            return ""
+        where = f" at {self.raised_at}" if self.raised_at else ""
+        if self.raised_by == TRAINING:
+            return f"the training raised {self.exception}{where} after this call of the loss"
+        if self.raised_by == LOSS_OR_TRAINING:
+            return f"the loss, or the training after it, raised {self.exception}{where}"
+        return f"the loss raised {self.exception}{where}"
 
     def words(self) -> str:
         """Return the circumstances as a phrase, such as "step 31, epoch 2, learning rate 0.01, loss nan"."""

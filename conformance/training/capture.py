@@ -55,6 +55,10 @@ class LossCall(Protocol):
         """Exception that the loss raised; None if it returned."""
 
     @property
+    def raised_by(self) -> str:
+        """Part of the training that raised `error`, as in `Circumstances.raised_by`; "" for the loss."""
+
+    @property
     def trains(self) -> bool:
         """True if the call belongs to a training step, not to a validation."""
 
@@ -110,6 +114,11 @@ class Call:
     result: Any
     precision: torch.dtype | None = None
     error: BaseException | None = None
+
+    @property
+    def raised_by(self) -> str:
+        """Empty text: only exceptions of the loss are captured."""
+        return ""
 
     @property
     def trains(self) -> bool:

@@ -54,10 +54,11 @@ def exception_facts(error: BaseException | None) -> dict[str, str]:
 
 
 def finished(known: Circumstances, call: LossCall) -> dict[str, Any]:
-    """Return further fields of `Circumstances` of a detached call: precision, dtypes, exception."""
+    """Return further fields of `Circumstances` of a detached call: precision, dtypes, exception and its origin."""
     return {
         "amp": known.amp if known.amp is not None else call.precision is not None,
         "autocast": "" if call.precision is None else str(call.precision).removeprefix("torch."),
         "dtypes": call.dtypes if len(call.dtypes) > 1 else (),
+        "raised_by": call.raised_by,
         **exception_facts(call.error),
     }

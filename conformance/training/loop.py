@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.case_file import Content
+from tal_conformance.core.circumstances import LOSS_OR_TRAINING, TRAINING
 from tal_conformance.core.task import DETECT
 from tal_conformance.training.capture import Rows, content_of, dtype_names, precision_of
+from tal_conformance.training.circumstances import learning_rates
 from tal_reference import Head, Hyperparameters
+
+HALVES = (torch.float16, torch.bfloat16)
+"""Dtypes of predictions under automatic mixed precision. Models in 16 bits without it have them, too."""
 
 
 class LossName:
@@ -31,8 +36,9 @@ class LoopCall:
         value: the value that is differentiated; None if it is unknown.
         task: name of the loss family.
         extras: further tensors of the task.
-        precision: dtype of automatic mixed precision; None without it.
-        error: exception that the loss raised; None if it returned.
+        precision: dtype of automatic mixed precision; None without it, or if it is unknown.
+        error: exception that the loss raised, or the training after it; None if neither raised.
+        raised_by: part of the training that raised `error`, as in `Circumstances.raised_by`; "" for the loss.
     """
 
     criterion: Any
@@ -45,6 +51,7 @@ class LoopCall:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     precision: torch.dtype | None = None
     error: BaseException | None = None
+    raised_by: str = ""
 
     @property
     def trains(self) -> bool:
@@ -72,15 +79,19 @@ class LoopCall:
         """Names of the dtypes of the predictions, without repetition."""
         return dtype_names(self.feature_maps)
 
+    @property
+    def unknown_precision(self) -> str:
+        """Dtype of 16-bit predictions for which no automatic mixed precision was seen; "" otherwise."""
+        dtype = self.feature_maps[0].dtype
+        return dtype_names(self.feature_maps[:1])[0] if self.precision is None and dtype in HALVES else ""
+
     def detached(self) -> Self:
-        """Return a copy of the call without autograd graph. Rows are copied: a loop may write to them."""
+        """Return a copy of the call without autograd graph."""
         return replace(
             self,
             feature_maps=tuple(level.detach() for level in self.feature_maps),
-            annotations=self.annotations.detach().clone(),
             extras={name: tensor.detach() for name, tensor in self.extras.items()},
             value=self.total,
-            precision=precision_of(self.feature_maps),
         )
 
     def content(self) -> Content:
@@ -93,32 +104,84 @@ class LoopCall:
         )  # fmt: skip
 
 
-@dataclass(eq=False)
 class Step:
     """One call of a loss that a training loop has begun: it ends with the next call, or with its `with` block.
 
     Attributes:
-        finish: function that ends the step, with the exception that left its block or None.
         call: the inputs.
         facts: epoch, optimizer and gradient scaler, if they are known.
-        total: the value that is differentiated; set it in the `with` block, or call `rec(..., total=...)`.
     """
 
-    finish: Callable[[BaseException | None], None]
-    call: LoopCall
-    facts: "StepFacts"
-    total: Tensor | float | None = None
+    def __init__(
+        self,
+        finish: Callable[[BaseException | None], None],
+        call: LoopCall,
+        facts: "StepFacts",
+        total: Tensor | float | None = None,
+    ) -> None:
+        """Begin a step.
+
+        Args:
+            finish: function that ends the step, with the exception that left its block or None.
+            call: the inputs.
+            facts: epoch, optimizer and gradient scaler, if they are known.
+            total: the value that is differentiated, if the loss was called already.
+        """
+        self.call, self.facts = call, facts
+        self._finish, self._total, self._in_block = finish, total, False
+        self._precisions: list[torch.dtype | None] = []
+        self._see_precision()
+
+    @property
+    def total(self) -> Tensor | float | None:
+        """The value that is differentiated; set it in the `with` block, or call `rec(..., total=...)`."""
+        return self._total
+
+    @total.setter
+    def total(self, value: Tensor | float | None) -> None:
+        self._see_precision()
+        self._total = value
 
     def __enter__(self) -> Self:
+        self._in_block = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.finish(error)
+        self._see_precision()
+        self._finish(error)
+
+    def _see_precision(self) -> None:
+        self._precisions.append(precision_of(self.call.feature_maps))
+
+    def finished(self, error: BaseException | None) -> LoopCall:
+        """Return the call with its result, its precision, and the exception that ended the step.
+
+        Automatic mixed precision is known at the begin of the step, where `total` is set, and at the end of the `with`
+        block. If it was enabled at one of them in the dtype of the predictions, the loss was called with it.
+
+        Args:
+            error: exception that ended the step; None if it ended by itself.
+        """
+        seen = [precision for precision in self._precisions if precision is not None]
+        fitting = [precision for precision in seen if precision is self.call.feature_maps[0].dtype]
+        return replace(
+            self.call,
+            value=None if self.total is None or error is not None else torch.as_tensor(self.total),
+            precision=next(iter(fitting + seen), None),
+            error=error if isinstance(error, Exception) else None,
+            raised_by=self._raised_by() if isinstance(error, Exception) else "",
+        )
+
+    def _raised_by(self) -> str:
+        """Return the part of the training that raised the exception: the loss returned if its value is known."""
+        if self.total is not None:
+            return TRAINING
+        return "" if self._in_block else LOSS_OR_TRAINING
 
 
-@dataclass(frozen=True)
+@dataclass
 class StepFacts:
     """Objects of a training loop from which the circumstances of a step are read.
 
@@ -126,11 +189,17 @@ class StepFacts:
         epoch: epoch of the training.
         optimizer: optimizer, with parameter groups that have a learning rate.
         scaler: gradient scaler of automatic mixed precision.
+        rates: learning rate of every parameter group at the begin of the step, as `read_rates` found them.
     """
 
     epoch: int | None = None
     optimizer: Any = None
     scaler: Any = None
+    rates: tuple[float, ...] = ()
+
+    def read_rates(self) -> None:
+        """Read the learning rates from the optimizer, before a scheduler changes them."""
+        self.rates = learning_rates(self.optimizer)
 
 
 def loop_call(
@@ -144,6 +213,8 @@ def loop_call(
 ) -> LoopCall:
     """Return the call of a loss in a training loop; `Recording.__call__` documents the arguments.
 
+    Annotation rows are copied: the loss and the loop may write to them.
+
     Raises:
         TypeError: an argument has another type.
     """
@@ -156,4 +227,5 @@ def loop_call(
         )
     if not isinstance(head, Head):
         raise TypeError(f"expected a tal_reference.Head, got {head!r:.100}")
-    return LoopCall(criterion, maps, annotations, head, hyperparameters, task=task, extras=extras or {})
+    rows = annotations.detach().clone()
+    return LoopCall(criterion, maps, rows, head, hyperparameters, task=task, extras=extras or {})

@@ -23,17 +23,20 @@ from tal_conformance.core.task import DETECT
 from tal_conformance.doctor.examine import examine
 from tal_conformance.doctor.finding import worst_line
 from tal_conformance.doctor.inputs import Inputs
+from tal_conformance.doctor.rows import falls, outside_range
 from tal_conformance.training.capture import CannotRecord, LossCall, Rows, Unfit, listening, official_loss
 from tal_conformance.training.circumstances import finished, learning_rates, loss_scale, world
-from tal_conformance.training.loop import LossName, Step, StepFacts, loop_call
+from tal_conformance.training.loop import LoopCall, LossName, Step, StepFacts, loop_call
 from tal_conformance.training.selection import (
     ANOMALIES,
     BEFORE,
     FAILURES,
+    IMAGES,
     LABELS,
     ORDER,
     OUTSIDE,
     RAISED,
+    ROWS_NOT_FINITE,
     BatchFacts,
     BatchSelector,
 )
@@ -41,7 +44,7 @@ from tal_conformance.training.store import SUFFIX, CaseStore
 from tal_reference import Head, Hyperparameters
 from tal_text import warn
 
-ROW_ANOMALIES = (LABELS, ORDER, OUTSIDE)
+ROW_ANOMALIES = (LABELS, IMAGES, ROWS_NOT_FINITE, ORDER, OUTSIDE)
 """Anomalies of annotation rows, in the order of `Pending.numbers`."""
 EVERY, LIMIT_MB = 500, 500.0
 """Defaults: steps between two batches that are stored regularly, and size limit of all files in MB."""
@@ -60,7 +63,7 @@ class Pending:
         which: index of the loss object; an end-to-end head has two loss objects.
         known: circumstances that were known when the loss was called.
         scaler: gradient scaler of the training, if it is known.
-        numbers: (5,) float32 on the CPU: the loss's total, the smallest area of a ground truth, and for `ROW_ANOMALIES`
+        numbers: (7,) float32 on the CPU: the loss's total, the smallest area of a ground truth, and for `ROW_ANOMALIES`
             1 where the rows have it.
         ready: CUDA event after which `numbers` are valid; None if they are valid already.
     """
@@ -147,15 +150,25 @@ class Recording:
         name = self._names.setdefault(loss, LossName())
         call = loop_call(name, feature_maps, annotations, head, hyperparameters, task, extras)
         self._open = Step(self.finish, call, StepFacts(epoch, optimizer, scaler), total)
+        if self.over is None:
+            self._safely(self._open.facts.read_rates)
         return self._open
 
     def finish(self, error: BaseException | None) -> None:
         """End the step that a training loop has begun, if there is one."""
         step, self._open = self._open, None
-        if step is not None:
-            value = None if step.total is None or error is not None else torch.as_tensor(step.total)
-            call = replace(step.call, value=value, error=error if isinstance(error, Exception) else None)
-            self.hear(call, step.facts)
+        if step is not None and self.over is None:
+            self._safely(lambda: self._finish(step, error))
+
+    def _finish(self, step: Step, error: BaseException | None) -> None:
+        call = step.finished(error)
+        if dtype := call.unknown_precision:
+            self._print_once(
+                f"predictions are {dtype}, and autocast was not enabled where a step begins, ends or sets its total: "
+                f"batches are stored as inputs of a loss in {dtype} without autocast. If the loss is called under "
+                "autocast, set step.total in the block of autocast, or call the recording there"
+            )
+        self._hear(call, step.facts)
 
     def hear(self, call: LossCall, facts: StepFacts | None = None) -> None:
         """Process a call of the loss. Every exception is caught, so that recording cannot make a training fail."""
@@ -224,7 +237,9 @@ class Recording:
         amp = getattr(trainer, "amp", None)
         return Circumstances(
             epoch=getattr(trainer, "epoch", None),
-            learning_rates=learning_rates(getattr(trainer, "optimizer", None)),
+            learning_rates=trainer.rates
+            if isinstance(trainer, StepFacts)
+            else learning_rates(getattr(trainer, "optimizer", None)),
             amp=None if amp is None else bool(amp),
             world_size=world_size,
             rank=rank,
@@ -242,19 +257,22 @@ class Recording:
             print_message(f"{self.calls} calls of the loss captured, {stored} batches stored ({size:.1f} MB)")
 
     def _decide(self, pending: Pending) -> None:
-        """Store the batch of a pending call if there is a reason to (`BatchSelector.reasons`), and the one before."""
+        """Store the batch of a pending call if there is a reason to (`BatchSelector.reasons`), then the one before.
+
+        Either is stored even if a case file cannot hold the other.
+        """
         if pending.ready is not None:
             pending.ready.synchronize()
         selector = self._selectors[pending.which]
         step = selector.step
         reasons = selector.reasons(_facts(pending))
         before = self._before.pop(pending.which, None)
-        if before is not None and reasons & set(FAILURES):
-            self._store(*before, {BEFORE})
-        if reasons:
-            self._store(pending, step, reasons)
-        else:
+        if not reasons:
             self._before[pending.which] = pending, step
+            return
+        self._safely(lambda: self._store(pending, step, reasons))
+        if before is not None and reasons & set(FAILURES) and self.over is None:
+            self._safely(lambda: self._store(*before, {BEFORE}))
 
     def _store(self, pending: Pending, step: int, reasons: set[str]) -> None:
         """Store the batch of a call, unless more interesting batches fill the size limit."""
@@ -288,7 +306,7 @@ class Recording:
         for reason in sorted(reasons & set(ANOMALIES)):
             if reason not in self._printed:
                 self._printed.add(reason)
-                what = f"the loss raised {self.raised}" if reason == RAISED else reason
+                what = circumstances.raised if reason == RAISED else reason
                 print_message(f"step {circumstances.step}: {what}{f'; {finding}' if finding else ''}")
 
     def _origin(self, pending: Pending, circumstances: Circumstances) -> str:
@@ -301,6 +319,8 @@ class Recording:
         )  # the second loss of an end-to-end head
         where += [f"step {circumstances.step}"]
         where += [f"epoch {circumstances.epoch}"] if circumstances.epoch is not None else []
+        unknown = isinstance(pending.call, LoopCall) and pending.call.unknown_precision
+        where += ["autocast not seen"] if unknown else []
         loss = f", loss {circumstances.loss:.6g}" if circumstances.loss is not None else ""
         raised = f", {circumstances.exception}" if circumstances.exception else ""
         return f"{', '.join(where)}: {', '.join(circumstances.reasons)}{loss}{raised}"
@@ -329,14 +349,14 @@ def print_message(text: str) -> None:
 
 
 def _numbers(call: LossCall) -> tuple[Tensor, "torch.cuda.Event | None"]:
-    """Return a tensor (5,) of the numbers that decide whether a batch is stored, and a CUDA event.
+    """Return a tensor (7,) of the numbers that decide whether a batch is stored, and a CUDA event.
 
     The numbers are those of `Pending.numbers`; an unknown total is 0. The tensor is copied to the CPU asynchronously,
     and is valid after the event. Without a GPU the event is None.
     """
-    facts = _row_facts(call.columns, *call.images_and_classes)  # (4,)
+    facts = _row_facts(call.columns, *call.images_and_classes)  # (6,)
     total = torch.zeros((), device=facts.device) if call.total is None else call.total.float()
-    numbers = torch.cat((total.reshape(1), facts.to(total.device, non_blocking=True)))  # (5,)
+    numbers = torch.cat((total.reshape(1), facts.to(total.device, non_blocking=True)))  # (7,)
     if not numbers.is_cuda:
         return numbers.cpu(), None
     arriving = numbers.to("cpu", non_blocking=True)
@@ -346,17 +366,19 @@ def _numbers(call: LossCall) -> tuple[Tensor, "torch.cuda.Event | None"]:
 
 
 def _row_facts(rows: Rows, images: int, classes: int) -> Tensor:
-    """Return a tensor (4,) float32: the smallest area, and 1 where rows have each of `ROW_ANOMALIES`, else 0."""
+    """Return a tensor (6,) float32: the smallest area, and 1 where rows have each of `ROW_ANOMALIES`, else 0."""
     boxes = rows.boxes.float()  # (N, 4 or more)
     if not len(boxes):
-        return torch.tensor([torch.inf, 0.0, 0.0, 0.0], device=boxes.device)
-    labels, sides = rows.labels, boxes[:, 2:4]
-    outside = (labels < 0) | (labels >= classes) | (rows.images < 0).any() | (rows.images >= images).any()
+        return torch.tensor([torch.inf, *(0.0 for _ in ROW_ANOMALIES)], device=boxes.device)
+    not_finite = [(~column.isfinite()).any() for column in rows]
+    coordinates = boxes[:, :4]
     return torch.stack((
-        sides.prod(1).min(),
-        outside.any().float(),
-        (rows.images[1:] < rows.images[:-1]).any().float(),
-        (~((boxes[:, :4] >= 0) & (boxes[:, :4] <= 1))).any().float(),
+        coordinates[:, 2:].prod(1).min(),
+        outside_range(rows.labels, classes).any().float(),
+        outside_range(rows.images, images).any().float(),
+        torch.stack(not_finite).any().float(),
+        falls(rows.images).any().float(),
+        ((coordinates < 0) | (coordinates > 1)).any().float(),
     ))  # fmt: skip
 
 
@@ -392,8 +414,9 @@ def recording(folder: Path | str, every: int = EVERY, limit_mb: float = LIMIT_MB
 
     The stored batches are the first batch, every n-th batch, the first batch without ground truths, each batch with the
     most ground truths, the smallest ground truth or the largest loss so far, and batches on which something is wrong:
-    the loss raised or is not finite (and the batch before), a label is outside the head, rows are out of order, or
-    coordinates lie outside [0, 1]. Stored files remain if the training fails.
+    the loss raised or is not finite (and the batch before), a label is outside the head, an image index is outside the
+    batch, rows are not finite or out of order, or coordinates lie outside [0, 1]. Stored files remain if the training
+    fails.
 
     In a distributed training each process records into a folder `rank-N` of its own.
 

@@ -12,12 +12,13 @@ FIRST, EVERY, NO_GT = "first", "every n-th", "no GT"
 MOST, SMALLEST, LARGEST = "most GTs so far", "smallest GT so far", "largest loss so far"
 RESUMED, BEFORE = "first after resuming", "before the batch that went wrong"
 RAISED, NOT_FINITE = "raised", "loss not finite"
-LABELS, ORDER, OUTSIDE = "label outside the head", "rows out of order", "coordinates outside [0, 1]"
+LABELS, IMAGES, ROWS_NOT_FINITE = "label outside the head", "image outside the batch", "row not finite"
+ORDER, OUTSIDE = "rows out of order", "coordinates outside [0, 1]"
 RECORDS = (MOST, SMALLEST, LARGEST)
 """Reasons of which only the newest batch is a record: it supersedes earlier batches with the same reason."""
 FAILURES = (RAISED, NOT_FINITE)
 """Reasons for which the batch before is stored, too."""
-ANOMALIES = (*FAILURES, LABELS, ORDER, OUTSIDE)
+ANOMALIES = (*FAILURES, LABELS, IMAGES, ROWS_NOT_FINITE, ORDER, OUTSIDE)
 """Reasons that say that something is wrong."""
 ANOMALIES_STORED = 10
 """Number of batches of a loss that are stored for each anomaly. A training that has diverged, or whose every batch has

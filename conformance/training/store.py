@@ -98,6 +98,7 @@ class CaseStore:
         case_file.write(new.path, content, circumstances)
         new.size = new.path.stat().st_size
         self.cases.append(new)
+        self.cases.sort(key=lambda case: case.step)  # the batch before one that went wrong is stored after it
         return True
 
     def _make_room(self, new: StoredCase) -> bool:

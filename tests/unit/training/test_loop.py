@@ -78,6 +78,107 @@ def test_an_exception_is_stored_with_its_batch_and_the_one_before(
     assert failed.raised_at.startswith("test_loop.py:")
 
 
+def test_a_batch_that_raises_is_stored_although_the_one_before_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Predictions in another dtype than autocast's do not fit a case file: only that batch is lost."""
+    with recording(tmp_path) as rec:
+        rec(*INPUTS, total=1.0)
+        with torch.autocast("cpu", torch.bfloat16), rec(*INPUTS):
+            pass
+        with pytest.raises(ValueError, match="broken"):
+            in_the_block(rec, ValueError("broken"))
+    assert [known.step for known in stored(tmp_path)] == [0, 2]
+    assert stored(tmp_path)[1].exception == "ValueError: broken"
+    assert (rec.lost, rec.over) == (1, None)
+    assert "expected the dtype of automatic mixed precision" in capsys.readouterr().err
+
+
+HALF = tuple(level.bfloat16() for level in BATCH.feature_maps)
+MIXED = torch.autocast("cpu", torch.bfloat16)
+
+
+def total_in_autocast(rec: Recording) -> None:
+    with rec(HALF, *INPUTS[1:]) as step, MIXED:
+        step.total = 1.0
+
+
+def call_in_autocast(rec: Recording) -> None:
+    with MIXED:
+        rec(HALF, *INPUTS[1:], total=1.0)
+
+
+def block_in_autocast(rec: Recording) -> None:
+    with MIXED, rec(HALF, *INPUTS[1:]):
+        pass
+
+
+@pytest.mark.parametrize("way", [total_in_autocast, call_in_autocast, block_in_autocast])
+def test_autocast_is_read_where_the_loss_is_called(
+    tmp_path: Path, way: Callable[[Recording], None], capsys: pytest.CaptureFixture[str]
+):
+    with recording(tmp_path) as rec:
+        way(rec)
+    (path,) = tmp_path.iterdir()
+    assert Batch.load(path).autocast
+    assert read_circumstances(path).autocast == "bfloat16"
+    assert "autocast" not in Batch.load(path).origin + capsys.readouterr().err
+
+
+def test_autocast_that_was_not_seen_around_16_bits_is_mentioned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with recording(tmp_path) as rec:
+        for _ in range(2):
+            with rec(HALF, *INPUTS[1:]) as step:
+                with MIXED:
+                    total = 1.0
+                step.total = total
+    (path,) = tmp_path.iterdir()
+    assert "autocast not seen" in Batch.load(path).origin
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "predictions are bfloat16, and autocast was not enabled" in line
+
+
+def test_rows_and_learning_rates_are_those_before_the_loss(tmp_path: Path):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    rows = BATCH.annotations.clone()
+    with recording(tmp_path) as rec:
+        rec(BATCH.feature_maps, rows, BATCH.head, optimizer=optimizer, total=1.0)
+        rows[:, 2:] *= 64
+        optimizer.param_groups[0]["lr"] = 0.25
+    (path,) = tmp_path.iterdir()
+    assert torch.equal(Batch.load(path).annotations, BATCH.annotations)
+    assert read_circumstances(path).learning_rates == (0.5,)
+
+
+def after_the_total(rec: Recording, error: Exception) -> None:
+    rec(*INPUTS, total=1.0)
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        (in_the_block, "the loss raised ValueError: broken at test_loop.py:"),
+        (after_the_call, "the loss, or the training after it, raised ValueError: broken at test_loop.py:"),
+        (after_the_total, "the training raised ValueError: broken at test_loop.py:"),
+    ],
+)
+def test_the_part_of_the_training_that_raised_is_named(
+    tmp_path: Path,
+    way: Callable[[Recording, Exception], None],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    with pytest.raises(ValueError, match="broken"):
+        train(tmp_path, way, ValueError("broken"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"step 3: {words}" in line
+    assert ("after this call of the loss" in line) is (way is after_the_total)
+    assert stored(tmp_path)[-1].raised.startswith(words)
+
+
 def test_an_exception_between_two_losses_is_that_of_the_last_call(tmp_path: Path):
     """A step ends with the next call: an exception of the data loader is stored with the batch before it."""
     with recording(tmp_path) as rec:
