@@ -1,6 +1,6 @@
 """Loss families as data: the stages, head fields, terms, annotation columns and extras of each task.
 
-A task is a task of Ultralytics: detection or rotated boxes, and later masks and keypoints. This module contains data
+A task is a task of Ultralytics: detection, rotated boxes, end-to-end heads or keypoints. This module contains data
 only. Code that handles a task is in the package concerned, in a table by the name of the task or of the term, so that
 a term which several tasks share is implemented once.
 """

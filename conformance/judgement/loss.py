@@ -81,11 +81,11 @@ def judge_loss(
         bound(naive[place], exact[place], unit[place], dtype, name if enclosed is None else "")
         for place, name in enumerate(quantities)
     ]
-    allowed = torch.stack(rounding) + slack.items  # (3,)
+    allowed = torch.stack(rounding) + slack.items  # (T,)
     if enclosed is not None:
         allowed = allowed + enclosed
-    items = like_division_by_zero(loss.items, same_dtype, expected.dialect)  # (3,)
-    same_dtype = like_overflow(same_dtype, items, known)  # (3,)
+    items = like_division_by_zero(loss.items, same_dtype, expected.dialect)  # (T,)
+    same_dtype = like_overflow(same_dtype, items, known)  # (T,)
     remark = ""
     if loss.shows_items:
         remark = score_sum_remark(items.double(), exact, allowed, targets.scores.double(), expected.dialect)
@@ -151,7 +151,7 @@ def score_sum_remark(items: Tensor, exact: Tensor, allowed: Tensor, scores: Tens
         return ""
     total = float(scores.sum())
     score_sum = max(total, dialect.score_sum_floor)
-    present = exact.abs() > allowed  # (3,)
+    present = exact.abs() > allowed  # (T,)
     if total == 0 and bool(present.any()) and not items[present].isfinite().any():
         return (
             f"; the sum of all target scores is 0, and the loss is divided by N = 0, expected {score_sum:g}"
@@ -160,7 +160,7 @@ def score_sum_remark(items: Tensor, exact: Tensor, allowed: Tensor, scores: Tens
         return ""
     largest = int((exact.abs() / allowed).where(present, 0).argmax())
     factor = float(items[largest] / exact[largest])
-    tolerance = allowed * (1 + abs(factor)) + exact.abs() * allowed[largest] / exact[largest].abs()  # (3,)
+    tolerance = allowed * (1 + abs(factor)) + exact.abs() * allowed[largest] / exact[largest].abs()  # (T,)
     if not factor or bool(((items - factor * exact).abs() > tolerance).any()):
         return ""
     observed = score_sum / factor

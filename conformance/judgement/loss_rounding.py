@@ -54,8 +54,8 @@ class LossRounding:
         jumps: additional differences where the gradients are not continuous; not multiples of a rounding.
         enclosed: (3,) largest differences of box, cls and dfl by the roundings to 16 bits under autocast, in addition
             to `items`; not multiples of a rounding. None without autocast, or with finer feature maps.
-        ranges: (3,) box, cls and dfl of an untrained head: boxes that do not overlap, cross-entropies without
-            cancellation, and equal probabilities of all bins; never below the terms themselves.
+        ranges: (T,) terms of an untrained head: boxes that do not overlap, cross-entropies without cancellation, and
+            equal probabilities of all bins; never below the terms themselves.
         branches: values of the box loss's gradient on the distance logits where predicted edges may meet the target's,
             under autocast; `jumps` holds the largest difference between them. None otherwise.
     """
@@ -198,10 +198,10 @@ def rounding_units(
     side = weights * side_unit(distances, wanted, wanted_error, of_input, batch, dialect)  # (P,)
     gains = torch.tensor((numbers.box_gain, numbers.cls_gain, numbers.dfl_gain)).to(own)
     terms = torch.stack((box.sum(), cls, side.sum())) * gains / score_sum
-    items = terms + 3 * eps * exact.items.abs()  # (3,): sum, gain and quotient
+    items = terms + 3 * eps * exact.items.abs()  # (T,): sum, gain and quotient
     learning = given.logits[(*at, positives.labels)] * of_labels(factors, positives.labels)  # (P,)
-    enclosed = None if mixed is None else mixed.term_errors(learning, own) * gains / score_sum  # (3,)
-    ranges = term_ranges(weights, given.logits, learning * own, reg_max, factors) * gains / score_sum  # (3,)
+    enclosed = None if mixed is None else mixed.term_errors(learning, own) * gains / score_sum  # (T,)
+    ranges = term_ranges(weights, given.logits, learning * own, reg_max, factors) * gains / score_sum  # (T,)
     # a term that is zero has a bound too, by underflow
     ranges = torch.maximum(ranges, exact.items.abs()).clamp(min=4 * smallest(loss_precision(batch)))
 

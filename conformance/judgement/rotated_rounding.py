@@ -126,7 +126,7 @@ def rotated_rounding_units(  # noqa: PLR0915 (one formula for each term and fiel
     of_turn = (own * turn.value.distance_from(turn.exact)).sum()
     enclosed = torch.stack((of_box, nothing, nothing, of_turn)) * scale  # (4,)
     learning = given.logits[(*at, positives.labels)] * of_labels(factors, positives.labels)  # (P,)
-    ranges = term_ranges(own, given.logits, learning * own, reg_max, factors)  # (3,)
+    ranges = term_ranges(own, given.logits, learning * own, reg_max, factors)  # (T,)
     ranges = torch.cat((ranges, ranges[:1])) * scale  # (4,): an angle loss is at most the sum of the weights
     ranges = torch.maximum(ranges, exact.items.abs()).clamp(min=4 * smallest(loss_precision(batch)))
 

@@ -57,6 +57,7 @@ from tal_conformance.suite.session import (
     note_ledger,
     note_loose_bounds,
     note_other_checks,
+    note_unreached_hazards,
     stopped,
     too_unsupported,
     uncovered_clauses,
@@ -246,9 +247,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in own
             if item in dropped or item.path.stem != "test_cases" or _of_another_row(item, run)
         ]
-    elif not config.getoption("--large"):
+    else:
+        large = config.getoption("--large")
         dropped += [
-            item for item in own if item.path.stem == "test_large" or _is_relation_of_another_task(item, run)
+            item
+            for item in own
+            if (item.path.stem == "test_large" and not large) or _is_relation_of_another_task(item, run)
         ]
         others = [item for item in own if item not in dropped and not _applies(item, task_of_item(item, run))]
         dropped += others
@@ -261,9 +265,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=dropped)
         unwanted = set(dropped)
         items[:] = [item for item in items if item not in unwanted]
-    for item in own:
+    kept = set(own)
+    for item in items:
         if (
-            isinstance(item, pytest.Function)
+            item in kept
+            and isinstance(item, pytest.Function)
             and task_of_item(item, run) != DETECT.name
             and name_of_check(item) in CHECKS
         ):
@@ -439,6 +445,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     if exitstatus == pytest.ExitCode.OK and gates(session.config):
         run.uncovered = uncovered_clauses(run)
+        note_unreached_hazards(run)
         if run.uncovered:
             session.exitstatus = exitstatus = pytest.ExitCode.TESTS_FAILED
         if session.config.getoption("--conformance-profile") == "nightly":

@@ -21,7 +21,7 @@ from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.known_issues.ledger import BUNDLED, InvalidLedger, KnownIssue, read_ledger
 from tal_conformance.known_issues.standing import Standing, standings
 from tal_conformance.suite.checker import Checker
-from tal_conformance.suite.coverage import loose_bounds, missing_hazards
+from tal_conformance.suite.coverage import OPTIONAL, loose_bounds, missing_hazards
 from tal_conformance.suite.options import (
     against,
     report_dir,
@@ -228,7 +228,7 @@ def note_other_checks(run: SessionState, task: str, items: Sequence[pytest.Item]
         first_line = (getattr(module, "__doc__", None) or item.path.stem).splitlines()[0]
         subjects[first_line.split(":")[0].rstrip(".")] = None
     if subjects:
-        reason = f"task {task}: checks that detection alone has: {', '.join(subjects)}"
+        reason = f"task {task}: checks without batches of this task: {', '.join(subjects)}"
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
 
 
@@ -265,16 +265,36 @@ def is_whole(config: pytest.Config) -> bool:
 
 def uncovered_clauses(run: SessionState) -> list[str]:
     """Log each clause and hazard that too few batches reached as not tested, and return a sentence for each of them."""
-    batches = Batches()
-    for implementation in run.implementations:
-        if implementation.task == DETECT.name:
-            for line in batch_lines(run.folder, implementation.name):
-                batches.add(line)
+    batches = _batches_of(run, DETECT.name)
     near_ties = max((kinds["near_tie"] for kinds in batches.uniqueness.values()), default=0)
     reasons = missing_hazards(batches.hazards, batches.different, near_ties)
     for reason in reasons:
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
     return reasons
+
+
+def note_unreached_hazards(run: SessionState) -> None:
+    """Log for every other task than detection the hazards that no batch had.
+
+    The minimum numbers of batches of `uncovered_clauses` are measured for detection alone.
+    """
+    for task in run.tasks:
+        if task != DETECT.name:
+            reached = _batches_of(run, task).hazards
+            missing = [name for name in MEANINGS_BY_TASK[task] if not reached[name] and name not in OPTIONAL]
+            if missing:
+                reason = f"task {task}: hazards that no batch had: {', '.join(missing)}"
+                run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
+
+
+def _batches_of(run: SessionState, task: str) -> Batches:
+    """Return the counts over the logged batches of a task."""
+    batches = Batches()
+    for implementation in run.implementations:
+        if implementation.task == task:
+            for line in batch_lines(run.folder, implementation.name):
+                batches.add(line)
+    return batches
 
 
 def new_mistakes(run: SessionState, checker: Checker) -> list[Failure]:

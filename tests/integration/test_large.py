@@ -15,7 +15,11 @@ def planned(folder: Path, *options: str) -> str:
 
 @pytest.mark.long
 def test_large_batches_are_drawn_when_they_are_asked_for(tmp_path: Path):
-    assert "test_large.py::test_training_size[ultralytics-cpu]" in planned(tmp_path, "--large")
+    large = planned(tmp_path, "--large")
+    assert "test_large.py::test_training_size[ultralytics-cpu]" in large
+    assert "test_loss.py::test_loss[ultralytics (obb)-cpu]" in large
+    for name in ("test_large.py::test_training_size", "test_nonfinite.py::test_nonfinite"):
+        assert f"{name}[ultralytics (obb)" not in large  # rotated boxes have no batches of these checks
     without = planned(tmp_path)
     assert "test_loss.py::test_loss[ultralytics-cpu]" in without
     assert "test_large.py" not in without

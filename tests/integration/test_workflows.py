@@ -248,7 +248,13 @@ def test_a_night(checkout: Path, environment: dict[str, str]):
         done = execute(nightly[name], checkout, **merge)
         assert done.returncode == 0, (name, done.stdout, done.stderr)
     log = read_log(checkout / "night" / "7-1")
-    assert {cell.implementation for cell in log.batches.cells} == {"ultralytics", "article"}
+    assert {cell.implementation for cell in log.batches.cells} == {
+        "ultralytics",
+        "ultralytics (obb)",
+        "ultralytics (e2e)",
+        "ultralytics (pose)",
+        "article",
+    }
     assert [entry["run"] for entry in read_history(checkout / "night" / "history.jsonl")] == ["7-1"]
     assert summary.read_text().startswith("## article and ultralytics conform")
     assert {path.name for path in (checkout / "reports" / "runs" / "examples").iterdir()} == {

@@ -111,4 +111,4 @@ def test_checks_without_counterpart_are_logged_in_one_line():
     run: Any = SimpleNamespace(recorder=Lines())
     note_other_checks(run, OBB.name, items)
     note_other_checks(run, DETECT.name, [])
-    assert run.recorder.reasons == [(None, "task obb: checks that detection alone has: META, STATE")]
+    assert run.recorder.reasons == [(None, "task obb: checks without batches of this task: META, STATE")]
