@@ -2,16 +2,18 @@
 
     python -m tal_conformance.mutation.vector_set MATRIX.json
 
-computes which candidate batches find which planted faults (a line for every fault, so that an interrupted run
-continues), chooses the set and writes `vectors.json` beside this module. The file has the recipes of the batches, not
-their numbers: the batches are built when they are exported, and an id that differs from the listed one is an error.
+computes which candidate batches find which planted faults (a line for every fault, so that an interrupted run of the
+same code continues), chooses the set and writes `vectors.json` beside this module. The file has the recipes of the
+batches, not their numbers: the batches are built when they are exported, and an id that differs from the listed id is
+an error.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tal_conformance.batches.long_batches import CROSSINGS
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.recipe_source import recipe_from
 from tal_conformance.batches.seeding import make_draws_reproducible
+from tal_conformance.checks.power import code_lines, source_digest
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.progress import progress
@@ -130,22 +133,35 @@ def kill_matrix(faults: Iterable[Fault], pool: list[Candidate], path: Path) -> d
     Args:
         faults: the faults.
         pool: the candidates by size; candidates that other batches of `ci` add are appended.
-        path: file with a line for each finished fault, which is continued.
+        path: file with a line for each finished fault, which is continued. Lines of other faults, and of other code
+            (`code_digest`), are ignored.
     """
-    matrix = read_matrix(path)
+    faults, code = list(faults), code_digest()
+    finished = read_matrix(path, code)
+    matrix = {fault.name: finished[fault.name] for fault in faults if fault.name in finished}
     waiting = [fault for fault in faults if fault.name not in matrix]
     with path.open("a", encoding="utf-8") as file, progress("Planting faults", len(waiting)) as advance:
         for fault in waiting:
             matrix[fault.name] = list(found_by(fault, pool))
-            line = {"fault": fault.name, "candidates": [as_fields(each) for each in matrix[fault.name]]}
-            file.write(json.dumps(line) + "\n")
+            found = [as_fields(candidate) for candidate in matrix[fault.name]]
+            file.write(json.dumps({"fault": fault.name, "code": code, "candidates": found}) + "\n")
             file.flush()
             advance(f"{fault.name}: {len(matrix[fault.name])}")
     return matrix
 
 
+def code_digest() -> str:
+    """Return a digest of all that a line of the matrix depends on: code of the suite, this module, torch."""
+    own = code_lines(Path(__file__).read_text(encoding="utf-8"))
+    return hashlib.sha256(f"{source_digest()} {torch.__version__} {own}".encode()).hexdigest()[:16]
+
+
 def found_by(fault: Fault, pool: Sequence[Candidate]) -> Iterator[Candidate]:
-    """Yield the smallest candidates that find a fault; if there are none, the first batch of `ci` that does."""
+    """Yield the smallest candidates that find a fault; if there are none, the first batch of `ci` that does.
+
+    The check that failed on that batch may compare several calls, or judge an assigner alone. So the batch is a
+    candidate only if a vector made of it, of a loss or else of an assigner, finds the fault too.
+    """
     mixed, number = fault.check.startswith(PRECISION), 0
     for candidate in pool:
         may_show = candidate.mixed == mixed and (LONG in candidate.checks or fault.check != LONG)
@@ -155,16 +171,31 @@ def found_by(fault: Fault, pool: Sequence[Candidate]) -> Iterator[Candidate]:
     if number or mixed or fault.check == LONG:
         return
     hit = attack(faulty(fault, exposes_stages=False), fault.check)
-    if hit is not None and hit.failure.batch.origin.startswith("Recipe("):
-        yield Candidate(recipe_from(hit.failure.batch.origin), LOSS, (fault.check.partition("[")[0],))
+    if hit is None or not hit.failure.batch.origin.startswith("Recipe("):
+        return
+    recipe, checks = recipe_from(hit.failure.batch.origin), (fault.check.partition("[")[0],)
+    possible = (Candidate(recipe, asks, checks) for asks in (LOSS, ASSIGNMENT))
+    yield from islice((candidate for candidate in possible if finds(fault, candidate)), 1)
 
 
-def read_matrix(path: Path) -> dict[str, list[Candidate]]:
-    """Return the finished lines of a file of `kill_matrix`."""
+def read_matrix(path: Path, code: str) -> dict[str, list[Candidate]]:
+    """Return the finished lines of a file of `kill_matrix` that were computed by this code.
+
+    Args:
+        path: the file, which may be missing, and whose last line may be incomplete after an interruption.
+        code: digest of the code, `code_digest`.
+    """
     if not path.is_file():
         return {}
-    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {line["fault"]: [from_fields(fields) for fields in line["candidates"]] for line in lines}
+    matrix = {}
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if line.get("code") == code:
+            matrix[line["fault"]] = [from_fields(fields) for fields in line["candidates"]]
+    return matrix
 
 
 def as_fields(candidate: Candidate) -> dict[str, Any]:

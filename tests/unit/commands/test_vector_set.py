@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,8 +17,11 @@ from tal_conformance.mutation.vector_set import (
     MOST_VECTORS,
     REQUIRED_SHARE,
     Candidate,
+    as_fields,
     choose,
+    code_digest,
     finds,
+    found_by,
     from_fields,
     kill_matrix,
     shipped_vectors,
@@ -87,6 +91,52 @@ def test_a_matrix_continues_where_it_stopped(tmp_path: Path):
     assert path.read_text().startswith(line)
     assert both["gains_swapped"] == [SMALL]
     assert both.keys() == {"gains_swapped", "alpha_of_one"}
+
+
+def test_a_matrix_ignores_other_code_and_other_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A fault may have been renamed or removed, and a batch may find it in old code alone."""
+    path = tmp_path / "matrix.jsonl"
+    fault = FAULTS["gains_swapped"]
+    wrong = {"fault": fault.name, "candidates": [as_fields(LARGE)]}
+    lines = [wrong, wrong | {"code": "0" * 16}, wrong | {"fault": "removed", "code": code_digest()}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"fault": "cut o\n')
+    assert kill_matrix([fault], [SMALL], path) == {fault.name: [SMALL]}
+    monkeypatch.setattr(
+        vector_set, "found_by", lambda *arguments: pytest.fail("the matrix was not continued")
+    )
+    assert kill_matrix([fault], [SMALL], path) == {fault.name: [SMALL]}
+
+
+def test_code_has_a_digest(monkeypatch: pytest.MonkeyPatch):
+    before = code_digest()
+    assert code_digest() == before
+    monkeypatch.setattr(vector_set, "source_digest", lambda: "another")
+    assert code_digest() != before
+
+
+@pytest.mark.parametrize(
+    ("fault", "recipe", "asks"),
+    [
+        ("gains_swapped", SMALL.recipe, ["loss"]),
+        ("alpha_of_one", Recipe(((),), classes=2), []),
+    ],
+    ids=["found", "not found"],
+)
+def test_a_batch_of_ci_is_a_candidate_only_if_its_vector_finds_the_fault(
+    fault: str, recipe: Recipe, asks: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    hit = SimpleNamespace(failure=SimpleNamespace(batch=recipe.build()))
+    monkeypatch.setattr(vector_set, "attack", lambda *arguments: hit)
+    assert [candidate.asks for candidate in found_by(FAULTS[fault], [])] == asks
+
+
+def test_a_batch_that_shows_a_fault_in_an_assigner_alone_asks_for_an_assignment(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    hit = SimpleNamespace(failure=SimpleNamespace(batch=SMALL.batch()))
+    monkeypatch.setattr(vector_set, "attack", lambda *arguments: hit)
+    monkeypatch.setattr(vector_set, "finds", lambda fault, candidate: candidate.asks == "assignment")
+    assert [candidate.asks for candidate in found_by(FAULTS["alpha_of_one"], [])] == ["assignment"]
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,41 @@ def test_the_reference_conforms_with_whatever_it_gives(vectors: Path, judge: Jud
     assert "not tested: something" in out
 
 
+@pytest.mark.parametrize(
+    ("fields", "channels", "columns", "items", "box"),
+    [
+        ({"task": "obb"}, 4 * 16 + 2 + 1, 7, 4, 5),
+        ({"task": "pose", "keypoints": (4, 3)}, 4 * 16 + 2 + 4 * 3, 6 + 3 * 4, 5, 4),
+    ],
+    ids=["obb", "pose"],
+)
+def test_other_tasks_have_the_documented_shapes_and_conform(
+    vectors: Path, judge: Judge, fields: dict[str, Any], channels: int, columns: int, items: int, box: int
+):
+    """The reference's own outcomes conform, and a wrong gradient of the task's own channel, the last one, diverges."""
+    truths = (Truth("ordinary"), Truth("ordinary")), ()
+    batch = Recipe(truths, classes=2, predictions="near", **fields).build()
+    shutil.rmtree(vectors)
+    vectors.mkdir()
+    facts = {"task": batch.family.name, "profile": "dev", "left_out": []}
+    write_vectors(vectors, [VectorBatch(batch, "loss", ("loss",))], NEWEST, facts, "0")
+    own = write_outcomes(vectors, ReferenceAdapter())
+    given = load_file(vectors / "vectors" / f"{batch.id}.safetensors")
+    outcome = load_file(own / f"{batch.id}.safetensors")
+    inputs = load_file(vectors / "assigner" / f"{batch.id}.safetensors")
+    assert given["level.0"].shape[1] == outcome["loss.gradients.0"].shape[1] == channels
+    assert given["annotations"].shape[1] == columns
+    assert outcome["loss.items"].shape == (items,)
+    boxes = inputs["boxes"], inputs["truth_boxes"], outcome["assignment.boxes"]
+    assert {values.shape[-1] for values in boxes} == {box}
+    status, out, _ = judge()
+    assert status == 0, out
+    changed(
+        own / f"{batch.id}.safetensors", lambda tensors, _: tensors["loss.gradients.0"][:, -1].mul_(2).add_(1)
+    )
+    assert judge()[0] == 1
+
+
 @pytest.mark.parametrize("fault", ["not_scaled_by_overlap", "gains_swapped"])
 @pytest.mark.parametrize("gives", [("assignment", "loss", "gradients"), ("loss", "gradients")])
 def test_a_planted_fault_is_found(vectors: Path, judge: Judge, fault: str, gives: tuple[str, ...]):
