@@ -10,7 +10,7 @@ from tal_conformance.doctor.inputs import Inputs
 
 def form_findings(inputs: Inputs) -> list[Finding]:
     """Return the findings on dtypes and shapes, which need no values."""
-    found = [_mixed_dtypes(inputs), _unfit_shapes(inputs), _class_weights(inputs)]
+    found = [_mixed_dtypes(inputs), _unfit_shapes(inputs), _class_weights(inputs), _keypoints(inputs)]
     return [finding for finding in found if finding is not None]
 
 
@@ -89,6 +89,16 @@ def _class_weights(inputs: Inputs) -> Finding | None:
         severity = Severity.RAISES
     count = len(useless) or len(weights)
     return Finding("class weights", "COR-7", severity, sentence, count, len(weights), "class weights")
+
+
+def _keypoints(inputs: Inputs) -> Finding | None:
+    """Return a finding if the head has keypoints and the task has none, or the reverse (POSE-IN-1)."""
+    task, keypoints = TASKS.get(inputs.content.task), inputs.content.head.keypoints
+    if task is None or (keypoints is not None) == task.has_keypoints:
+        return None
+    expected = "the number of keypoints, such as (17, 3)" if task.has_keypoints else "None"
+    sentence = f"head.keypoints is {keypoints!r}: task {task.name!r} expects {expected}"
+    return Finding("keypoints of the head", "POSE-IN-1", Severity.RAISES, sentence, 1, 1, "heads")
 
 
 def fields_of(inputs: Inputs) -> dict[str, slice]:

@@ -360,6 +360,15 @@ def test_shapes_are_compared_with_those_of_the_task(wrong: Content, words: str):
     assert shape.severity is Severity.RAISES
 
 
+def test_keypoints_of_the_head_are_those_of_the_task():
+    without = content(POSES, head=BATCH.head, feature_maps=BATCH.feature_maps, annotations=ROWS)
+    (finding,) = examine(Inputs(without))
+    assert "head.keypoints is None: task 'pose' expects the number of keypoints" in finding.sentence
+    (finding,) = examine(Inputs(content(head=POSES.head)))
+    assert "head.keypoints is (2, 3): task 'detect' expects None" in finding.sentence
+    assert (finding.clause, finding.severity) == ("POSE-IN-1", Severity.RAISES)
+
+
 @pytest.mark.parametrize(
     ("numbers", "choices", "words"),
     [
