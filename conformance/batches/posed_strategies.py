@@ -24,7 +24,7 @@ GAINS: tuple[dict[str, Any], ...] = (
     {"kobj_gain": 4.0},
     {"pose_gain": 0.5, "kobj_gain": 0.25},
 )
-UNLIKE = ("nonfinite", "precision", "exponents")
+WITHOUT_COUNTERPART = ("nonfinite", "precision", "exponents")
 """Strategies of detection without a counterpart: neither non-finite predictions nor 16 bits are judged, and the
 assigner alone is that of detection."""
 
@@ -71,5 +71,5 @@ def posed_strategies(
     return {
         name: posed(strategy, other_gains=name in ("hyperparameters", "loss"))
         for name, strategy in strategies.items()
-        if name not in UNLIKE
+        if name not in WITHOUT_COUNTERPART
     }

@@ -18,7 +18,7 @@ SPECIAL = (
 SPECIAL_PREDICTIONS = (*(None,) * 6, "other_form", "many_turns")
 """Kinds of predictions that only rotated boxes have; None: the kind that detection's strategy drew."""
 ANGLE_GAINS = (1.0, 1.0, 0.25, 4.0)
-UNLIKE = ("loss_of_points", "nonfinite")
+WITHOUT_COUNTERPART = ("loss_of_points", "nonfinite")
 """Strategies of detection without a counterpart: boxes without area are dropped (OBB-ANN-2), and non-finite predictions
 are not judged."""
 
@@ -75,5 +75,5 @@ def turned_strategies(
     return {
         name: turned(strategy, other_gains=name == "hyperparameters")
         for name, strategy in strategies.items()
-        if name not in UNLIKE
+        if name not in WITHOUT_COUNTERPART
     }

@@ -51,11 +51,13 @@ def measured(options: argparse.Namespace) -> int:
     """Search for the causes of known deviations, print the result of each search, and return the exit status."""
     prepare_judging()
     mode = dict(zip(VISIBLE, MODES, strict=True))[options.visible]
-    patients = list(diagnosis.patients(options.measure, options.number, mode, options.first - 1))
+    implementations = list(
+        diagnosis.faulty_implementations(options.measure, options.number, mode, options.first - 1)
+    )
     found = []
-    with progress("Searching for known causes", len(patients)) as advance:
-        for patient in patients:
-            result = diagnosis.diagnose(patient, options.seconds)
+    with progress("Searching for known causes", len(implementations)) as advance:
+        for faulty in implementations:
+            result = diagnosis.measure_search(faulty, options.seconds)
             found.append(result)
             say(f"{result.result:8}{result.seconds:6.1f} s  {result.name}: {result.sentence}")
             advance()

@@ -119,9 +119,8 @@ def _add_points_beside(seen: list[Interval], target: Tensor, within: Tensor, aro
         only = torch.arange(4, device=target.device) == edge  # (4,)
         for values in (past, own.expand_as(corners)):
             points = torch.where(only & near, values, corners)
-            position = (
-                (points - own).sign().masked_fill(~(only & near), torch.nan)
-            )  # NaN: counted in no group
+            # NaN is counted in no group
+            position = (points - own).sign().masked_fill(~(only & near), torch.nan)
             _add(seen, gradients(own, points), position, meets)
 
 

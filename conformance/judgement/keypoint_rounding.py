@@ -69,9 +69,8 @@ def keypoint_rounding_units(
     tiny = STEPS * smallest(precision(batch.dtype))
     of_pose = _in_channels(pose.gradient * (factor * numbers.pose_gain), given.shape)  # (P, K D)
     exact_pose = _in_channels(pose.exact_gradient * (factor * numbers.pose_gain), given.shape)
-    last = STEPS * eps * exact_pose.abs() + tiny * (
-        exact_pose != 0
-    )  # underflow only where there is a gradient
+    # underflow only where there is a gradient
+    last = STEPS * eps * exact_pose.abs() + tiny * (exact_pose != 0)
     of_seen = torch.zeros_like(of_pose)
     if given.shape[1] == 3:
         of_seen[:, 2::3] = seen.gradient * (factor * numbers.kobj_gain) + tiny
@@ -79,9 +78,8 @@ def keypoint_rounding_units(
     rounding = box, (ZERO, ZERO, last), (ZERO, ZERO, of_seen), cls, dfl
     box, cls, dfl = ((*of_term, ZERO) for of_term in detection.jumps)
     jumps = box, (ZERO, ZERO, of_pose), (ZERO, ZERO, ZERO), cls, dfl
-    most = (
-        torch.stack((pose.most.sum() * numbers.pose_gain, seen.most.sum() * numbers.kobj_gain)) / share
-    )  # (2,)
+    items_at_most = pose.most.sum() * numbers.pose_gain, seen.most.sum() * numbers.kobj_gain
+    most = torch.stack(items_at_most) / share  # (2,)
     most = torch.maximum(most, exact.items[1:3].abs()).clamp(min=tiny)
     assert detection.ranges is not None
     ranges = torch.cat((detection.ranges[:1], most, detection.ranges[1:]))  # (5,)

@@ -36,14 +36,14 @@ from tal_reference.choices import differences
 from tal_reference.choices import spelling as spelling_of
 
 KINDS = {"faults": 0, "pairs": 2, "triples": 3}
-"""Kinds of patients, with the number of their changed choices; 0 for a planted fault."""
+"""Kinds of implementations with a known fault, with the number of changed choices; 0 for a planted fault."""
 SEED = 18
 """Seed of the random dialects."""
 SECONDS = 60.0
 """Budget of processor time of each search, that of a failing run."""
 OF_CHOICE, OF_TEST = 4, 3
 """Number of batches of each strategy for a choice, and of each strategy of the suite's tests."""
-TELLING = 40
+MAX_DISTINGUISHING = 40
 """Number of batches of a choice's strategy, of which one must show the choice for it to be planted."""
 EXACT, TIE, PARTLY, NOTHING, WRONG, UNSEEN = "exact", "tie", "partly", "nothing", "wrong", "unseen"
 RESULTS = {
@@ -60,8 +60,8 @@ _OF_8_0_51 = {"metric_masked", "at_least_one"}
 
 
 @dataclass(frozen=True)
-class Patient:
-    """An implementation with known deviations from the newest release, which it declares.
+class FaultyImplementation:
+    """An implementation with a known fault: it deviates from the newest release, which it declares.
 
     Attributes:
         name: name of the fault, or notation of the dialect.
@@ -76,10 +76,10 @@ class Patient:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Result of the search for the cause of one patient's failures.
+    """Result of the search for the cause of the failures of one implementation with a known fault.
 
     Attributes:
-        name: name of the patient.
+        name: name of the fault, or notation of the dialect.
         result: a key of `RESULTS`.
         sentence: the sentence that a run prints.
         seconds: processor time of the search and its proof.
@@ -91,23 +91,25 @@ class Diagnosis:
     seconds: float
 
 
-def patients(kind: str, number: int, mode: str = OUTPUTS_ALONE, begin: int = 0) -> Iterator[Patient]:
-    """Yield patients of one kind.
+def faulty_implementations(
+    kind: str, number: int, mode: str = OUTPUTS_ALONE, begin: int = 0
+) -> Iterator[FaultyImplementation]:
+    """Yield implementations with a known fault, of one kind.
 
     Args:
         kind: a key of `KINDS`.
-        number: number of patients.
+        number: number of implementations.
         mode: one of `MODES`: the visible parts of the results.
-        begin: number of patients that are left out at the beginning, to continue an earlier measurement.
+        begin: number of implementations that are left out at the beginning, to continue an earlier measurement.
     """
     if not KINDS[kind]:
         for name in visible_faults()[begin : begin + number]:
             spelling = FAULTS_AS_CHOICES.get(name)
             planted = parse(f"{NEWEST.name}, {spelling}") if spelling else None
-            yield Patient(name, implementation_with(FAULTS[name], mode), planted)
+            yield FaultyImplementation(name, implementation_with(FAULTS[name], mode), planted)
         return
     for dialect in islice(random_dialects(KINDS[kind]), begin, begin + number):
-        yield Patient(spelling_of(dialect), computing(dialect, mode), dialect)
+        yield FaultyImplementation(spelling_of(dialect), computing(dialect, mode), dialect)
 
 
 def visible_faults() -> list[str]:
@@ -120,7 +122,7 @@ def computing(dialect: Dialect, mode: str) -> Implementation:
     """Return the reference in a dialect, as an implementation that declares the newest release."""
     adapter: Any = ReferenceAdapter(dialect)
     adapter.exposes_stages = mode == STAGES_SHOWN
-    found = implementation_from(Hidden(adapter) if mode == HIDDEN else adapter, "patient")
+    found = implementation_from(Hidden(adapter) if mode == HIDDEN else adapter, "faulty")
     return replace(found, dialect=NEWEST)
 
 
@@ -148,29 +150,32 @@ def other_values(name: str, base: Dialect) -> list[Any]:
 def has_effect(dialect: Dialect, name: str, official: Any) -> bool:
     """Return True if the value of a choice changes the reference's results on a batch of the choice's strategy."""
     without = replace(dialect, **{name: official})
-    return any(differ(dialect, without, recipe) for recipe in sample_recipes(DISTINGUISHING[name], TELLING))
+    return any(
+        differ(dialect, without, recipe)
+        for recipe in sample_recipes(DISTINGUISHING[name], MAX_DISTINGUISHING)
+    )
 
 
 @cache
 def fixed_recipes() -> list[Recipe]:
-    """Return the recipes of the batches on which every patient is diagnosed."""
+    """Return the recipes of the batches on which each search is measured."""
     of_choices = [sample_recipes(strategy, OF_CHOICE) for strategy in dict.fromkeys(DISTINGUISHING.values())]
     of_tests = [sample_recipes(strategy, OF_TEST) for strategy in LOSS_STRATEGIES.values()]
     return list(dict.fromkeys(recipe for drawn in (*of_choices, *of_tests) for recipe in drawn))
 
 
-def diagnose(patient: Patient, seconds: float = SECONDS) -> Diagnosis:
-    """Search for the cause of a patient's failures on the fixed batches, and compare it with the planted cause."""
-    observations = Observations(patient.implementation)
+def measure_search(faulty: FaultyImplementation, seconds: float = SECONDS) -> Diagnosis:
+    """Search for the cause of an implementation's failures on the fixed batches, and compare it with the true one."""
+    observations = Observations(faulty.implementation)
     recipes = fixed_recipes()
     failing = [recipe for recipe in recipes if not observations.conforms(recipe, NEWEST)]
     if not failing:
-        return Diagnosis(patient.name, UNSEEN, "", 0.0)
+        return Diagnosis(faulty.name, UNSEEN, "", 0.0)
     passing = [recipe for recipe in recipes if observations.conforms(recipe, NEWEST)]
     began = time.process_time()
     found = explain(observations, failing, passing, seconds, faults=FAULTS.values())
     spent = time.process_time() - began
-    return Diagnosis(patient.name, result_of(found, patient.name, patient.planted), found.sentence, spent)
+    return Diagnosis(faulty.name, result_of(found, faulty.name, faulty.planted), found.sentence, spent)
 
 
 def result_of(found: Identification, name: str, planted: Dialect | None) -> str:
@@ -194,7 +199,7 @@ def result_of(found: Identification, name: str, planted: Dialect | None) -> str:
     if found.missing:
         right = {name for name, value in vars(found.dialect).items() if value == getattr(planted, name)}
         return PARTLY if right & set(differences(found.dialect, NEWEST)) else NOTHING
-    return WRONG if telling_batch(found.dialect, planted) else TIE
+    return WRONG if distinguishing_batch(found.dialect, planted) else TIE
 
 
 def is_refuted(found: Identification, fault: Fault) -> bool:
@@ -205,16 +210,19 @@ def is_refuted(found: Identification, fault: Fault) -> bool:
     if found.fault is not None:
         return words_of(fault) not in {tie.words for tie in found.ties}
     check = CHECKS[fault.check.partition("[")[0]]
-    recipes = sample_recipes(check.strategy, TELLING) if check.argument == "recipe" else ()
+    recipes = sample_recipes(check.strategy, MAX_DISTINGUISHING) if check.argument == "recipe" else ()
     observations = Observations(found.implementation)
     return not all(observations.conforms(recipe, found.dialect) for recipe in recipes)
 
 
-def telling_batch(found: Dialect, planted: Dialect) -> Recipe | None:
+def distinguishing_batch(found: Dialect, planted: Dialect) -> Recipe | None:
     """Return a batch on which the reference's results in two dialects differ; None if none was drawn."""
     names = differences(found, planted)
     drawn = (
-        r for name in names if name in DISTINGUISHING for r in sample_recipes(DISTINGUISHING[name], TELLING)
+        r
+        for name in names
+        if name in DISTINGUISHING
+        for r in sample_recipes(DISTINGUISHING[name], MAX_DISTINGUISHING)
     )
     return next((recipe for recipe in drawn if differ(found, planted, recipe)), None)
 

@@ -91,9 +91,8 @@ def formable(batch: Batch) -> Batch:
     rows = batch.annotations.clone()
     rows[:, 2:4] = (rows[:, 2:4] * DYADIC).round() / DYADIC
     height, width = batch.size
-    x, y, w, h = (rows[:, 2:6].double() * rows.new_tensor((width, height, width, height))).unbind(
-        1
-    )  # (N,) each
+    scale = rows.new_tensor((width, height, width, height))
+    x, y, w, h = (rows[:, 2:6].double() * scale).unbind(1)  # (N,) each
     eps = torch.finfo(torch.float32).eps
     rounding = 8 * eps * (width + height + rows[:, 6].abs())  # of a sum of five numbers
     real = torch.minimum(y, height - y) + x + w + h + rows[:, 6] > rounding
@@ -133,9 +132,8 @@ def _rounding(batch: Batch, rows: Tensor, before: Tensor, after: Tensor, quarter
         torch.cat((batch.annotations[:, 6], before.flatten())),
         torch.cat((rows[:, 6], after.flatten())),
     )
-    undone = (
-        4 * torch.finfo(torch.float64).eps * float(new.abs().max())
-    )  # product, difference, and those below
+    # the roundings of the product, of the difference, and of the numbers below
+    undone = 4 * torch.finfo(torch.float64).eps * float(new.abs().max())
     return float((new.double() - old.double() - quarters * QUARTER).abs().max()) + undone
 
 

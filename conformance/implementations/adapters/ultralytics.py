@@ -247,13 +247,13 @@ class EndToEndAdapter(UltralyticsAdapter):
         head: Head,
         hyperparameters: Hyperparameters,
     ) -> Loss:
-        criterion, heard = made
+        criterion, branch_recorders = made
         loss = super()._call((criterion, None), feature_maps, annotations, head, hyperparameters)
-        if heard is None:
+        if branch_recorders is None:
             return loss
         strides = make_anchors(feature_maps[: len(head.strides)], head).strides
         branches = {}
-        for name, (branch, recorder) in heard.items():
+        for name, (branch, recorder) in branch_recorders.items():
             total, items = branch.result
             logged = torch.stack(list(items.values())) if isinstance(items, dict) else items
             inputs = recorder.inputs(strides, head, hyperparameters)
@@ -263,18 +263,18 @@ class EndToEndAdapter(UltralyticsAdapter):
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, device: torch.device
     ) -> tuple[Any, Any]:
-        """Return a new criterion after its updates, and for each branch its listener and its assigner's recorder."""
+        """Return a new criterion after its updates; for each branch, its recorded loss and its assigner's recorder."""
         criterion = self._make_criterion(head, hyperparameters, device)
         if not self.exposes_stages:
             return criterion, None
-        heard = {}
+        branch_recorders = {}
         for name in BRANCHES:
             branch = getattr(criterion, name)
             recorder = self.recorder(self._assigner_module, branch.assigner)
             recorder.attach()
-            heard[name] = Heard(branch), recorder
-            setattr(criterion, name, heard[name][0])
-        return criterion, heard
+            branch_recorders[name] = RecordedLoss(branch), recorder
+            setattr(criterion, name, branch_recorders[name][0])
+        return criterion, branch_recorders
 
     def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
         """Return the release's criterion, updated as often as the hyperparameters say (E2E-5)."""
@@ -287,7 +287,7 @@ class EndToEndAdapter(UltralyticsAdapter):
         return criterion
 
 
-class Heard:
+class RecordedLoss:
     """The loss of one branch of an end-to-end criterion, whose latest result is stored.
 
     Args:

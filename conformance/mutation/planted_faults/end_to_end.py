@@ -1,6 +1,5 @@
 """Faults planted in end-to-end losses: faults of detection in one branch, and faults of both branches' sum (E2E-*)."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ from tal_conformance.core.outcome import Loss
 from tal_conformance.core.task import E2E, StageName, stage_name
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
-from tal_conformance.mutation.planted_faults.fault import ENTERED, Fault
+from tal_conformance.mutation.planted_faults.fault import ENTERED, Fault, registering
 from tal_conformance.mutation.planted_faults.faulty_reference import FaultyReference
 from tal_reference import Head, Hyperparameters
 from tal_reference.end_to_end import (
@@ -111,28 +110,7 @@ for _branch in BRANCHES:
         )
 
 
-def planted(
-    clauses: str, stage: str, at: str, *outputs_stages: str, check: str = "loss"
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that registers a fault: the decorated function replaces a function of the reference.
-
-    Args:
-        clauses: the clauses that the fault violates, separated by spaces.
-        stage: the first stage that must diverge if stages are exposed.
-        at: dotted name of the replaced function, or its name in the reference's module of end-to-end losses.
-        outputs_stages: stages that the report may name if only the assigner's outputs are visible; by default the
-            fault's stage.
-        check: name of the check that must find the fault.
-    """
-
-    def register(replacement: Callable[..., Any]) -> Callable[..., Any]:
-        name, place = replacement.__name__, at if "." in at else f"{HOME}.{at}"
-        END_TO_END_FAULTS[name] = Fault(
-            name, tuple(clauses.split()), stage, {place: replacement}, outputs_stages or (stage,), check
-        )
-        return replacement
-
-    return register
+planted = registering(END_TO_END_FAULTS, HOME)
 
 
 def _numbers(of_branch: str, changes: dict[str, Any], hyperparameters: Hyperparameters, *dialect: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from unittest.mock import patch
 
 import tal_conformance.suite.every_check  # noqa: F401 (enters the checks into the registry)
@@ -12,6 +12,7 @@ from tal_conformance.core.task import DETECT, StageName
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.mutation.planted_faults.index import INDEX
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 LEFT_OUT = (StageName.CANDIDATES, StageName.TOP_K)
 """Stages that the report may name for a missing positive if only the assigner's outputs are visible: the
 anchor was either not a candidate, or not selected."""
@@ -90,3 +91,42 @@ def fault(
         return replacement
 
     return register
+
+
+class Registering(Protocol):
+    """Function that returns a decorator, which registers a fault: the decorated function replaces another function.
+
+    Args:
+        clauses: the clauses that the fault violates, separated by spaces.
+        stage: the first stage that must diverge if stages are exposed.
+        at: dotted name of the replaced function, or its name in the home module.
+        outputs_stages: stages that the report may name if only the assigner's outputs are visible; by default the
+            fault's stage.
+        check: name of the check that must find the fault.
+    """
+
+    def __call__(
+        self, clauses: str, stage: str, at: str, *outputs_stages: str, check: str = "loss"
+    ) -> Decorator:
+        """Return the decorator."""
+
+
+def registering(faults: dict[str, Fault], home: str) -> Registering:
+    """Return a function whose decorators register faults of a task.
+
+    Args:
+        faults: the faults of the task by name, to which faults are added.
+        home: module of the replaced functions.
+    """
+
+    def planted(clauses: str, stage: str, at: str, *outputs_stages: str, check: str = "loss") -> Decorator:
+        def register(replacement: Callable[..., Any]) -> Callable[..., Any]:
+            name, place = replacement.__name__, at if "." in at else f"{home}.{at}"
+            faults[name] = Fault(
+                name, tuple(clauses.split()), stage, {place: replacement}, outputs_stages or (stage,), check
+            )
+            return replacement
+
+        return register
+
+    return planted

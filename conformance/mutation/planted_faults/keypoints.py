@@ -1,6 +1,5 @@
 """Faults planted in the loss of poses, in its own functions; functions of detection have faults of their own."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.task import StageName
-from tal_conformance.mutation.planted_faults.fault import ENTERED, Fault
+from tal_conformance.mutation.planted_faults.fault import ENTERED, Fault, registering
 from tal_reference import DetectionLoss, keypoints
 from tal_reference.keypoints import KeypointPredictions, PositiveKeypoints
 from tal_reference.loss import Positives
@@ -29,7 +28,7 @@ SHARED = (
 """Faults of detection in functions that poses share (POSE-1), at least one for every stage but box and total."""
 POSE_FAULTS: dict[str, Fault] = {}
 """Every fault of poses by name."""
-right = {
+ORIGINALS = {
     name: getattr(keypoints, name)
     for name in (
         *("read_keypoints", "true_keypoints", "sigmas_of", "with_keypoints", "decode_keypoints"),
@@ -39,32 +38,13 @@ right = {
 """The functions of the reference, before faults replace them."""
 
 
-def planted(
-    clauses: str, stage: str, at: str, check: str = "loss"
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that registers a fault: the decorated function replaces the function `at` of `keypoints`.
-
-    Args:
-        clauses: the clauses that the fault violates, separated by spaces.
-        stage: the first stage that must diverge.
-        at: name of the replaced function.
-        check: name of the check that must find the fault.
-    """
-
-    def register(replacement: Callable[..., Any]) -> Callable[..., Any]:
-        name = replacement.__name__
-        POSE_FAULTS[name] = Fault(
-            name, tuple(clauses.split()), stage, {f"{HOME}.{at}": replacement}, (stage,), check
-        )
-        return replacement
-
-    return register
+planted = registering(POSE_FAULTS, HOME)
 
 
 @planted("POSE-IN-1", StageName.POSE, "read_keypoints")
 def keypoints_by_number(feature_maps: Any, head: Any) -> KeypointPredictions:
     """Return predictions whose channels are read as all x, then all y, then all visibilities."""
-    given: KeypointPredictions = right["read_keypoints"](feature_maps, head)
+    given: KeypointPredictions = ORIGINALS["read_keypoints"](feature_maps, head)
     count, numbers = given.shape
     by_number = given.keypoints.unflatten(2, (numbers, count)).mT.flatten(2)  # (B, A, K D)
     return replace(given, keypoints=by_number)
@@ -73,7 +53,7 @@ def keypoints_by_number(feature_maps: Any, head: Any) -> KeypointPredictions:
 @planted("POSE-IN-1", StageName.POSE, "read_keypoints")
 def keypoints_from_the_next_channel(feature_maps: Any, head: Any) -> KeypointPredictions:
     """Return predictions whose keypoints begin one channel late."""
-    given: KeypointPredictions = right["read_keypoints"](feature_maps, head)
+    given: KeypointPredictions = ORIGINALS["read_keypoints"](feature_maps, head)
     return replace(given, keypoints=given.keypoints.roll(-1, 2))
 
 
@@ -82,14 +62,14 @@ def occluded_keypoints_are_invisible(*given: Any) -> list[Tensor]:
     """Return true keypoints of which only those with a visibility above 1 are visible."""
     return [
         torch.cat((image[..., :2], image[..., 2:] * (image[..., 2:] > 1)), dim=-1)
-        for image in right["true_keypoints"](*given)
+        for image in ORIGINALS["true_keypoints"](*given)
     ]
 
 
 @planted("POSE-IN-2", StageName.POSE, "true_keypoints")
 def keypoints_exchange_width_and_height(rows: Any, annotations: Any, images: int, size: Any) -> Any:
     """Return true keypoints whose x is scaled by the input's height, and y by its width."""
-    return right["true_keypoints"](rows, annotations, images, (size[1], size[0]))
+    return ORIGINALS["true_keypoints"](rows, annotations, images, (size[1], size[0]))
 
 
 @planted("POSE-IN-3", StageName.POSE, "sigmas_of")
@@ -97,20 +77,20 @@ def equal_sigmas_for_coco(head: Any, like: Tensor) -> Tensor:
     """Return 1 / K for every keypoint, also for COCO's."""
     if head.keypoint_sigmas is None:
         return like.new_full((head.keypoints[0],), 1 / head.keypoints[0])
-    own: Tensor = right["sigmas_of"](head, like)
+    own: Tensor = ORIGINALS["sigmas_of"](head, like)
     return own
 
 
 @planted("POSE-IN-3", StageName.POSE, "sigmas_of")
 def own_sigmas_unread(head: Any, like: Tensor) -> Any:
     """Return the sigmas of the head's shape, although the head has its own."""
-    return right["sigmas_of"](replace(head, keypoint_sigmas=None), like)
+    return ORIGINALS["sigmas_of"](replace(head, keypoint_sigmas=None), like)
 
 
 @planted("POSE-1", StageName.POSE, "with_keypoints")
 def keypoints_of_the_first_truth(positives: Positives, owners: Tensor, truths: Any) -> Any:
     """Return positives with the keypoints of the first ground truth of their image."""
-    return right["with_keypoints"](positives, torch.zeros_like(owners), truths)
+    return ORIGINALS["with_keypoints"](positives, torch.zeros_like(owners), truths)
 
 
 @planted("POSE-1", StageName.POSE, "with_keypoints")
@@ -134,13 +114,13 @@ def keypoints_without_a_factor(raw: Tensor, centres: Tensor) -> Tensor:
 @planted("POSE-3", StageName.POSE, "similarity")
 def half_the_area(first: Any, second: Any, area: Tensor, sigmas: Any) -> Any:
     """Return similarities for an object of 0.53 of the box's area."""
-    return right["similarity"](first, second, 0.53 * area, sigmas)
+    return ORIGINALS["similarity"](first, second, 0.53 * area, sigmas)
 
 
 @planted("POSE-3", StageName.POSE, "similarity")
 def variance_counted_once(first: Any, second: Any, area: Tensor, sigmas: Any) -> Any:
     """Return similarities with 2 sigma^2 in place of 8 sigma^2."""
-    return right["similarity"](first, second, area, sigmas / 2)
+    return ORIGINALS["similarity"](first, second, area, sigmas / 2)
 
 
 @planted("POSE-4", StageName.POSE, "pose_term")
@@ -155,44 +135,44 @@ def pose_over_all_keypoints(found: PositiveKeypoints, sigmas: Tensor) -> Tensor:
 @planted("POSE-4", StageName.POSE, "pose_term")
 def pose_of_invisible_keypoints(found: PositiveKeypoints, sigmas: Tensor) -> Any:
     """Return the keypoint loss of all keypoints, as if all were visible."""
-    return right["pose_term"](replace(found, visible=torch.ones_like(found.visible)), sigmas)
+    return ORIGINALS["pose_term"](replace(found, visible=torch.ones_like(found.visible)), sigmas)
 
 
-@planted("POSE-4 COR-2", StageName.POSE, "at_positives", "zeros_compete")
+@planted("POSE-4 COR-2", StageName.POSE, "at_positives", check="zeros_compete")
 def positives_without_weight_left_out(given: Any, positives: Positives, decode: Any) -> PositiveKeypoints:
     """Return the keypoints of positives with a weight above 0."""
     kept = positives.weights > 0  # (P,)
     fields: dict[str, Any] = {
         name: None if value is None else value[kept] for name, value in vars(positives).items()
     }
-    found: PositiveKeypoints = right["at_positives"](given, Positives(**fields), decode)
+    found: PositiveKeypoints = ORIGINALS["at_positives"](given, Positives(**fields), decode)
     return found
 
 
 @planted("POSE-4 COR-2", StageName.POSE, "at_positives")
 def keypoints_weighted(given: Any, positives: Positives, decode: Any) -> PositiveKeypoints:
     """Return keypoints whose positives count with their weight: the area is larger for small weights."""
-    found: PositiveKeypoints = right["at_positives"](given, positives, decode)
+    found: PositiveKeypoints = ORIGINALS["at_positives"](given, positives, decode)
     return replace(found, area=found.area / positives.weights.clamp(min=1e-3))
 
 
 @planted("POSE-5", StageName.KOBJ, "visibility_term")
 def visible_keypoints_alone(found: PositiveKeypoints) -> Any:
     """Return the visibility loss of visible keypoints, divided by all."""
-    term: Tensor = right["visibility_term"](found)
+    term: Tensor = ORIGINALS["visibility_term"](found)
     return term * found.visible.double().mean() if found.visible.numel() else term
 
 
 @planted("POSE-5", StageName.KOBJ, "visibility_term")
 def visibility_summed_over_keypoints(found: PositiveKeypoints) -> Any:
     """Return the visibility loss summed over the keypoints, divided by the positives alone."""
-    return right["visibility_term"](found) * found.visible.shape[1]
+    return ORIGINALS["visibility_term"](found) * found.visible.shape[1]
 
 
 @planted("POSE-1 LOSS-BOX-1", StageName.BOX, "loss_items")
 def half_the_box_loss(*given: Any) -> Tensor:
     """Return box, cls and dfl with half of the box loss."""
-    items: Tensor = right["loss_items"](*given)
+    items: Tensor = ORIGINALS["loss_items"](*given)
     return items * items.new_tensor((0.5, 1, 1))
 
 
@@ -202,14 +182,14 @@ def gains_of_pose_and_kobj_exchanged(
 ) -> Tensor:
     """Return items with the gains of pose and kobj exchanged."""
     exchanged = replace(numbers, pose_gain=numbers.kobj_gain, kobj_gain=numbers.pose_gain)
-    items: Tensor = right["pose_items"](given, targets, head, exchanged, *others)
+    items: Tensor = ORIGINALS["pose_items"](given, targets, head, exchanged, *others)
     return items
 
 
 @planted("POSE-SUM-1 LOSS-GRAD-1", StageName.GRADIENTS, "at_positives")
 def keypoints_without_gradient(given: Any, positives: Any, decode: Any) -> PositiveKeypoints:
     """Return keypoints whose visibility has no gradient."""
-    found: PositiveKeypoints = right["at_positives"](given, positives, decode)
+    found: PositiveKeypoints = ORIGINALS["at_positives"](given, positives, decode)
     if found.logits is None:
         return found
     return replace(found, logits=found.logits.detach() + 0 * found.logits)

@@ -1,6 +1,5 @@
 """Faults planted in the loss of rotated boxes, in its own functions and in functions shared with detection."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 from tal_conformance.core.outcome import Loss
 from tal_conformance.core.task import StageName
 from tal_conformance.implementations.protocol import Implementation, implementation_from
-from tal_conformance.mutation.planted_faults.fault import ENTERED, Fault
+from tal_conformance.mutation.planted_faults.fault import ENTERED, Decorator, Fault, registering
 from tal_conformance.mutation.planted_faults.faulty_reference import FaultyReference
 from tal_reference import DetectionLoss, Head, Hyperparameters, rotated
 from tal_reference.anchors import Anchors
@@ -32,28 +31,9 @@ ROTATED_FAULTS: dict[str, Fault] = {}
 
 def planted(
     clauses: str, stage: str, check: str, at: str, *outputs_stages: str, home: str = HOME
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that registers a fault: the decorated function replaces the function `at` of a module.
-
-    Args:
-        clauses: the clauses that the fault violates, separated by spaces.
-        stage: the first stage that must diverge if stages are exposed.
-        check: name of the check that must find the fault.
-        at: name of the replaced function.
-        outputs_stages: stages that the report may name if only the assigner's outputs are visible; by default the
-            fault's stage.
-        home: module of the replaced function.
-    """
-
-    def register(replacement: Callable[..., Any]) -> Callable[..., Any]:
-        name = replacement.__name__
-        found = outputs_stages or (stage,)
-        ROTATED_FAULTS[name] = Fault(
-            name, tuple(clauses.split()), stage, {f"{home}.{at}": replacement}, found, check
-        )
-        return replacement
-
-    return register
+) -> Decorator:
+    """Return a decorator that registers a fault: the decorated function replaces the function `at` of module `home`."""
+    return registering(ROTATED_FAULTS, home)(clauses, stage, at, *outputs_stages, check=check)
 
 
 ASSIGNED = (

@@ -62,13 +62,13 @@ def test_a_measurement(
     """Each search has a line, the table is last, and status 1 says that a search named something else."""
     monkeypatch.setattr(
         diagnosis,
-        "diagnose",
-        lambda patient, seconds: diagnosis.Diagnosis(patient.name, result, "It.", seconds),
+        "measure_search",
+        lambda faulty, seconds: diagnosis.Diagnosis(faulty.name, result, "It.", seconds),
     )
     arguments = ["--measure", "faults", "--number", "2", "--first", "2", "--seconds", "5", "--json"]
     assert main(["identify", *arguments]) == status
     found = json.loads(capsys.readouterr().out)["result"]
-    names = [patient.name for patient in diagnosis.patients("faults", 3)][1:]
+    names = [faulty.name for faulty in diagnosis.faulty_implementations("faults", 3)][1:]
     assert [(line["name"], line["result"], line["seconds"]) for line in found["diagnoses"]] == [
         (name, result, 5) for name in names
     ]

@@ -24,9 +24,9 @@ from tal_conformance.mutation.diagnosis import (
     WRONG,
     Diagnosis,
     computing,
-    diagnose,
+    faulty_implementations,
     has_effect,
-    patients,
+    measure_search,
     random_dialects,
     result_of,
     table,
@@ -81,18 +81,20 @@ def test_random_dialects_have_choices_of_which_each_has_an_effect(size: int):
         assert all(has_effect(dialect, name, getattr(base, name)) for name in changed)
 
 
-def test_patients_can_be_continued():
-    names = [patient.name for patient in patients("faults", 6)]
-    assert names == [p.name for p in [*patients("faults", 2), *patients("faults", 4, begin=2)]]
+def test_a_measurement_can_be_continued():
+    names = [faulty.name for faulty in faulty_implementations("faults", 6)]
+    assert names == [
+        p.name for p in [*faulty_implementations("faults", 2), *faulty_implementations("faults", 4, begin=2)]
+    ]
     assert len(set(names)) == 6
 
 
-def test_every_patient_declares_the_newest_release_and_computes_what_is_planted():
+def test_every_faulty_implementation_declares_the_newest_release_and_computes_what_is_planted():
     recipes = sample_recipes(STRATEGIES["metric"], 6)
     for mode in MODES:
-        patient = computing(PAIR, mode)
-        assert patient.dialect is NEWEST
-        observations = Observations(patient)
+        faulty = computing(PAIR, mode)
+        assert faulty.dialect is NEWEST
+        observations = Observations(faulty)
         assert all(observations.conforms(recipe, PAIR) for recipe in recipes)
         assert not all(observations.conforms(recipe, NEWEST) for recipe in recipes)
 
@@ -123,9 +125,9 @@ def test_a_pair_and_a_fault_are_named(monkeypatch: pytest.MonkeyPatch):
         )
     )
     monkeypatch.setattr(diagnosis, "fixed_recipes", lambda: few)
-    pair = diagnosis.Patient("pair", computing(PAIR, OUTPUTS_ALONE), PAIR)
-    assert diagnose(pair).result == EXACT
-    (fault,) = (p for p in patients("faults", 20, HIDDEN) if p.name == "most_likely_distance")
-    found = diagnose(fault)
+    pair = diagnosis.FaultyImplementation("pair", computing(PAIR, OUTPUTS_ALONE), PAIR)
+    assert measure_search(pair).result == EXACT
+    (fault,) = (p for p in faulty_implementations("faults", 20, HIDDEN) if p.name == "most_likely_distance")
+    found = measure_search(fault)
     assert found.result == EXACT
     assert 'with the fault "most likely distance"' in found.sentence
