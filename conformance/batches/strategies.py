@@ -109,9 +109,8 @@ def recipes(
     images = draw(_images(truth, (max_images, max_truths), 2 if contested else 0, ties))
     bin_count = draw(_one_of(tuple(bins)))
     kind = draw(_one_of(tuple(predictions or (TIED_PREDICTIONS if ties else PREDICTIONS))))
-    quantisation = draw(
-        _one_of((1, 2, 4) if ties else LEVELS)
-    )  # drawn in any case: Hypothesis considers an example with fewer draws simpler
+    # drawn in any case: Hypothesis considers an example with fewer draws simpler
+    quantisation = draw(_one_of((1, 2, 4) if ties else LEVELS))
     adjustable, streams = kind in ADJUSTABLE, tuple(image.stream for image in images)
     return Recipe(
         images=tuple(image.truths for image in images),

@@ -151,9 +151,8 @@ def ciou(first: Tensor, second: Tensor) -> Tensor:
     iou = shared / (w1 * h1 + w2 * h2 - shared + EPS)
     around = torch.maximum(right_bottom1, right_bottom2) - torch.minimum(left_top1, left_top2)  # (.., 2)
     apart = (left_top1 + right_bottom1 - left_top2 - right_bottom2) / 2  # (.., 2)
-    distance = apart.square().sum(-1) / (
-        around.square().sum(-1) + EPS
-    )  # rho^2 / c^2: squared centre distance over squared diagonal
+    # rho^2 / c^2: squared centre distance over squared diagonal
+    distance = apart.square().sum(-1) / (around.square().sum(-1) + EPS)
     v = 4 / math.pi**2 * (torch.atan(w2 / h2) - torch.atan(w1 / h1)).square()
     return iou - distance - v * v / (1 - iou + v + EPS)
 

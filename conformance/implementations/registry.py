@@ -281,9 +281,8 @@ def _module_from_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look up their module while it runs
     if str(path.parent.resolve()) not in sys.path:
-        sys.path.append(
-            str(path.parent.resolve())
-        )  # as for a script: the file may import modules of its folder, also later
+        # as for a script: the file may import modules of its folder, also later
+        sys.path.append(str(path.parent.resolve()))
     tal_folder_names.install()
     with recorded_interrupts() as interrupts:
         try:

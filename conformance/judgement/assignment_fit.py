@@ -215,9 +215,8 @@ class AssignmentFit:
         targets = Positives(nowhere, each, nowhere, boxes, weights)
         numbers = self.expected.batch.head, self.expected.batch.hyperparameters
         own = replace(self.expected.dialect, weights_meet=WeightBroadcast.PER_POSITIVE)
-        items = DISTANCE_ITEMS_BY_TASK[self.expected.batch.task](
-            alone, targets, *numbers, own
-        )  # over N, which is P
+        # the items are divided by N, which is P
+        items = DISTANCE_ITEMS_BY_TASK[self.expected.batch.task](alone, targets, *numbers, own)
         (gradient,) = torch.autograd.grad(items.sum() * len(each), distances)  # (1, P, 4R)
         row = torch.full_like(self.possible, -1, dtype=torch.int64).index_put_(pairs, each)  # (M, A)
         return gradient[0], row

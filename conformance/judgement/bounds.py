@@ -198,9 +198,8 @@ def overlap_unit(
     area_error = side * (w + h) + side**2 + 3 * eps * area
     (w1, h1), (w2, h2) = width_and_height(first), width_and_height(second)
     areas = (w1 * h1).abs() + (w2 * h2).abs()
-    union_error = (
-        side * (w2.abs() + h2.abs()) * 2 + 2 * side**2 + 6 * eps * areas
-    )  # of an area and of the intersection
+    # the errors of an area and of the intersection
+    union_error = side * (w2.abs() + h2.abs()) * 2 + 2 * side**2 + 6 * eps * areas
     return unit + (union_error + area_error) / area + 3 * eps
 
 

@@ -90,9 +90,8 @@ def assert_within(quantity: Quantity, observed: Tensor, bounded: Bounded) -> Agr
             observed, expected, tolerance = _without_overflows(observed, expected, tolerance, same_dtype)
         assert_finite(quantity, observed)
         error = (observed.double() - expected).abs()
-        beyond = (
-            ~(error <= tolerance) | error.isinf()
-        )  # also where the tolerance is NaN, or infinite as expected
+        # also where the tolerance is NaN, or infinite as expected
+        beyond = ~(error <= tolerance) | error.isinf()
         margin = largest((error / tolerance).nan_to_num(nan=0.0))
     observe = observer.get()
     if observe is not None:

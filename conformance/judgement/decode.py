@@ -46,9 +46,8 @@ def _agreements(observed: AssignerInputs, expected: Expectation) -> Iterator[Agr
     own, exact = expected.inputs, expected.predictions
     box_error, score_error = expected.decoding_errors
     centres, own_centres = exact.anchors.pixels, own.anchors.double()  # (A, 2) twice
-    centre_error = torch.where(
-        own_centres == centres, 0, expected.eps * centres
-    )  # a coarse dtype rounds far anchors
+    # a coarse dtype rounds far anchors
+    centre_error = torch.where(own_centres == centres, 0, expected.eps * centres)
     quantity = Quantity("anchor centre", "ANC-1", ("anchor", "axis"))
     yield assert_within(quantity, observed.anchors, Bounded(centres, centre_error, own.anchors))
     quantity = Quantity("stride", "ANC-1", ("anchor",))

@@ -46,9 +46,8 @@ def _judge_alone(outcome: Outcome, expected: Expectation) -> Judgement:
     if outcome.exposes_inputs:
         judge_inputs(judgement, outcome, expected)
         if judgement.verdict.fails and not classes_exist(outcome.inputs):
-            raise Divergence(
-                judgement
-            )  # a label without a class has no score, so that nothing else can be judged
+            # a label without a class has no score, so that nothing else can be judged
+            raise Divergence(judgement)
     undefined = expected.undefined_images(outcome.inputs)  # (B,)
     defined = not bool(undefined.any())
     judgement.inconclusive = judgement.undefined = not defined

@@ -154,9 +154,8 @@ def compute_loss(
     """
     names = [FIELD_ATTRIBUTES[field.name] for field in batch.family.fields]
     leaves = [getattr(predictions, name).detach().requires_grad_() for name in names]
-    finest = torch.promote_types(
-        dtype, torch.float32
-    )  # targets have the annotations' dtype, float32 or finer
+    # targets have the annotations' dtype, float32 or finer
+    finest = torch.promote_types(dtype, torch.float32)
     positives = targets.positives
     points = None if positives.keypoints is None else positives.keypoints.to(finest)
     cast = replace(

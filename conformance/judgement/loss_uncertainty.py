@@ -107,9 +107,8 @@ def uncertainty_units(
     )
     factor = total_factor(batch.images, dialect) / count
     slope = batch.hyperparameters.cls_gain * factor / score_sum * movements * factors  # (B, A, C)
-    own = exact.of_terms or (exact.of_total,) * len(
-        terms
-    )  # the total's is more than a term's: on the safe side
+    # the total's is more than a term's: on the safe side
+    own = exact.of_terms or (exact.of_total,) * len(terms)
 
     def of_positives(term: int, field: int) -> Tensor:
         moves = loss.of_terms[term][field][at].abs() * scale + own[term][field][at].abs() * share

@@ -307,9 +307,8 @@ class MixedGradients:
         below = self._sides.amax(-1, keepdim=True) - self._sides
         fine = FLOAT32_EPS * (below + self.terms.reg_max + 4) * (self.bins + 2 * self.distance)
         fine = fine + distance_unit(self.terms.distances, self.terms.reg_max, FLOAT32_EPS)[..., None]
-        flushed = self.least * (
-            lever + self.share * self.bins.sum()
-        )  # of probabilities below the normal ones
+        # the underflow of probabilities below the normal numbers
+        flushed = self.least * (lever + self.share * self.bins.sum())
         return self.share * (self.terms.step * parts + fine) + flushed
 
     def _underflow(self, parts: CiouParts) -> Tensor:

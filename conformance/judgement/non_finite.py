@@ -249,9 +249,8 @@ def _judge_loss(
     if clause == "NONFINITE-2" or lost:
         return  # N is not finite: masks decide which gradients are zero times NaN, and which are zero
     affected = affected_anchors(batch)  # (B, A) either is accepted
-    divides = (
-        expected.dialect.score_sum_floor == 0
-    )  # N may be 0: infinity or 0 / 0, where the reference finds it
+    # N may be 0: infinity or 0 / 0, where the reference finds it
+    divides = expected.dialect.score_sum_floor == 0
     own_gradients = flatten(reference.loss.gradients, batch.head)
     gradients = flatten(outcome.loss.gradients, batch.head)
     for name, gradient, own_gradient in zip(batch.family.quantities, gradients, own_gradients, strict=True):

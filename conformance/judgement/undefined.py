@@ -68,9 +68,8 @@ def undefined_overlaps(truths: Tensor, boxes: Tensor, dialect: Dialect) -> Tenso
     measure, exact = MEASURES[dialect.overlap], (truths.double(), boxes.double())
     finite = measure(truths, boxes).isfinite() & measure(*exact).isfinite()
     first, second = (_signed_areas(box) for box in exact)
-    cancels = (
-        sum(map(_signed_areas, (truths, boxes))) == 0
-    )  # exactly: then the union is the added number alone
+    # 0 exactly: then the union is the added number alone
+    cancels = sum(map(_signed_areas, (truths, boxes))) == 0
     eps = torch.finfo(precision(truths.dtype, boxes.dtype)).eps
     rounding = 3 * eps * (first.abs() + second.abs())  # of a side, an area and the sum
     vanishes = (first + second + EPS).abs() <= ROUNDINGS * rounding

@@ -46,9 +46,8 @@ PROPERTIES = {
 
 def _has_hazard(hazard: str) -> Predicate:
     def has(batch: Batch) -> bool:
-        return hazard in (
-            batch.hazards or hazards_of(batch)
-        )  # only a batch that was built by a recipe stores its hazards
+        # only a batch that was built by a recipe stores its hazards
+        return hazard in (batch.hazards or hazards_of(batch))
 
     return has
 

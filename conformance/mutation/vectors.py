@@ -81,11 +81,12 @@ def batches_of_checks(number: int, dialect: Dialect, task: str = DETECT.name) ->
                 checks = (name,) if known is None else tuple(dict.fromkeys((*known.checks, name)))
                 found[batch.id, asks] = VectorBatch(batch, asks, checks)
     losses = {batch for batch, asks in found if asks == LOSS}
+    # judging a loss includes its assigner
     return [
         vector_batch
         for vector_batch in found.values()
         if vector_batch.asks == LOSS or vector_batch.batch.id not in losses
-    ]  # judging a loss includes its assigner
+    ]
 
 
 def asked_part(judging: Any) -> str:

@@ -113,9 +113,8 @@ def pytest_configure(config: pytest.Config) -> None:
     arithmetic.enter_context(fixed_arithmetic())
     config.add_cleanup(arithmetic.close)
     worker = getattr(config, "workerinput", None)
-    torch.set_num_threads(
-        1
-    )  # batches are small: more threads only wait for each other and for other processes
+    # batches are small: more threads only wait for each other and for other processes
+    torch.set_num_threads(1)
     names = config.getoption("--implementation") or ["ultralytics"]
     chosen = against(config) or declared(config)
     open_files.protect()

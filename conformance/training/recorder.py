@@ -314,9 +314,8 @@ class Recording:
         where = [f"recorded: {circumstances.source or 'training loop'}"]
         model = getattr(getattr(self._trainer, "args", None), "model", None)
         where += [Path(str(model)).name] if model else []
-        where += (
-            [f"loss {pending.which + 1}"] if pending.which else []
-        )  # the second loss of an end-to-end head
+        # the second loss of an end-to-end head
+        where += [f"loss {pending.which + 1}"] if pending.which else []
         where += [f"step {circumstances.step}"]
         where += [f"epoch {circumstances.epoch}"] if circumstances.epoch is not None else []
         unknown = isinstance(pending.call, LoopCall) and pending.call.unknown_precision

@@ -132,9 +132,8 @@ def _environment() -> Environment:
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters["num"] = lambda number: f"{number:.4g}"
     environment.filters["counted"] = counted
-    environment.globals["shy"] = Markup(
-        "normali&shy;sation"
-    )  # the only stage whose name is too long for its box
+    # the only stage whose name is too long for its box
+    environment.globals["shy"] = Markup("normali&shy;sation")
     return environment
 
 

@@ -63,9 +63,8 @@ def simulate(implementation: Implementation, batch: Batch, judged: bool = True) 
             run.failure = failure
             return run
         finally:
-            run.watch.violations += (
-                simulation.watch.violations
-            )  # of the backward pass, which the suite starts
+            # violations of the backward pass, which the suite starts
+            run.watch.violations += simulation.watch.violations
         if judged:
             with simulation.watching(run.judging):
                 run.judgement = _judgement(outcome, expected)

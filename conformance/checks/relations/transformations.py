@@ -88,9 +88,8 @@ def permuted_truths(batch: Batch) -> Iterator[TransformationPlan]:
         places = (batch.annotations[:, 0] == image).nonzero().flatten()  # (M,)
         rows[places] = batch.annotations[places.roll(-1)]
         mapping = unchanged(batch, image)
-        moves = len(places) > 0 and bool(
-            with_sides(batch)[places[0]]
-        )  # a row that OBB-ANN-2 drops moves none
+        # a row that OBB-ANN-2 drops moves none
+        moves = len(places) > 0 and bool(with_sides(batch)[places[0]])
         mappings.append(replace(mapping, truths=mapping.truths.roll(1)) if moves else mapping)
     if max(len(mapping.truths) for mapping in mappings) > 1:
         yield TransformationPlan(
@@ -252,9 +251,8 @@ def _real_in_every_mirror(rows: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     x, y, w, h = (rows[:, 2:6].double() * rows.new_tensor((width, height, width, height))).unbind(1)
     smallest = torch.minimum(x, width - x) + torch.minimum(y, height - y) + w + h - rows[:, 6].abs()  # (N,)
-    rounding = (
-        8 * torch.finfo(torch.float32).eps * (width + height + rows[:, 6].abs())
-    )  # of a sum of five numbers
+    # the rounding of a sum of five numbers
+    rounding = 8 * torch.finfo(torch.float32).eps * (width + height + rows[:, 6].abs())
     return smallest > rounding
 
 

@@ -94,7 +94,7 @@ def formable(batch: Batch) -> Batch:
     scale = rows.new_tensor((width, height, width, height))
     x, y, w, h = (rows[:, 2:6].double() * scale).unbind(1)  # (N,) each
     eps = torch.finfo(torch.float32).eps
-    rounding = 8 * eps * (width + height + rows[:, 6].abs())  # of a sum of five numbers
+    rounding = 8 * eps * (width + height + rows[:, 6].abs())  # the rounding of a sum of five numbers
     real = torch.minimum(y, height - y) + x + w + h + rows[:, 6] > rounding
     large = torch.minimum(w, h) > SMALLEST_SIDE * (1 + 8 * eps)  # quotient, products and their rounding
     return changed_batch(batch, batch.feature_maps, rows[real & large])

@@ -64,9 +64,8 @@ class RecordingAssigner:
                 if hasattr(owner, name):
                     stack.enter_context(recorded_calls(owner, name, self.stage_results, self.stage_arguments))
             returned = function(*arguments)
-        self.returned = [
-            output.detach().clone() for output in returned
-        ]  # some losses change the boxes in place
+        # some losses change the boxes in place
+        self.returned = [output.detach().clone() for output in returned]
         return returned
 
     def assignment(self) -> Assignment:

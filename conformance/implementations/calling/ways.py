@@ -223,9 +223,8 @@ def deterministic_algorithms() -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    torch._C._set_deterministic_algorithms(
-        True, warn_only=True
-    )  # torch's own function also imports its compiler
+    # torch's own function also imports its compiler
+    torch._C._set_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:

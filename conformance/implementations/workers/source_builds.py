@@ -122,10 +122,11 @@ def build_requirements(unpacked: Path) -> list[str]:
     if addresses:
         raise PipFailed(f"the build requires {addresses[0]!r:.200}, expected only packages of the index")
     needs_wheel = any(requirement.name.lower() == "setuptools" for requirement in parsed)
+    # setuptools before version 70.1 needs wheel
     return [
         *map(str, parsed),
         *(["wheel"] if needs_wheel else []),
-    ]  # setuptools needs this package before version 70.1
+    ]
 
 
 def build_environment(folder: Path) -> dict[str, str]:
