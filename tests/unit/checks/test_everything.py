@@ -79,7 +79,7 @@ class Cleaned(ReferenceAdapter):
         (OnTheCpu, "DEVICE-1"),
         (WrongTerms, "LOSS-GRAD-1"),
         (Noisy, "DEVICE-3"),
-        (WrongForOneImage, "META-PADDING"),  # a relation that adds a second image to the batch
+        (WrongForOneImage, "META-SPLIT"),  # a relation that judges every image of the batch alone
     ],
 )
 def test_each_way_finds_its_own(adapter: type, clause: str):
