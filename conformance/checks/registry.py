@@ -90,15 +90,18 @@ class Check:
         pinned = self.parameter is None or self.name in SEEDS
         return seed(self.seed)(test) if repeats and pinned else test
 
-    def test_for(self, task: str) -> Callable[..., None]:
+    def test_for(self, task: str, parts: int = 1) -> Callable[..., None]:
         """Return the test function for batches of a task, with the number of examples of the loaded profile.
 
         A check that does not apply to the task gets batches of detection.
+
+        Args:
+            task: name of the task.
+            parts: the number of examples is divided by it.
         """
         test = self.generated(_draws_repeat(), task)
-        own: dict[str, Any] = (
-            {} if self.share == 1 else {"max_examples": share_of_examples(self.share, self.least)}
-        )
+        divisor = self.share * parts
+        own: dict[str, Any] = {} if divisor == 1 else {"max_examples": share_of_examples(divisor, self.least)}
         own |= {} if self.shrinks else {"phases": NO_SHRINKING}
         return settings(**own)(test) if own else test
 

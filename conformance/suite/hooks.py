@@ -77,6 +77,11 @@ from tal_conformance.suite.terminal_output import (
 from tal_reports import RunLog, read_log, terminal_table
 from tal_text import encodable, prepare_streams, visible
 
+PARTS_OF_FURTHER_TASKS = 3
+"""In a run of several tasks, each task of an implementation after the first has the profile's number of batches divided
+by this, so that a run of all tasks takes about twice as long as one of detection. `--task` tests a task with all of
+them."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the command line options of the suite to pytest."""
@@ -272,7 +277,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             and task_of_item(item, run) != DETECT.name
             and name_of_check(item) in CHECKS
         ):
-            item.obj = CHECKS[name_of_check(item)].test_for(task_of_item(item, run))
+            parts = 1 if _is_first_row(item, run) else PARTS_OF_FURTHER_TASKS
+            item.obj = CHECKS[name_of_check(item)].test_for(task_of_item(item, run), parts)
     items[:] = slow_modules_last(items)
 
 
@@ -284,6 +290,13 @@ def task_of_item(item: pytest.Item, run: SessionState) -> str:
         return DETECT.name if DETECT.name in run.tasks else run.tasks[0]
     task: str = subject.implementation.task
     return task
+
+
+def _is_first_row(item: pytest.Function, run: SessionState) -> bool:
+    """Return True if a test judges the first task on which the run tests an implementation."""
+    subject: Any = item.callspec.params["subject"]
+    tested = subject.implementation
+    return next(row for row in run.implementations if row.spec == tested.spec).name == str(tested.name)
 
 
 def _of_another_row(item: pytest.Item, run: SessionState) -> bool:

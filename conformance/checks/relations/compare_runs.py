@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tal_conformance.checks.relations.compare_images import Comparison, ImageComparison
 from tal_conformance.checks.relations.compare_losses import LossComparison
-from tal_conformance.checks.relations.runs import Run
+from tal_conformance.checks.relations.runs import NotApplicable, Run
 from tal_conformance.checks.relations.transformations import FollowUp, Pair, TransformationPlan
 from tal_conformance.checks.relations.views import unchanged, view
 from tal_conformance.core.batch import Batch
@@ -30,6 +30,7 @@ def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Compariso
 
     Raises:
         ImplementationFailed: the implementation failed on one of the batches.
+        NotApplicable: nothing tells the N of a loss that hides its assignment.
     """
     sources, changed = [run(batch) for batch in plan.sources], []
     for follow_up in plan.changed:
@@ -37,6 +38,8 @@ def compare(plan: TransformationPlan, run: Callable[[Batch], Run], to: Compariso
             changed.append(run(follow_up.batch))
         except ImplementationFailed as failed:
             raise ImplementationFailed(f"{plan.how}, it {failed.what}", failed.details) from failed
+    if any(each.lacks_score_sum for each in (*sources, *changed)):
+        raise NotApplicable(f"{to.clause} does not apply: no gradient of background tells the loss's N")
     weights = [
         torch.zeros(batch.images, batch.anchors, dtype=torch.float64, device=batch.device)
         for batch in plan.sources

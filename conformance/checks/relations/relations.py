@@ -9,6 +9,7 @@ from tal_conformance.checks.relations import transformations as changes
 from tal_conformance.checks.relations import turned_transformations as turns
 from tal_conformance.checks.relations.compare_images import Comparison
 from tal_conformance.checks.relations.compare_runs import compare
+from tal_conformance.checks.relations.runs import NotApplicable as NotApplicable  # noqa: PLC0414 - callers import it here
 from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import Transformation, TransformationPlan
 from tal_conformance.core.batch import Batch
@@ -20,10 +21,6 @@ from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Subject, failure_from
 from tal_conformance.judgement.rejection import loss_is_finite
 from tal_reference import Dialect
-
-
-class NotApplicable(Exception):
-    """Error: the relation does not apply to the batch."""
 
 
 class NotObservable(Exception):

@@ -34,6 +34,10 @@ def fields_of_maps(maps: Sequence[Tensor], batch: Batch) -> Gradients:
     return (*flatten(maps, batch.head), *([other_fields(maps, batch.head)] if batch.turned else []))
 
 
+class NotApplicable(Exception):
+    """Error: the relation does not apply to the batch."""
+
+
 class Run:
     """One run of an implementation on a batch. u is the overlap, t the alignment metric, w the weight of a positive.
 
@@ -401,7 +405,8 @@ class Run:
 
         The gradient on a class logit x is g B / N (sigmoid(x) - target), with g the gain of the class loss and B the
         batch size. The quotient of gradient and sigmoid is largest on background, where the target is 0. N is not
-        determined where all gradients are 0, or so small that they are rounded more coarsely than others.
+        determined without background, as if all anchors of a head with one class are positives, and not if all
+        gradients of background are 0, or so small that they are rounded more coarsely than others.
         """
         _, logits = flatten(self.batch.feature_maps, self.batch.head)
         gradient = flatten(self.loss.gradients, self.batch.head)[1].double()  # (B, A, C)
@@ -411,8 +416,29 @@ class Run:
         at = (gradient / score).nan_to_num(nan=0.0, posinf=0.0).where(~rounds, 0).flatten().argmax()
         steepest = gradient.flatten()[at].clamp(min=torch.finfo(self.dtype).tiny)
         error = ROUNDINGS * 3 * self.eps  # roundings of sigmoid, quotient and product
-        determined = bool((gradient.flatten()[at] > 0) & ~rounds.flatten()[at])
+        determined = bool(
+            (gradient.flatten()[at] > 0) & ~rounds.flatten()[at] & (self._background & ~rounds).any()
+        )
         return whole * score.flatten()[at] / steepest, torch.full_like(steepest, error), determined
+
+    @property
+    def lacks_score_sum(self) -> bool:
+        """True if neither exposed target scores nor gradients tell N."""
+        hides = self.outcome.loss is not None and not self.shows_scores
+        return hides and any(map(len, self.truths)) and not self.determines_score_sum
+
+    @property
+    def _background(self) -> Tensor:
+        """True for class logits (B, A, C) whose target is certainly 0, whichever admissible assignment was made."""
+        if self.outcome.assignment is not None:
+            return self.outcome.assignment.scores == 0
+        certain = torch.ones_like(self.targets.scores, dtype=torch.bool)  # (B, A, C)
+        for image, known in self.oracles.items():
+            certain[image] = ~known.selection.may.any(0)[:, None]
+            others = torch.ones(self.batch.head.classes, dtype=torch.bool, device=certain.device)  # (C,)
+            others[self.truths[image].labels] = False
+            certain[image] |= others
+        return certain
 
     @property
     def shows_scores(self) -> bool:

@@ -139,3 +139,25 @@ def test_a_term_with_a_part_that_is_added_once_for_a_batch_is_found(name: str, h
     found = failing_relations(tested, FEW)
     assert "META-PADDING" in found
     assert hides or {"META-SPLIT", "META-EMPTY-IMAGE"} <= found  # a hidden assignment may have changed
+
+
+@pytest.mark.parametrize("hides", [False, True])
+@pytest.mark.parametrize("clause", ["META-SPLIT", "META-PADDING", "META-IMAGE-PERMUTATION"])
+def test_without_background_gradients_do_not_determine_the_score_sum(clause: str, hides: bool):
+    """An image whose ten anchors are all positives, with one class, has no logit with target 0."""
+    recipe = Recipe(
+        images=((Truth("ordinary"),), (Truth("huge"),)),
+        cells=(2, 5),
+        strides=(8,),
+        classes=1,
+        predictions="near",
+    )
+    batch = recipe.build()
+    subject = Subject(implementation_from(OtherFactor(lambda *_: 1.0, hides), "reference"), "cpu")
+    expectation = Expectation(batch, NEWEST)
+    assert bool(expectation.assignment[1].foreground.all())
+    if hides and clause == "META-SPLIT":  # nothing tells the N of the second image alone
+        with pytest.raises(NotApplicable, match="no gradient of background"):
+            RELATIONS[clause](subject, batch)
+        return
+    assert not RELATIONS[clause](subject, batch).verdict.fails
