@@ -36,3 +36,14 @@ def test_another_name_draws_otherwise():
 
 def test_without_it_the_source_decides():
     assert draws("topk", repeats=False, documented=True) != draws("topk", repeats=False, documented=False)
+
+
+def test_a_further_task_has_a_part_of_the_examples():
+    """`test_for` divides the profile's number of examples, down to the minimum of the check."""
+    numbers = []
+    for parts in (1, 3, 1000):
+        check = Check("parts", (), st.integers(0, 10**9), "number", 1, 4, None, "first", lambda number: None)
+        test = check.test_for("detect", parts)
+        numbers.append(test._hypothesis_internal_use_settings.max_examples)  # type: ignore[attr-defined]
+    whole = settings.default.max_examples if settings.default is not None else 0
+    assert numbers == [whole, max(4, whole // 3), 4]
