@@ -105,7 +105,7 @@ def duplicates_keep_one(content: BranchContent) -> Tensor:
 
 @hazard("candidate", END_TO_END)
 def branches_choose_apart(content: BranchContent) -> Tensor:
-    """The anchor that a GT keeps in one2one is not among those that it keeps in one2many."""
+    """The anchor that a ground truth keeps in one2one is not an anchor that it keeps in one2many."""
     return (content.kept & ~content.kept_by_many).any()
 
 

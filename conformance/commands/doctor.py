@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def examined_cases(names: Sequence[str], dialect: Dialect | None) -> tuple[list[Examined], list[str]]:
-    """Return the findings on every case file that the names denote, and messages about those that cannot be read."""
+    """Return the findings on every case file that the names denote, and messages about unreadable files."""
     examined: list[Examined] = []
     problems: list[str] = []
     for name in names:

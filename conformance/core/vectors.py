@@ -279,5 +279,5 @@ def check_files(folder: Path, files: Sequence[VectorFile]) -> None:
     ]
     if problems:
         raise InvalidVectors(
-            f"{folder}: {'; '.join(problems)}: the vectors are not those that were exported. Export them again"
+            f"{folder}: {'; '.join(problems)}: the exported vectors were changed. Export them again"
         )

@@ -287,7 +287,7 @@ def _observe_branches(
     """Return the outcome of each branch of an end-to-end loss.
 
     The gradients are those of the whole loss on the branch's feature maps, divided by the branch's weight (E2E-6). The
-    other values are those that the adapter exposes.
+    other values come from the adapter.
 
     Raises:
         ProtocolViolation: the adapter exposes one branch only, an assignment without naming its branch, or no

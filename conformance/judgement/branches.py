@@ -346,7 +346,7 @@ def _assert_item(quantity: Quantity, observed: Tensor, bounded: Bounded, sums: b
 
 
 def _items(both: BothBranches, found: Mapping[str, Judgement], name: str) -> Bounded | None:
-    """Return the items of a branch, with their tolerances: those that it exposes, or else the expected ones.
+    """Return the exposed items of a branch, or else the expected items, with their tolerances.
 
     Return None if the branch exposes no items, and its judgement has none.
     """

@@ -88,7 +88,7 @@ class LossCall(Protocol):
     def content(self) -> Content:
         """Return the inputs of a detached call as the content of a case file, which need not be a valid batch.
 
-        The tensors are on the CPU and share no memory with the model.
+        The tensors are on the CPU, and do not share memory with the model.
 
         Raises:
             Unfit: the inputs cannot be represented in a case file.

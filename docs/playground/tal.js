@@ -46,7 +46,7 @@ const TAL = (() => {
     return grown;
   }
 
-  // Return the indices of the k largest values, of equal values those that come first (TAL-TOPK-1; T1 allows any).
+  // Return the indices of the k largest values (TAL-TOPK-1). Equal values are taken in their order; T1 allows any.
   function topK(values, k) {
     const order = Array.from(values, (_, index) => index);
     order.sort((one, other) => values[other] - values[one] || one - other);

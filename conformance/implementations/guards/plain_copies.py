@@ -3,7 +3,7 @@
 A subclass of `torch.Tensor` can return different values on each access, and so can a subclass of `Assignment`. A result
 may share memory with an input or with another result, and may be changed after it was returned. Therefore each field is
 read once, and each tensor is copied once, without running code of the implementation. Arrays of other frameworks become
-tensors first; only those that are not NumPy's run code of the implementation, their `__dlpack__`.
+tensors first; arrays of other libraries than NumPy run the implementation's code, their `__dlpack__`.
 """
 
 from collections.abc import Callable
