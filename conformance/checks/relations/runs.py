@@ -423,9 +423,23 @@ class Run:
 
     @property
     def lacks_score_sum(self) -> bool:
-        """True if neither exposed target scores nor gradients tell N."""
+        """True if neither exposed target scores nor gradients of a correct loss tell N.
+
+        The batch decides, not the observed gradients: a loss whose gradients on background are wrongly 0 is compared.
+        """
         hides = self.outcome.loss is not None and not self.shows_scores
-        return hides and any(map(len, self.truths)) and not self.determines_score_sum
+        return hides and any(map(len, self.truths)) and not self._steep_background
+
+    @property
+    def _steep_background(self) -> bool:
+        """True if a correct loss has a gradient on background that is not rounded more coarsely than others.
+
+        The least admissible gradient is twice as large as in `_background_logit`, since the observed one is rounded.
+        """
+        score = flatten(self.batch.feature_maps, self.batch.head)[1].double().sigmoid()  # (B, A, C)
+        gradient = self.batch.hyperparameters.cls_gain * self.batch_factor * score / self._expected_scale
+        least = 2 * torch.finfo(self.dtype).tiny / self.eps
+        return bool(((gradient.abs() >= least) & self._background).any())
 
     @property
     def _background(self) -> Tensor:

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
+from tal_conformance.checks.devices.checks import judged_against
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable
 from tal_conformance.core.outcome import Loss
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
@@ -119,6 +121,11 @@ def test_an_empty_image_reports_a_mean_over_images():
     )
 
 
+ALL_POSITIVE = Recipe(
+    images=((Truth("ordinary"),), (Truth("huge"),)), cells=(2, 5), strides=(8,), classes=1, predictions="near"
+)
+
+
 @pytest.mark.parametrize("name", ["no floor", "a floor of 0.1", "one more"])
 def test_the_comparison_with_the_dialect_reports_it(name: str):
     with pytest.raises(Failure) as caught:
@@ -145,14 +152,7 @@ def test_a_term_with_a_part_that_is_added_once_for_a_batch_is_found(name: str, h
 @pytest.mark.parametrize("clause", ["META-SPLIT", "META-PADDING", "META-IMAGE-PERMUTATION"])
 def test_without_background_gradients_do_not_determine_the_score_sum(clause: str, hides: bool):
     """An image whose ten anchors are all positives, with one class, has no logit with target 0."""
-    recipe = Recipe(
-        images=((Truth("ordinary"),), (Truth("huge"),)),
-        cells=(2, 5),
-        strides=(8,),
-        classes=1,
-        predictions="near",
-    )
-    batch = recipe.build()
+    batch = ALL_POSITIVE.build()
     subject = Subject(implementation_from(OtherFactor(lambda *_: 1.0, hides), "reference"), "cpu")
     expectation = Expectation(batch, NEWEST)
     assert bool(expectation.assignment[1].foreground.all())
@@ -161,3 +161,26 @@ def test_without_background_gradients_do_not_determine_the_score_sum(clause: str
             RELATIONS[clause](subject, batch)
         return
     assert not RELATIONS[clause](subject, batch).verdict.fails
+
+
+def test_a_loss_without_any_gradient_is_compared_although_its_gradients_do_not_tell_the_score_sum():
+    """Gradients of zero on background are wrong; they must not make the relation inapplicable."""
+
+    class ZeroGradients(OtherFactor):
+        def loss(self, feature_maps: Any, annotations: Any, head: Head, hyperparameters: Any) -> Loss:
+            computed = super().loss(feature_maps, annotations, head, hyperparameters)
+            return replace(computed, total=computed.total * 0 + computed.total.detach())
+
+    subject = Subject(implementation_from(ZeroGradients(lambda *_: 1.0, True), "reference"), "cpu")
+    with pytest.raises(Failure, match="META-PADDING"):
+        RELATIONS["META-PADDING"](subject, FEW.build())
+
+
+def test_outcomes_that_cannot_be_compared_are_judged_against_the_dialect():
+    batch = ALL_POSITIVE.build()
+    right = execute(implementation_from(OtherFactor(lambda *_: 1.0, True), "right"), batch)
+    wrong = replace(right, loss=replace(right.loss, total=right.loss.total * 2))
+    judgements = [
+        judged_against(right, given, batch, NEWEST, "DEVICE-2", "again") for given in (right, wrong)
+    ]
+    assert [each.verdict.fails for each in judgements] == [False, True]
