@@ -14,7 +14,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.clauses import clauses
 from tal_conformance.core.files import check_regular
 from tal_conformance.core.names import LONGEST_MESSAGE, cut, suggestion, unknown_name
-from tal_conformance.core.task import TASKS
+from tal_conformance.core.task import DETECT, TASKS
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.known_issues.predicates import PREDICATES
@@ -24,8 +24,8 @@ BUNDLED = Path(__file__).with_name("ledger.toml")
 DEVICES = ("cpu", "cuda")
 RAISES = "error"
 """Value of `stage` for an implementation that raises, or violates the protocol, before any stage."""
-LISTS = ("implementations", "devices", "when", "follows")
-OPTIONAL = ("says", "follows")
+LISTS = ("implementations", "devices", "when", "follows", "tasks")
+OPTIONAL = ("says", "follows", "tasks")
 
 
 class InvalidLedger(ValueError):
@@ -55,6 +55,7 @@ class KnownIssue:
         follows: later stages that diverge for the same reason. Each stage is judged from the implementation's own
             values of the previous stage, so that most later stages agree. A further diverging stage usually is a
             further bug.
+        tasks: names of the affected tasks.
     """
 
     id: str
@@ -70,16 +71,19 @@ class KnownIssue:
     expires: date
     says: str = ""
     follows: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = (DETECT.name,)
 
     def concerns(self, subject: Subject) -> bool:
-        """Return True if the entry concerns the implementation, version and device of `subject`."""
+        """Return True if the entry concerns the implementation, version, device and task of `subject`."""
         implementation = subject.implementation
         names = {
             name
             for full in (implementation.name, implementation.spec)
             for name in (full, re.split("==|@", full)[0])
         }
-        if subject.device not in self.devices or not names & set(self.implementations):
+        if subject.device not in self.devices or implementation.task not in self.tasks:
+            return False
+        if not names & set(self.implementations):
             return False
         try:
             return self.versions.contains(Version(implementation.version), prereleases=True)
@@ -204,8 +208,11 @@ def _check_sense(entry: KnownIssue) -> None:
     for name in entry.when:
         if name not in PREDICATES:
             raise ValueError(unknown_name("predicate", name, PREDICATES))
+    for task in entry.tasks:
+        if task not in TASKS:
+            raise ValueError(unknown_name("task", task, tuple(TASKS)))
+    known = list(dict.fromkeys(name for task in entry.tasks for name in TASKS[task].clauses))
     for stage in (entry.stage, *entry.follows):
-        known = list(dict.fromkeys(name for task in TASKS.values() for name in task.clauses))
         if stage not in (*known, RAISES):
             raise ValueError(unknown_name("stage", stage, (*known, RAISES)))
     if not re.fullmatch(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", entry.clause):

@@ -13,6 +13,7 @@ from tal_conformance.batches.hazards import HAZARDS
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.outcome import Loss
+from tal_conformance.core.task import TASKS
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
@@ -173,6 +174,8 @@ def test_standings(entry: KnownIssue):
 FAULTS = {
     "unknown key 'expiry'": GOOD + 'expiry = "x"',
     "'owner' is missing": GOOD.replace('owner = "somebody"', ""),
+    "unknown task 'obbs'": GOOD + 'tasks = ["obbs"]',
+    "unknown stage 'one2many/candidates'": GOOD.replace('"candidates"', '"one2many/candidates"'),
     "unknown stage 'candidate'": GOOD.replace('"candidates"', '"candidate"'),
     "unknown predicate 'smal'": GOOD.replace('"small_8_16"', '"smal"'),
     "unknown device 'tpu'": GOOD.replace('"cpu"', '"tpu"'),
@@ -317,3 +320,12 @@ def test_an_invalid_ledger_stops_the_run_before_anything_is_judged(tmp_path: Pat
     status, said = run(tmp_path, FAULTS["unknown key 'expiry'"])
     assert status == 4
     assert "entry 1 (floor-too-low): unknown key 'expiry'" in said
+
+
+@pytest.mark.parametrize("tasks", [("detect",), ("obb",), ("detect", "obb")], ids=" ".join)
+def test_an_entry_concerns_its_tasks_alone(tmp_path: Path, tasks: tuple[str, ...]):
+    """A run has a row for each task of an implementation: an entry of one must not count as solved in another."""
+    text = GOOD if tasks == ("detect",) else GOOD + f"tasks = {list(tasks)}"
+    (entry,) = read_ledger(ledger(tmp_path, text))
+    rows = {task: replace(mine().implementation, tasks=(task,)) for task in TASKS}
+    assert {task for task, row in rows.items() if entry.concerns(Subject(row, "cpu"))} == set(tasks)
