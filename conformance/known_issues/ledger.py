@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import date, datetime
 from pathlib import Path
@@ -201,20 +202,20 @@ def _versions(text: str) -> SpecifierSet:
         ) from error
 
 
+def _check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError, with the nearest known name, if a name is unknown."""
+    expected = tuple(known)
+    for name in names:
+        if name not in expected:
+            raise ValueError(unknown_name(kind, name, expected))
+
+
 def _check_sense(entry: KnownIssue) -> None:
-    for device in entry.devices:
-        if device not in DEVICES:
-            raise ValueError(unknown_name("device", device, DEVICES))
-    for name in entry.when:
-        if name not in PREDICATES:
-            raise ValueError(unknown_name("predicate", name, PREDICATES))
-    for task in entry.tasks:
-        if task not in TASKS:
-            raise ValueError(unknown_name("task", task, tuple(TASKS)))
-    known = list(dict.fromkeys(name for task in entry.tasks for name in TASKS[task].clauses))
-    for stage in (entry.stage, *entry.follows):
-        if stage not in (*known, RAISES):
-            raise ValueError(unknown_name("stage", stage, (*known, RAISES)))
+    _check_names("device", entry.devices, DEVICES)
+    _check_names("predicate", entry.when, PREDICATES)
+    _check_names("task", entry.tasks, TASKS)
+    known = dict.fromkeys(name for task in entry.tasks for name in TASKS[task].clauses)
+    _check_names("stage", (entry.stage, *entry.follows), (*known, RAISES))
     if not re.fullmatch(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", entry.clause):
         raise ValueError(f"{entry.clause!r} is not the name of a clause, expected a name such as TAL-CAND-2")
     if entry.clause not in clauses():
