@@ -301,6 +301,8 @@ def distance_gradient_units(
     if slope.reg_max == 1:
         # as a share of the input's size it may be too small for the dtype before the stride multiplies it
         side_rounds = side_rounds + smallest(slope.dtype) * strides  # (P, 4)
+    else:  # the gradients of the two bins' cross-entropies on a logit may underflow, and are added
+        side_rounds = side_rounds + 2 * smallest(slope.dtype)  # (P, 4R)
     if mixed is not None:
         box_jumps = mixed.box(of_box).flatten(1)
         if slope.reg_max > 1:
@@ -376,7 +378,8 @@ class GradientRounding:
     def box(self, distance_error: Tensor) -> tuple[Tensor, Tensor]:
         """Return the errors of the box loss's gradient on the distance logits (LOSS-BOX-1).
 
-        The derivative of a side's distance d in the logit of bin k with probability p is p (k - d).
+        The derivative of a side's distance d in the logit of bin k with probability p is p (k - d). Subnormal
+        probabilities may be flushed to zero, as XLA and many devices do: p of the bin, and each in the sum d.
 
         Returns:
             Rounding errors, and jumps where an edge may lie on either side of another one, (P, 4, R) each.
@@ -386,7 +389,9 @@ class GradientRounding:
         if self.reg_max == 1:
             return (4 * self.eps * largest).expand_as(jump)[..., None], jump[..., None]  # (P, 4, 1) twice
         rounded = self.eps * (self.bins + self.expected) * (3 + self.below)  # (P, 4, R)
-        lever_error = self.share * (rounded + distance_error[..., None])
+        lost = (self.bins - self.expected).abs() + self.share * self.bins.sum()  # (P, 4, R)
+        flushed = smallest(self.dtype) * lost
+        lever_error = self.share * (rounded + distance_error[..., None]) + flushed
         rounding = gradient.abs()[..., None] * lever_error + 4 * self.eps * largest[..., None] * self.lever
         return rounding, jump[..., None] * self.lever
 
@@ -437,6 +442,8 @@ class GradientRounding:
     def side(self) -> tuple[Tensor, Tensor]:
         """Return the errors of the DFL loss's gradient: probabilities minus the two bins' target shares (LOSS-DFL-1).
 
+        A subnormal probability may be flushed to zero.
+
         Returns:
             Rounding errors, and jumps where R = 1 and the sign is not certain, or where exchanged shares of two bins
             change at a whole distance; (P, 4, R) each.
@@ -452,9 +459,8 @@ class GradientRounding:
             ..., None
         ]  # (P, 4, 1): the end bins stand for those beyond
         near = (self.bins - clamped).abs() <= 1 + self.wanted_error[..., None]  # (P, 4, R) bins with a share
-        rounding = self.eps * self.share * (3 + self.below) + near * (
-            self.wanted_error[..., None] + 2 * self.eps
-        )
+        probability_error = self.eps * self.share * (3 + self.below) + smallest(self.dtype)
+        rounding = probability_error + near * (self.wanted_error[..., None] + 2 * self.eps)
         jumps = varied_loss.whole_distances(
             self.wanted, self.wanted_error, self.reg_max, self.dialect
         )  # (P, 4)

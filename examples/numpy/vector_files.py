@@ -13,13 +13,13 @@ def read(path: Path) -> dict[str, np.ndarray]:
     data = path.read_bytes()
     begin = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:begin])
-    return {
-        name: np.frombuffer(data[begin:], TYPES[tensor["dtype"]], -1, tensor["data_offsets"][0])[
-            : int(np.prod(tensor["shape"]))
-        ].reshape(tensor["shape"])
-        for name, tensor in header.items()
-        if name != "__metadata__"
-    }
+    tensors = {}
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            first, last = tensor["data_offsets"]
+            numbers = np.frombuffer(data[begin + first : begin + last], TYPES[tensor["dtype"]])
+            tensors[name] = numbers.reshape(tensor["shape"])
+    return tensors
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], texts: dict[str, str]) -> None:

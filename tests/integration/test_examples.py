@@ -1,5 +1,6 @@
 """Programs in other languages and frameworks compute the shipped vectors, and are judged."""
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -75,6 +77,34 @@ def test_numpy_conforms(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFix
     status, program = judged(vectors, tmp_path, capsys)
     assert (status, program["gives"]) == (0, ["assignment", "loss", "gradients"])
     assert not program["verdicts"].keys() & {"divergent", "error", "inconclusive"}
+
+
+@pytest.mark.long
+def test_jax_conforms(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """XLA flushes subnormal numbers, some of which the vectors contain."""
+    pytest.importorskip("jax")
+    run(sys.executable, EXAMPLES / "jax" / "tal.py", vectors)
+    status, program = judged(vectors, tmp_path, capsys)
+    assert (status, program["gives"]) == (0, ["assignment", "loss", "gradients"])
+    assert not program["verdicts"].keys() & {"divergent", "error", "inconclusive"}
+
+
+def test_tensors_are_read_wherever_they_lie_in_a_file(tmp_path: Path):
+    """A tensor whose size is not a multiple of the others' must not prevent the reader from reading those."""
+    sys.path.insert(0, str(EXAMPLES / "numpy"))
+    try:
+        files = importlib.import_module("vector_files")
+    finally:
+        sys.path.remove(str(EXAMPLES / "numpy"))
+    tensors = {
+        "mask": np.array([True, False, True]),
+        "empty": np.zeros((0, 4), np.float32),
+        "one": np.array(1.5),
+    }
+    files.write(tmp_path / "file.safetensors", tensors, {"vector": "0"})
+    read = files.read(tmp_path / "file.safetensors")
+    assert read.keys() == tensors.keys()
+    assert all(np.array_equal(read[name], tensors[name]) for name in tensors)
 
 
 def test_cpp_conforms(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
