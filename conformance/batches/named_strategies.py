@@ -4,8 +4,8 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from tal_conformance.batches.branch_strategies import end_to_end_strategies
-from tal_conformance.batches.calling import CALLED_TURNED, with_turns
+from tal_conformance.batches.branch_strategies import end_to_end, end_to_end_strategies
+from tal_conformance.batches.calling import CALLED, CALLED_TURNED, with_turns
 from tal_conformance.batches.class_weights import class_weights
 from tal_conformance.batches.generic_heads import heads, trained_logits
 from tal_conformance.batches.long_batches import crossings, long_batches
@@ -162,13 +162,18 @@ OF_DEVICES = ("made_on_the_device", "as_on_the_cpu")
 OF_HEADS = ("class_weights", "rows_in_any_order", "as_many_anchors_as_k")
 """Checks that `STRATEGIES` does not name, and whose strategies end-to-end heads have too."""
 
+CALLED_WITH_BRANCHES = end_to_end(CALLED)
+"""As `CALLED`, for end-to-end heads."""
+
 STRATEGIES_BY_TASK = {
     DETECT.name: STRATEGIES,
     OBB.name: turned_strategies(STRATEGIES | TURNABLE)
     | {"relation": turned(RELATABLE), "fewer_anchors_than_k": st.builds(with_turns, TOO_SMALL)}
     | dict.fromkeys(OF_CALLS, CALLED_TURNED)
     | dict.fromkeys(OF_DEVICES, turned(st.one_of(*LOSS_STRATEGIES.values()))),
-    E2E.name: end_to_end_strategies(STRATEGIES | {name: TURNABLE[name] for name in OF_HEADS}),
+    E2E.name: end_to_end_strategies(STRATEGIES | {name: TURNABLE[name] for name in OF_HEADS})
+    | dict.fromkeys(OF_CALLS, CALLED_WITH_BRANCHES)
+    | dict.fromkeys(OF_DEVICES, end_to_end(st.one_of(*LOSS_STRATEGIES.values()))),
     POSE.name: posed_strategies(STRATEGIES | TURNABLE),
 }
 """The strategies of every task: by the names of `STRATEGIES`, and of other tasks than detection by those of `TURNABLE`

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from torch import Tensor
+
 from tal_conformance.core.batch import Batch
 from tal_reference import NEWEST, Dialect
 from tal_reference.end_to_end import branch_hyperparameters, weights_of
@@ -42,3 +44,17 @@ def branch_batches(batch: Batch, dialect: Dialect = NEWEST) -> dict[str, Batch]:
 def branch_weights(batch: Batch, dialect: Dialect = NEWEST) -> dict[str, float]:
     """Return the weight of each branch in the total loss by the branch's name (E2E-3, E2E-4)."""
     return dict(zip(batch.family.branches, weights_of(batch.hyperparameters, dialect), strict=True))
+
+
+def branch_gradients(
+    batch: Batch, gradients: Sequence[Tensor], dialect: Dialect = NEWEST
+) -> dict[str, tuple[Tensor, ...]]:
+    """Return the gradients of each branch's own loss by the branch's name.
+
+    They are the gradients of the whole loss on the branch's feature maps, divided by the branch's weight (E2E-6).
+    """
+    weights = branch_weights(batch, dialect)
+    return {
+        name: tuple(level * (1 / weights[name]) for level in levels)
+        for name, levels in split(batch, gradients).items()
+    }

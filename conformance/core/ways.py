@@ -31,6 +31,7 @@ SEQUENCE_NAMES = (
     "train-validate-train",
     "two-heads",
     "float32-after-bfloat16",
+    "epochs",
 )
 """Sequences of calls, in the order in which they are tested."""
 UNSUPPORTED = "not supported: "

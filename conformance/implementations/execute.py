@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.branches import branch_batches, branch_weights, has_branches, split
+from tal_conformance.core.branches import branch_batches, branch_gradients, has_branches
 from tal_conformance.core.outcome import AssignerInputs, CheckedAssignment, Loss, LossOutcome, Outcome
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.supervision import supervised
@@ -293,10 +293,7 @@ def _observe_branches(
         ProtocolViolation: the adapter exposes one branch only, an assignment without naming its branch, or no
             gradients.
     """
-    parts, weights = (
-        branch_batches(batch, implementation.dialect),
-        branch_weights(batch, implementation.dialect),
-    )
+    parts = branch_batches(batch, implementation.dialect)
     shown = loss.branches
     if loss.assignment is not None or loss.inputs is not None:
         raise ProtocolViolation(
@@ -314,13 +311,11 @@ def _observe_branches(
         )
     if shown is None:
         findings.absent.append("Loss.branches")
-    gradients = split(batch, whole.gradients)
-    terms = [split(batch, levels) for levels in whole.term_gradients]
+    gradients = branch_gradients(batch, whole.gradients, implementation.dialect)
+    terms = [branch_gradients(batch, levels, implementation.dialect) for levels in whole.term_gradients]
     outcomes = {}
     for name, part in parts.items():
-        share = 1 / weights[name]
-        own_gradients = tuple(level * share for level in gradients[name])
-        own_terms = tuple(tuple(level * share for level in levels[name]) for levels in terms)
+        own_gradients, own_terms = gradients[name], tuple(levels[name] for levels in terms)
         if shown is None:
             nothing = torch.zeros_like(whole.items)
             of_branch = Loss(torch.full_like(whole.total, torch.nan), nothing)

@@ -15,7 +15,8 @@ from tal_reference import Head, Hyperparameters
 class KeptAdapter:
     """An adapter that makes one criterion (loss object) for each head and hyperparameters, and reuses it.
 
-    If the given adapter has no `make`, its `loss` is called, which may store state itself.
+    A criterion with a method `update` is kept in further epochs too: `update` is called as often as the number of
+    updates grows (E2E-5). If the given adapter has no `make`, its `loss` is called, which may store state itself.
 
     Args:
         adapter: an adapter with `assign`, `loss` or `make`.
@@ -47,9 +48,39 @@ class KeptAdapter:
             return loss
         key = head, hyperparameters
         if key not in self._criteria:
-            with torch.inference_mode(False):  # a trainer makes its criterion outside of validation
-                self._criteria[key] = self._adapter.make(head, hyperparameters)
+            with torch.inference_mode(
+                False
+            ):  # a trainer makes and updates its criterion outside of validation
+                updated = self._updated(head, hyperparameters)
+                self._criteria[key] = (
+                    self._adapter.make(head, hyperparameters) if updated is None else updated
+                )
         return self._criteria[key](feature_maps, annotations)
+
+    def _updated(self, head: Head, hyperparameters: Hyperparameters) -> Callable[..., Loss] | None:
+        """Return the criterion of an earlier epoch after its further updates (E2E-5), and forget its earlier state.
+
+        Return None if there is no such criterion: the latest one has been updated more often, which a trainer undoes by
+        making a new one, or criteria have no method `update`.
+        """
+        base = _without_progress(hyperparameters)
+        latest = next(
+            (key for key in reversed(self._criteria) if key[0] == head and _without_progress(key[1]) == base),
+            None,
+        )
+        if latest is None or latest[1].updates >= hyperparameters.updates:
+            return None
+        update = getattr(self._criteria[latest], "update", None)
+        if update is None:
+            return None
+        for number in range(latest[1].updates + 1, hyperparameters.updates + 1):
+            update(replace(hyperparameters, updates=number))
+        return self._criteria.pop(latest)
+
+
+def _without_progress(hyperparameters: Hyperparameters) -> Hyperparameters:
+    """Return the hyperparameters with the default number of updates and of epochs."""
+    return replace(hyperparameters, updates=Hyperparameters.updates, epochs=Hyperparameters.epochs)
 
 
 def fresh_adapter(implementation: Implementation) -> KeptAdapter:

@@ -78,7 +78,11 @@ class CriterionMaker(Protocol):
     def make(
         self, head: Head, hyperparameters: Hyperparameters
     ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
-        """Return a criterion for the given head and hyperparameters, to be called with feature maps and annotations."""
+        """Return a criterion for the given head and hyperparameters, to be called with feature maps and annotations.
+
+        The criterion of an end-to-end loss may have a method `update(hyperparameters)`, which a trainer calls after each
+        epoch (E2E-5); the hyperparameters have the new number of updates, and the number of epochs.
+        """
         ...
 
 

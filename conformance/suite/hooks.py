@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.checks.relations.relations import RELATIONS_BY_TASK
+from tal_conformance.checks.state.sequences import TASKS_OF
 from tal_conformance.core.determinism import fixed_arithmetic
 from tal_conformance.core.interrupts import lost_interrupts
 from tal_conformance.core.task import DETECT
@@ -77,6 +79,8 @@ from tal_conformance.suite.terminal_output import (
 from tal_reports import RunLog, read_log, terminal_table
 from tal_text import encodable, prepare_streams, visible
 
+EVERY_TASK = "every_task"
+"""Mark of tests that are not generated checks, and that judge batches of the task of their implementation."""
 PARTS_OF_FURTHER_TASKS = 3
 """In a run of several tasks, each task of an implementation after the first has the profile's number of batches divided
 by this, so that a run of all tasks takes about twice as long as one of detection. `--task` tests a task with all of
@@ -104,6 +108,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set seed and profile, load the implementations, and create the folder and the log of the run."""
     config.addinivalue_line(
         "markers", "clauses(group): the clause group of the specification that the test covers"
+    )
+    config.addinivalue_line(
+        "markers", f"{EVERY_TASK}: the test has batches of the task of its implementation"
     )
     # a recipe of many ground truths is long on purpose, and Hypothesis repeats the warning for each test
     config.addinivalue_line("filterwarnings", "ignore:Generating overly large repr")
@@ -237,7 +244,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Deselect the tests that the options exclude, so that pytest does not list them as skipped; order the rest.
 
     With `--case`, only case files are judged. Large batches are judged only with `--large`. For tasks other than
-    detection, only generated checks are run, if they have a Hypothesis strategy of the task, which they then use.
+    detection, only generated checks are run, if they have a Hypothesis strategy of the task, which they then use, and
+    tests with the mark `every_task`.
     """
     run = config.stash.get(RUN, None)
     if run is None:
@@ -256,7 +264,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         dropped += [
             item
             for item in own
-            if (item.path.stem == "test_large" and not large) or _is_relation_of_another_task(item, run)
+            if (item.path.stem == "test_large" and not large) or _concerns_another_task(item, run)
         ]
         others = [item for item in own if item not in dropped and not _applies(item, task_of_item(item, run))]
         dropped += others
@@ -315,10 +323,13 @@ def _of_another_row(item: pytest.Item, run: SessionState) -> bool:
     return subject.implementation.name != judging.name
 
 
-def _is_relation_of_another_task(item: pytest.Item, run: SessionState) -> bool:
-    """Return True if a test is that of a relation which the task of its implementation does not have."""
-    relation = item.callspec.params.get("relation") if hasattr(item, "callspec") else None
-    return relation is not None and relation.clause not in RELATIONS_BY_TASK[task_of_item(item, run)]
+def _concerns_another_task(item: pytest.Item, run: SessionState) -> bool:
+    """Return True if a test is that of a relation or sequence which the task of its implementation does not have."""
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    relation, sequence, task = parameters.get("relation"), parameters.get("sequence"), task_of_item(item, run)
+    if relation is not None:
+        return relation.clause not in RELATIONS_BY_TASK[task]
+    return task not in TASKS_OF.get(sequence, (task,))
 
 
 def name_of_check(item: pytest.Item) -> str:
@@ -330,6 +341,9 @@ def _applies(item: pytest.Item, task: str) -> bool:
     """Return True if a test of the suite applies to a task."""
     if task == DETECT.name:
         return True
+    if item.get_closest_marker(EVERY_TASK) is not None:
+        strategy = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+        return strategy is None or strategy in STRATEGIES_BY_TASK[task]
     name = name_of_check(item)
     return name in CHECKS and CHECKS[name].strategy_of(task) is not None
 

@@ -7,14 +7,18 @@ from hypothesis import settings
 
 from tal_conformance.batches.calling import CALLED
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.checks.calling.check import applies, called
+from tal_conformance.checks.calling.check import TWO_PROCESSES, applies, called
 from tal_conformance.checks.registry import check
+from tal_conformance.core.task import E2E
 from tal_conformance.core.ways import UNSUPPORTED
 from tal_conformance.implementations.calling.ways import WAYS
 from tal_conformance.suite.checker import Checker
 
 SLOW = ("two-processes", "compile")
 """Ways of calling that take seconds, which the profile `dev` leaves out."""
+REDUCED_BRANCHES = (
+    "each branch of an end-to-end loss has its own N, of whose reduction the total tells nothing"
+)
 OTHERS = tuple(name for name in WAYS if name not in SLOW)
 
 
@@ -33,6 +37,9 @@ def test_calling_slowly(checker: Checker, way: str, recipe: Recipe) -> None:
         checker.not_tested(
             f"the way of calling {way!r} takes seconds: only the profiles ci and nightly use it"
         )
+    implementation = checker.subject.implementation
+    if way == TWO_PROCESSES and implementation.task == E2E.name and implementation.reduces_over_ranks:
+        checker.not_tested(f"the way of calling {way!r}: {REDUCED_BRANCHES}")
     checker(recipe, by=partial(called, way=way))
 
 

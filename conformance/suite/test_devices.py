@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from tal_conformance.batches.named_strategies import LOSS_STRATEGIES
+from tal_conformance.batches.named_strategies import LOSS_STRATEGIES, STRATEGIES_BY_TASK
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.checks.devices.checks import allocates_on_device, repeatable, same_as_cpu
@@ -59,8 +59,10 @@ def test_as_on_the_cpu(checker: Checker, recipe: Recipe) -> None:
 
 
 @pytest.mark.clauses("DEVICE")
+@pytest.mark.every_task
 @pytest.mark.parametrize("name", LOSS_STRATEGIES)
 def test_repeatable(checker: Checker, name: str) -> None:
     """DEVICE-3: repeated calls on a batch are bitwise equal. Flaky failures are not shrunk by Hypothesis."""
-    for recipe in sample_recipes(LOSS_STRATEGIES[name], share_of_examples(3 * len(LOSS_STRATEGIES))):
+    strategy = STRATEGIES_BY_TASK[checker.subject.implementation.task][name]
+    for recipe in sample_recipes(strategy, share_of_examples(3 * len(LOSS_STRATEGIES))):
         checker(recipe, by=repeatable, relates=True)

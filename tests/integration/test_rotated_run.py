@@ -44,7 +44,7 @@ def test_official_rotated_boxes_conform(tmp_path: Path):
     assert summary["worth"] is None  # no figure, which would be that of detection
     reasons = [entry["reason"] for entry in summary["not_tested"]]
     assert any(
-        reason.startswith("task obb: checks without batches of this task:") and "DEVICE" in reason
+        reason.startswith("task obb: checks without batches of this task:") and "EXHAUSTIVE" in reason
         for reason in reasons
     ), reasons
 

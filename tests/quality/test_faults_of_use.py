@@ -6,7 +6,7 @@ from tal_conformance.checks.profiles import PROFILES
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.mutation.attack import attack
 from tal_conformance.mutation.plant import MODES, STAGES_SHOWN, implementation_with
-from tal_conformance.mutation.planted_faults import FAULTS, FAULTS_OF_USE
+from tal_conformance.mutation.planted_faults import FAULTS, FAULTS_OF_USE, PROGRESS_FAULTS
 
 
 @pytest.mark.slow
@@ -23,7 +23,7 @@ def test_found_at_its_stage(name: str, mode: str):
 
 
 def test_every_way_and_sequence_has_a_fault():
-    checks = {fault.check for fault in FAULTS_OF_USE.values()}
+    checks = {fault.check for fault in (FAULTS_OF_USE | PROGRESS_FAULTS).values()}
     for name in ("calling", "calling_slowly", "state"):
         parameter = CHECKS[name].parameter
         assert parameter is not None

@@ -1,5 +1,6 @@
 """Compare the results of an unusual call with the outcome of a plain (ordinary) call on the same batch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,8 +9,10 @@ from torch import Tensor
 from tal_conformance.checks.devices.checks import first_difference, judged_against
 from tal_conformance.checks.reference import judged_outcome
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.branches import branch_batches, branch_gradients, has_branches
 from tal_conformance.core.outcome import AssignerInputs, LossOutcome, Outcome, Stages
-from tal_conformance.core.outcome_tensors import assignment_from, part_from
+from tal_conformance.core.outcome_tensors import assignment_from, branch_tensors, part_from
+from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.verdicts import Divergence, Judgement, Value, Verdict
 from tal_conformance.implementations.calling.call import GRADIENT, Answer
 from tal_conformance.implementations.errors import ProtocolViolation
@@ -45,7 +48,7 @@ class Difference:
 
     Attributes:
         verdict: DIVERGENT, or ERROR if the call failed.
-        text: the difference, as a sentence whose subject is the implementation.
+        text: the problem of a call that failed, as a predicate ("raised ..."), or the first difference, as a sentence.
         values: the first place where the results differ.
         details: traceback, if the implementation raised.
     """
@@ -54,6 +57,11 @@ class Difference:
     text: str
     values: tuple[Value, ...] = ()
     details: str | None = None
+
+    @property
+    def predicate(self) -> str:
+        """The difference as a predicate, for a sentence whose subject is the implementation."""
+        return self.text if self.verdict is Verdict.ERROR else f"gives another answer: {self.text}"
 
 
 def plain_call(subject: Subject, expected: Expectation) -> Plain:
@@ -102,9 +110,10 @@ def judged_within_bounds(observed: Outcome, plain: Plain, dialect: Dialect) -> J
     """Judge the outcome of a call against that of the plain (ordinary) call, within the bounds of two correct runs.
 
     Two losses cannot be compared if their assignment is not visible and a tie may have been resolved differently, or if
-    the dialect does not allow comparisons of runs. The outcome is then judged against the dialect.
+    the dialect does not allow comparisons of runs. The outcome is then judged against the dialect, as that of an
+    end-to-end loss always is.
     """
-    if supports_relations(plain.batch, dialect):
+    if supports_relations(plain.batch, dialect) and not has_branches(plain.batch):
         judgement = judged_against(plain.outcome, observed, plain.batch, dialect, "", "called so")
         if judgement.verdict.fails or not judgement.chose_differently or observed.assignment is not None:
             return judgement
@@ -120,6 +129,11 @@ def without_subnormal_differences(observed: Outcome, plain: Outcome) -> Outcome:
     A power of two as a factor of the total loss commutes with every rounding of the backward pass, except for subnormal
     numbers, where the larger number keeps bits that the smaller one loses.
     """
+    branches = {
+        name: without_subnormal_differences(part, plain.branches[name])
+        for name, part in observed.branches.items()
+    }
+    observed = replace(observed, branches=branches)
     if observed.loss is None or plain.loss is None:
         return observed
     gradients = tuple(
@@ -136,23 +150,67 @@ def outcome_of(subject: Subject, answer: Answer, plain: Plain) -> Outcome:
         ProtocolViolation: a result does not follow the protocol.
         ValueError: an assignment lacks a field.
     """
-    tensors, base, implementation = answer.tensors, plain.outcome, subject.implementation
+    base, batch, dialect = plain.outcome, plain.batch, subject.implementation.dialect
+    gradients: tuple[Tensor, ...] = ()
+    if base.loss is not None:
+        gradients = tuple(
+            _shaped(answer.tensors.get(f"{GRADIENT}{level}", values), values)
+            for level, values in enumerate(base.loss.gradients)
+        )
+    outcome = _outcome_of(subject, answer.tensors, base, gradients, plain.expected.inputs)
+    if not base.branches:
+        return outcome
+    parts, of_branches = branch_batches(batch, dialect), branch_gradients(batch, gradients, dialect)
+    branches = {
+        name: _outcome_of(
+            subject,
+            branch_tensors(answer.tensors, name),
+            own,
+            of_branches[name],
+            assigner_inputs(parts[name]),
+        )
+        for name, own in base.branches.items()
+    }
+    return replace(outcome, branches=branches)
+
+
+def _outcome_of(
+    subject: Subject,
+    tensors: Mapping[str, Tensor],
+    base: Outcome,
+    gradients: tuple[Tensor, ...],
+    expected_inputs: AssignerInputs,
+) -> Outcome:
+    """Return the results of a call, or of one branch of it, without its branches.
+
+    Args:
+        subject: the implementation.
+        tensors: tensors of the answer, by name.
+        base: outcome of the plain call, or of its branch.
+        gradients: gradients of the loss.
+        expected_inputs: inputs of the assigner as the reference decodes them.
+    """
+    implementation, given = subject.implementation, base.inputs
     stages = part_from(tensors, Stages, Stages.__name__)
     assignment = assignment_from(tensors, stages)
-    head, numbers = plain.batch.head, plain.batch.hyperparameters
-    inputs = part_from(tensors, AssignerInputs, AssignerInputs.__name__, head=head, hyperparameters=numbers)
-    inputs = base.inputs if inputs is None else check_inputs(inputs, plain.expected.inputs, Findings())
+    inputs = part_from(
+        tensors,
+        AssignerInputs,
+        AssignerInputs.__name__,
+        head=given.head,
+        hyperparameters=given.hyperparameters,
+    )
+    inputs = given if inputs is None else check_inputs(inputs, expected_inputs, Findings())
     if assignment is None:
         assignment = base.assignment
     else:
         assignment = check_assignment(assignment, inputs, implementation.exposes_stages, Findings())
     if base.loss is None:
         return replace(base, assignment=assignment)
-    gradients = tuple(
-        _shaped(tensors.get(f"{GRADIENT}{level}", values), values)
-        for level, values in enumerate(base.loss.gradients)
-    )
-    items, total = tensors.get("items"), tensors["total"]
+    if not base.loss.knows_total:  # of a branch that the implementation hides
+        return replace(base, loss=replace(base.loss, gradients=gradients))
+    # a branch that this call hides, and the plain call does not, has the values of the plain call
+    items, total = tensors.get("items"), tensors.get("total", base.loss.total)
     if items is None:  # of a total with one value for each term, an answer has the sum only
         same = torch.equal(total, base.loss.total)
         items = base.loss.items if same else base.loss.items * (total / base.loss.total)

@@ -116,15 +116,10 @@ def _failure(subject: Subject, batch: Batch, way: str, how: str, found: Differen
         found.verdict,
         StageName.CALLING,
         WAYS[way].clause,
-        f"called {how}, it {_predicate(found)}{expected}",
+        f"called {how}, it {found.predicate}{expected}",
         list(found.values),
         details=found.details,
     )
-
-
-def _predicate(found: Difference) -> str:
-    """Return the text of a difference as a predicate, for a sentence whose subject is the implementation."""
-    return found.text if found.verdict is Verdict.ERROR else f"gives another answer: {found.text}"
 
 
 _PLAIN: "WeakKeyDictionary[Identity, dict[tuple[str, str], Plain]]" = WeakKeyDictionary()

@@ -20,9 +20,10 @@ from tal_conformance.checks.relations.runs import NotApplicable, Run
 from tal_conformance.checks.relations.transformations import FollowUp, Pair, TransformationPlan
 from tal_conformance.checks.relations.views import unchanged
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.branches import has_branches
 from tal_conformance.core.outcome import STAGE_OF_FIELD, Outcome
-from tal_conformance.core.outcome_tensors import equal_bits, map_tensors, named_tensors
-from tal_conformance.core.task import DETECT, StageName, Task
+from tal_conformance.core.outcome_tensors import BRANCHES, equal_bits, map_tensors, named_tensors
+from tal_conformance.core.task import DETECT, TASKS, StageName, Task, stage_name
 from tal_conformance.core.verdicts import Divergence, Judgement, Value, Verdict
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
@@ -109,7 +110,8 @@ def judged_against(
 
     Choices that the specification leaves open may differ; the values in `expected` determine which choices are open.
     Values that depend on a different choice are not compared, and the judgement has `chose_differently` set. If nothing
-    tells the N of losses that hide their assignment, the second outcome is judged against the dialect.
+    tells the N of losses that hide their assignment, the second outcome is judged against the dialect. So is the second
+    outcome of an end-to-end loss.
 
     Args:
         expected: outcome of the implementation on the CPU.
@@ -120,6 +122,8 @@ def judged_against(
         how: description of the second run, which begins a sentence such as "`how`, the overlap is ...".
     """
     again, known = replace(batch), Expectation(batch, dialect)
+    if has_branches(batch):
+        return _judged_by_dialect(observed, known)
     runs = {id(batch): Run(expected, known), id(again): Run(observed, known)}
     pairs = tuple(Pair(0, image, image, unchanged(batch, image)) for image in range(batch.images))
     judgement = Judgement(batch.family)
@@ -127,11 +131,15 @@ def judged_against(
     try:
         compare(plan, lambda which: runs[id(which)], Comparison(judgement, clause, how))
     except NotApplicable:  # nothing tells the N of either loss: the dialect prescribes it
-        try:
-            return judge_any(observed, known)
-        except Divergence as divergence:
-            return divergence.judgement
+        return _judged_by_dialect(observed, known)
     return judgement
+
+
+def _judged_by_dialect(observed: Outcome, known: Expectation) -> Judgement:
+    try:
+        return judge_any(observed, known)
+    except Divergence as divergence:
+        return divergence.judgement
 
 
 def same_as_cpu(subject: Subject, batch: Batch) -> Judgement:
@@ -212,11 +220,13 @@ def first_difference(outcomes: Sequence[Outcome], task: Task = DETECT) -> tuple[
 
 def meaningful(outcome: Outcome) -> dict[str, Tensor]:
     """Return the tensors of an outcome by name, without the undefined values of background anchors."""
-    named = named_tensors(outcome)
+    named = named_tensors(replace(outcome, branches={}))
     foreground = named.get("assignment.foreground")
     for name in ("assignment.labels", "assignment.truth_index", "assignment.boxes"):
         if foreground is not None:
             named[name] = named[name][foreground]
+    for branch, part in outcome.branches.items():
+        named |= {f"{BRANCHES}.{branch}.{name}": tensor for name, tensor in meaningful(part).items()}
     return named
 
 
@@ -229,13 +239,21 @@ STAGE_OF = {
 
 
 def stage_of(name: str, first: Tensor, second: Tensor | None, task: Task = DETECT) -> str:
-    """Return the stage of an outcome's tensor `name`; for the loss items, the stage of the first item that differs."""
+    """Return the stage of an outcome's tensor `name`; for the loss items, the stage of the first item that differs.
+
+    All items of an end-to-end loss have one stage. Stages of a branch have full names, such as "one2one/top-k".
+    """
+    if name.startswith(f"{BRANCHES}."):
+        _, branch, own = name.split(".", 2)
+        return stage_name(stage_of(own, first, second, TASKS[task.branch_task]), branch)
+    if name == "loss.items" and task.branch_task:
+        return StageName.ITEMS
     if name == "loss.items":
         equal = torch.ones_like(first, dtype=torch.bool) if second is None else first == second
         stages = list(task.item_of)
         return next((stage for stage in stages if not equal[task.item_of[stage]]), stages[0])
     by_part = {
-        "inputs": StageName.DECODE,
+        "inputs": stage_name(StageName.DECODE, task.branches[0]),
         "assignment": StageName.TARGETS,
         "loss": StageName.GRADIENTS,
     }

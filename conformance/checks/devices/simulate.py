@@ -98,9 +98,11 @@ def watched(implementation: Implementation, simulation: Simulation, watch: Watch
 
 
 def _tensors(name: str, value: Any) -> list[tuple[str, Tensor]]:
-    """Return the tensors of nested dataclasses with their names."""
+    """Return the tensors of nested dataclasses and dictionaries with their names."""
     if isinstance(value, Tensor):
         return [(name, value)]
+    if isinstance(value, dict):
+        return [pair for key, part in value.items() for pair in _tensors(f"{name}[{key!r}]", part)]
     if not is_dataclass(value):
         return []
     return [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.calling.answers import Difference, Plain, difference, plain_call
-from tal_conformance.checks.state.sequences import CLAUSES, SEQUENCES, Step
+from tal_conformance.checks.state.sequences import CLAUSES, ROUNDED, SEQUENCES, Step
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement, Verdict
@@ -119,7 +119,8 @@ class SequenceJudge:
                 *[None] * (len(steps) - 1),
                 Difference(Verdict.ERROR, error.what, details=error.details),
             ]
-        return [difference(self.subject, answer, plains[answer.call], True) for answer in answers]
+        same_bits = self.name not in ROUNDED
+        return [difference(self.subject, answer, plains[answer.call], same_bits) for answer in answers]
 
     def _state_failure(self, past: list[Step], last: Step) -> Failure:
         """Return the failure of the last step after the earlier calls, reduced to a short sequence that still fails."""
@@ -136,7 +137,7 @@ class SequenceJudge:
     def _failure(self, past: list[Step], last: Step, batch: Batch, found: Difference) -> StateFailure:
         many = f"{len(past)} earlier call" + "s" * (len(past) != 1)
         depends = "depends on earlier calls" if past else "depends on the autograd mode of the call"
-        again = f"after {many}, it {found.text}" if past else f"it {found.text}"
+        again = f"after {many}, it {found.predicate}" if past else f"it {found.predicate}"
         steps = "; ".join(f"{number}. {step.describe()}" for number, step in enumerate([*past, last], 1))
         recipes = "\n".join(f"{number}. {step.batch.origin}" for number, step in enumerate([*past, last], 1))
         return StateFailure(

@@ -7,6 +7,7 @@ import torch
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.task import E2E
 from tal_conformance.implementations.calling.call import Mode
 from tal_reference import Hyperparameters
 
@@ -94,6 +95,31 @@ def precisions_in_turn(recipe: Recipe) -> Iterator[Step]:
     yield from (Step(half), Step(batch), Step(half), Step(batch))
 
 
+EPOCHS = 4
+"""Number of epochs of the training that `epochs` follows."""
+
+
+def epochs(recipe: Recipe) -> Iterator[Step]:
+    """Yield steps of an end-to-end head's training, whose weights change with each epoch (E2E-4, E2E-5).
+
+    The first epoch has two batches and a validation. The last epoch is repeated, as after a loss of NaN; then the
+    training is resumed at an earlier epoch, and shortened.
+    """
+    numbers = recipe.hyperparameters
+
+    def step(updates: int, of: int = EPOCHS, seed: int = 0, mode: Mode = Mode.TRAIN) -> Step:
+        state = replace(numbers, updates=updates, epochs=of)
+        return Step(replace(recipe, hyperparameters=state, seed=recipe.seed + seed).build(), mode)
+
+    yield step(0)
+    yield step(0, seed=1)
+    yield step(1, mode=Mode.NO_GRAD)  # the trainer updates the weights before it validates
+    for updates in (1, 2, EPOCHS - 1, EPOCHS):
+        yield step(updates)
+    yield step(1)
+    yield step(2, of=EPOCHS - 1)
+
+
 SEQUENCES: dict[str, Callable[[Recipe], Iterator[Step]]] = {
     "multi-scale": multi_scale,
     "smaller-last-batch": smaller_last_batch,
@@ -102,9 +128,15 @@ SEQUENCES: dict[str, Callable[[Recipe], Iterator[Step]]] = {
     "train-validate-train": train_validate_train,
     "two-heads": two_heads,
     "float32-after-bfloat16": precisions_in_turn,
+    "epochs": epochs,
 }
 """Every sequence by name, as adapters declare it in `unsupported_ways`."""
+TASKS_OF = {"epochs": (E2E.name,)}
+"""Names of the tasks of sequences that do not concern every task."""
+ROUNDED = ("epochs",)
+"""Sequences whose steps need not have the bits of a first call: weights may be computed from the previous epoch's."""
 NEEDS = {"float32-after-bfloat16": "autocast-bfloat16"}
 """The precision that a sequence needs."""
-CLAUSES = {"changed-gains": "STATE-2", "two-heads": "STATE-2"}
-"""Clause of the sequences whose steps differ in what a criterion is made from; that of the others is STATE-1."""
+CLAUSES = {"changed-gains": "STATE-2", "two-heads": "STATE-2", "epochs": "E2E-5"}
+"""Clause of the sequences whose steps differ in what a criterion is made from or updated with; that of the others is
+STATE-1."""

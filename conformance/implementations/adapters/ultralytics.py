@@ -150,15 +150,9 @@ class UltralyticsAdapter(CriterionAdapter):
     def make(
         self, head: Head, hyperparameters: Hyperparameters
     ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
-        """Return a function that calls the criterion of the task to which its annotation rows belong."""
-        made = super().make(head, hyperparameters)
+        """Return a criterion that calls the release's criterion of the task to which its annotation rows belong."""
         others = {name: other.make(head, hyperparameters) for name, other in self._others.items()}
-
-        def call(feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:
-            task = task_of(annotations.shape[1], len(feature_maps) // len(head.strides))
-            return others.get(task.name, made)(feature_maps, annotations)
-
-        return call
+        return CriterionOfTasks(super().make(head, hyperparameters), others, head)
 
     def _of_task(self, columns: int, branches: int = 1) -> "UltralyticsAdapter":
         return self._others.get(task_of(columns, branches).name, self)
@@ -213,6 +207,65 @@ class UltralyticsAdapter(CriterionAdapter):
         return criterion
 
 
+class CriterionOfTasks:
+    """The criteria of all tasks of a release, of which each call uses the one to which its annotation rows belong.
+
+    Args:
+        own: criterion of the adapter's own task.
+        others: criteria of other tasks, by name.
+        head: head of the model.
+    """
+
+    def __init__(self, own: Callable[..., Loss], others: dict[str, Callable[..., Loss]], head: Head) -> None:
+        self._own, self._others, self._levels = own, others, len(head.strides)
+
+    def __call__(self, feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:
+        """Return the loss of the task of the annotation rows."""
+        task = task_of(annotations.shape[1], len(feature_maps) // self._levels)
+        return self._others.get(task.name, self._own)(feature_maps, annotations)
+
+    def update(self, hyperparameters: Hyperparameters) -> None:
+        """Update the weights of an end-to-end loss after an epoch (E2E-5); other losses have none."""
+        for criterion in (self._own, *self._others.values()):
+            if isinstance(criterion, EndToEndCriterion):
+                criterion.update(hyperparameters)
+
+
+class EndToEndCriterion:
+    """The end-to-end criterion of a release, which is made on the first call and updated after epochs.
+
+    Args:
+        adapter: adapter of the release.
+        head: head of the model.
+        hyperparameters: hyperparameters of the first call.
+    """
+
+    def __init__(self, adapter: "EndToEndAdapter", head: Head, hyperparameters: Hyperparameters) -> None:
+        self._adapter, self._head, self._numbers = adapter, head, hyperparameters
+        self._made: tuple[Any, Any] | None = None
+
+    def __call__(self, feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:
+        """Return the loss of both branches."""
+        if self._made is None:
+            with torch.inference_mode(False):  # a trainer makes its criterion outside of validation
+                self._made = self._adapter._new_criterion(self._head, self._numbers, feature_maps[0].device)
+        return self._adapter._call(self._made, feature_maps, annotations, self._head, self._numbers)
+
+    def update(self, hyperparameters: Hyperparameters) -> None:
+        """Update the criterion as a trainer does after an epoch (E2E-5)."""
+        self._numbers = hyperparameters
+        if self._made is not None:
+            update_weights(self._made[0], hyperparameters, times=1)
+
+
+def update_weights(criterion: Any, hyperparameters: Hyperparameters, times: int) -> None:
+    """Update the branch weights of a release's criterion; releases before 8.4.0 have none."""
+    if hasattr(criterion, "update"):
+        criterion.one2one.hyp.epochs = hyperparameters.epochs  # read at each update (E2E-4)
+        for _ in range(times):
+            criterion.update()
+
+
 class EndToEndAdapter(UltralyticsAdapter):
     """The end-to-end loss of a release: two losses of detection, and their sum.
 
@@ -229,6 +282,12 @@ class EndToEndAdapter(UltralyticsAdapter):
     ) -> Loss:
         """Return the loss of both branches."""
         return CriterionAdapter.loss(self, feature_maps, annotations, head, hyperparameters)
+
+    def make(
+        self, head: Head, hyperparameters: Hyperparameters
+    ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
+        """Return the release's criterion, which can be updated after epochs."""
+        return EndToEndCriterion(self, head, hyperparameters)
 
     def _predictions(self, feature_maps: tuple[Tensor, ...], head: Head) -> Any:
         """Return the output that the release's end-to-end head passes to the loss in training."""
@@ -282,8 +341,7 @@ class EndToEndAdapter(UltralyticsAdapter):
         if not has_built_in_exponents(hyperparameters):
             for name, numbers in branch_hyperparameters(hyperparameters).items():
                 getattr(criterion, name).assigner = self._new_assigner(head, numbers)
-        for _ in range(hyperparameters.updates if hasattr(criterion, "update") else 0):
-            criterion.update()
+        update_weights(criterion, hyperparameters, times=hyperparameters.updates)
         return criterion
 
 

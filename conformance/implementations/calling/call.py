@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.core.outcome_tensors import equal_tensors, tensors_of
+from tal_conformance.core.outcome_tensors import BRANCHES, equal_tensors, tensors_of
 from tal_conformance.core.task import task_of
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.guards.plain_copies import PlainCopies
@@ -96,7 +96,8 @@ class Answer:
         call: index of the call.
         how: description of the call, which messages append to "called", such as "with the total times 2".
         tensors: results by name: "total", "items", "gradients.0", ... of a loss, without gradients of frozen feature
-            maps; "Assignment.labels", "Stages.overlap", "AssignerInputs.scores", ... if exposed by the implementation.
+            maps; "Assignment.labels", "Stages.overlap", "AssignerInputs.scores", ... if exposed by the implementation;
+            "branches.one2one.items", ... of the branches of an end-to-end loss, if exposed.
         failure: the problem, as a sentence without its subject ("raised ..."); None if the call succeeded.
         details: traceback if the implementation raised; else None.
     """
@@ -157,7 +158,8 @@ class Caller:
         check_inputs_unchanged(own.tensors, after | {"annotations": rows.detach()})
         _check_grad_attributes(maps, gradients, copies)
         learns = torch.is_grad_enabled() and any(level.requires_grad for level in maps)
-        loss = check_loss(loss, maps, task_of(rows.shape[1]), learns, Findings())
+        task = task_of(rows.shape[1], len(maps) // len(own.head.strides))
+        loss = check_loss(loss, maps, task, learns, Findings())
         self._returned.check()
         return loss
 
@@ -303,9 +305,17 @@ def _check_grad_attributes(maps: Maps, before: list[Tensor | None], copies: list
 
 
 def _visible(loss: Loss) -> dict[str, Tensor]:
-    """Return the tensors of the assigner (inputs, outputs, stages) that the loss exposes, by name."""
+    """Return the tensors of the assigner (inputs, outputs, stages) that the loss exposes, by name.
+
+    The tensors of a branch, with its total and items, have names that begin with "branches." and the branch's name.
+    """
     named = {} if loss.assignment is None else _assignment_tensors(loss.assignment)
-    return named | ({} if loss.inputs is None else tensors_of(loss.inputs, AssignerInputs.__name__))
+    named |= {} if loss.inputs is None else tensors_of(loss.inputs, AssignerInputs.__name__)
+    for branch, part in (loss.branches or {}).items():
+        items: Tensor | None = part.items
+        own = {"total": part.total.sum(), **({} if items is None else {"items": items}), **_visible(part)}
+        named |= {f"{BRANCHES}.{branch}.{name}": tensor for name, tensor in own.items()}
+    return named
 
 
 def _assignment_tensors(assignment: Assignment) -> dict[str, Tensor]:

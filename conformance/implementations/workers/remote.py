@@ -353,7 +353,8 @@ def loss_answer(
     loss = copies.loss(adapter.loss(maps, tensors["annotations"], head, hyperparameters), maps)
     if facts["differentiate"]:
         # the suite's process validates the results again, and finds the mistakes
-        check_loss(loss, maps, task_of(tensors["annotations"].shape[1]), findings=Findings())
+        task = task_of(tensors["annotations"].shape[1], len(maps) // len(head.strides))
+        check_loss(loss, maps, task, findings=Findings())
     total = loss.total.sum()
     results = {"total": total}
     if facts["differentiate"]:

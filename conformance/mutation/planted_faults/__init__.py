@@ -20,6 +20,7 @@ from tal_conformance.mutation.planted_faults import (  # noqa: F401 (enter fault
     state,
 )
 from tal_conformance.mutation.planted_faults.end_to_end import END_TO_END_FAULTS
+from tal_conformance.mutation.planted_faults.end_to_end_use import PROGRESS_FAULTS
 from tal_conformance.mutation.planted_faults.fault import ENTERED, Fault
 from tal_conformance.mutation.planted_faults.faulty_criterion import USAGE_FAULTS
 from tal_conformance.mutation.planted_faults.faulty_reference import FaultyAssigner, FaultyReference
@@ -39,4 +40,13 @@ FAULTS_BY_TASK = {
 }
 """The faults of each task: a dictionary of faults by name, by the name of the task."""
 
-__all__ = ["FAULTS", "FAULTS_BY_TASK", "FAULTS_OF_USE", "INDEX", "Fault", "FaultyAssigner", "FaultyReference"]
+__all__ = [
+    "FAULTS",
+    "FAULTS_BY_TASK",
+    "FAULTS_OF_USE",
+    "INDEX",
+    "PROGRESS_FAULTS",
+    "Fault",
+    "FaultyAssigner",
+    "FaultyReference",
+]

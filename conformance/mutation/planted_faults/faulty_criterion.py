@@ -45,7 +45,7 @@ class CriterionCall:
         call = replace(self, **changes)
         loss = ReferenceAdapter().loss(call.maps, call.rows, call.head, call.numbers)
         assert loss.items is not None, "the reference returns items"
-        return LossWithItems(loss.total, loss.items, loss.assignment, loss.inputs)
+        return LossWithItems(loss.total, loss.items, loss.assignment, loss.inputs, branches=loss.branches)
 
 
 class Behaviour(Protocol):
@@ -129,8 +129,12 @@ class FaultyCriterion:
 
     def _visible(self, loss: Loss) -> Loss:
         """Return the loss without the parts that the fault's implementation does not expose."""
-        if self._exposes == "loss" or loss.assignment is None:
-            return replace(loss, assignment=None, inputs=None)
+        if self._exposes == "loss":
+            return replace(loss, assignment=None, inputs=None, branches=None)
+        if loss.branches is not None:
+            return replace(loss, branches={name: self._visible(part) for name, part in loss.branches.items()})
+        if loss.assignment is None:
+            return replace(loss, inputs=None)
         stages = loss.assignment.stages if self.exposes_stages else None
         return replace(loss, assignment=replace(loss.assignment, stages=stages))
 
