@@ -80,8 +80,8 @@ class CriterionMaker(Protocol):
     ) -> Callable[[tuple[Tensor, ...], Tensor], Loss]:
         """Return a criterion for the given head and hyperparameters, to be called with feature maps and annotations.
 
-        The criterion of an end-to-end loss may have a method `update(hyperparameters)`, which a trainer calls after each
-        epoch (E2E-5); the hyperparameters have the new number of updates, and the number of epochs.
+        The criterion of an end-to-end loss may have a method `update(hyperparameters)`, which a trainer calls after
+        each epoch (E2E-5); the hyperparameters have the new number of updates, and the number of epochs.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Faults of end-to-end criteria in the state of the branch weights, which a trainer updates after each epoch (E2E-5)."""
+"""Faults of end-to-end criteria in the state of the branch weights, which trainers update after each epoch (E2E-5)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Ways of calling, sequences of calls and devices of end-to-end losses: correct losses pass, planted faults are found."""
+"""Ways of calling, sequences and devices of end-to-end losses: correct losses pass, planted faults are found."""
 
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.planted_faults import PROGRESS_FAULTS
 from tal_conformance.mutation.planted_faults.end_to_end_use import Progress, ProgressFault, nothing, right
-from tal_conformance.mutation.planted_faults.faulty_criterion import USAGE_FAULTS
+from tal_conformance.mutation.planted_faults.faulty_criterion import USAGE_FAULTS, UsageFault
 from tal_reference import Head, Hyperparameters
 
 RECIPE = Recipe(
@@ -86,6 +86,15 @@ def judge(implementation: Implementation, sequence: str) -> None:
     SequenceJudge(Subject(implementation, "cpu"), sequence).judge(steps_of(RECIPE, sequence))
 
 
+def call_or_judge(fault: UsageFault) -> None:
+    """Run the check that must find a fault on a loss that exposes nothing else."""
+    implementation, where = fault.implementation("loss"), fault.check.partition("[")[2].rstrip("]")
+    if fault.stage == "state":
+        judge(implementation, where)
+    else:
+        called(Subject(implementation, "cpu"), BATCH, where)
+
+
 @pytest.mark.parametrize("way", QUICK)
 @pytest.mark.parametrize("name", [pytest.param("hidden", marks=pytest.mark.long), "ultralytics"])
 def test_right_losses_pass_in_every_way(name: str, way: str):
@@ -101,12 +110,8 @@ def test_right_losses_pass_every_sequence(name: str, sequence: str):
 @pytest.mark.parametrize("name", mostly_nightly(FAULTS, DAILY))
 def test_faults_of_other_losses_are_found(name: str):
     fault = USAGE_FAULTS[name]
-    where = fault.check.partition("[")[2].rstrip("]")
     with pytest.raises((CallingFailure, StateFailure)) as caught:
-        if fault.stage == "state":
-            judge(fault.implementation("loss"), where)
-        else:
-            called(Subject(fault.implementation("loss"), "cpu"), BATCH, where)
+        call_or_judge(fault)
     assert (caught.value.stage, caught.value.clause) == (fault.stage, fault.clause)
 
 
