@@ -24,3 +24,4 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "clauses(group): the clause group of the specification that a test is about"
     )
+    config.addinivalue_line("markers", "every_task: the test has batches of the task of its implementation")

@@ -172,6 +172,7 @@ STRATEGIES_BY_TASK = {
     | dict.fromkeys(OF_CALLS, CALLED_TURNED)
     | dict.fromkeys(OF_DEVICES, turned(st.one_of(*LOSS_STRATEGIES.values()))),
     E2E.name: end_to_end_strategies(STRATEGIES | {name: TURNABLE[name] for name in OF_HEADS})
+    | {"relation": end_to_end(RELATABLE)}
     | dict.fromkeys(OF_CALLS, CALLED_WITH_BRANCHES)
     | dict.fromkeys(OF_DEVICES, end_to_end(st.one_of(*LOSS_STRATEGIES.values()))),
     POSE.name: posed_strategies(STRATEGIES | TURNABLE),

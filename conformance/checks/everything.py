@@ -18,7 +18,6 @@ from tal_conformance.checks.devices.checks import allocates_on_device, repeatabl
 from tal_conformance.checks.reference import Judge, judge_against_reference
 from tal_conformance.checks.relations.relations import RELATIONS_BY_TASK, NotApplicable, NotObservable
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.branches import has_branches
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.calling.ways import WAYS
 from tal_conformance.implementations.errors import NotSupported
@@ -81,8 +80,6 @@ def _further_checks(subject: Subject, batch: Batch, generated: bool) -> Iterator
     implementation, dialect = subject.implementation, subject.implementation.dialect
     if len(implementation.variants) > 1:
         yield partial(judge_against_reference, alone=True)
-    if has_branches(batch):
-        return  # of end-to-end heads, only values are judged
     if not generated or rejection_for(batch, dialect) is not None or not supports_relations(batch, dialect):
         return
     yield repeatable

@@ -64,7 +64,7 @@ def judge_branches(outcome: Outcome, expected: Expectation, judge_one: JudgeOne)
     if outcome.loss is not None:
         found = _judge_gradients(judgement, both, found)
     for name, own in found.items():
-        _merge(judgement, name, own)
+        merge_branch(judgement, name, own)
     if outcome.loss is not None and not (judgement.undefined or judgement.inconclusive):
         _judge_values(judgement, both, outcome.loss, expected, found)
     if judgement.verdict.fails:
@@ -268,7 +268,7 @@ def _wrong_weights(
     )
 
 
-def _merge(judgement: Judgement, branch: str, own: Judgement) -> None:
+def merge_branch(judgement: Judgement, branch: str, own: Judgement) -> None:
     """Add the judgement of a branch to that of the batch."""
     for name, stage in own.stages.items():
         judgement.stages[stage_name(name, branch)].merge(stage)

@@ -326,10 +326,10 @@ def _of_another_row(item: pytest.Item, run: SessionState) -> bool:
 def _concerns_another_task(item: pytest.Item, run: SessionState) -> bool:
     """Return True if a test is that of a relation or sequence which the task of its implementation does not have."""
     parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
-    relation, sequence, task = parameters.get("relation"), parameters.get("sequence"), task_of_item(item, run)
+    relation, task = parameters.get("relation"), task_of_item(item, run)
     if relation is not None:
         return relation.clause not in RELATIONS_BY_TASK[task]
-    return task not in TASKS_OF.get(sequence, (task,))
+    return task not in TASKS_OF.get(str(parameters.get("sequence")), (task,))
 
 
 def name_of_check(item: pytest.Item) -> str:

@@ -46,6 +46,7 @@ def extents() -> Iterator[Counter[str]]:
 @check(batches=RELATABLE, share=4, mutants="never")  # a relation runs the implementation two or three times
 def test_relation(checker: Checker, relation: Relation, extents: Counter[str], recipe: Recipe) -> None:
     """The implementation's results on a batch and on a changed copy of it are related as the clause says."""
+    relation = RELATIONS_BY_TASK[checker.subject.implementation.task][relation.clause]
     try:
         judgement = checker(recipe, by=relation, relates=True)
     except NotApplicable:
