@@ -5,7 +5,7 @@ from tal_conformance.checks.relations import transformations as changes
 from tal_conformance.checks.relations import turned_transformations as turns
 from tal_conformance.checks.relations.branch_relations import OWN_RELATIONS, lifted
 from tal_conformance.checks.relations.relation import NotObservable as NotObservable  # noqa: PLC0414 - callers import it here
-from tal_conformance.checks.relations.relation import Relation
+from tal_conformance.checks.relations.relation import Relation as Relation  # noqa: PLC0414 - callers import it here
 from tal_conformance.checks.relations.runs import NotApplicable as NotApplicable  # noqa: PLC0414 - callers import it here
 from tal_conformance.core.task import DETECT, E2E, OBB, POSE
 
