@@ -33,21 +33,50 @@ def headline(
     if not tested:
         return _mutation_headline(power, finished) if power else "Nothing was tested"
     if failing and (len(failing) > 3 or len(failing) == len(tested) > 1):
-        return f"{len(failing)} of {counted(len(tested), 'implementation')} do not conform"
+        return f"{_share(failing, tested, 'does', 'do')} not conform"
     if failing:
         return listed([f"{_name(line)} {predicate_of(line)}" for line in failing])
     unproven = [line for line in tested if line["result"] != "conforms"]
     if len(unproven) > 3:
-        return (
-            f"{len(unproven)} of {counted(len(tested), 'implementation')} did not finish or are inconclusive"
-        )
+        return f"{_share(unproven, tested, 'is', 'are')} not finished or inconclusive"
     if unproven:
         return listed([f"{_name(line)} {predicate_of(line)}" for line in unproven])
-    so_far = "" if finished else " so far"
-    if len(tested) > 3:
-        return f"All {len(tested)} implementations conform{so_far}"
-    verb = "conforms" if len(tested) == 1 else "conform"
-    return f"{listed([_name(line) for line in tested])} {verb}{so_far}"
+    return _passed(tested) + ("" if finished else " so far")
+
+
+def _share(part: list[dict[str, Any]], tested: list[dict[str, Any]], one: str, several: str) -> str:
+    """Return "2 of 4 implementations" with the verb `several`, or the name of a single one, in how many tasks.
+
+    Args:
+        part: lines of the implementations that have a common result.
+        tested: lines of all tested implementations.
+        one: verb after a single implementation.
+        several: verb after several implementations.
+    """
+    names = _implementations(tested)
+    if len(names) == 1 < len(tested):
+        return f"In {len(part)} of {counted(len(tested), 'task')}, {names[0]} {one}"
+    count = len(_implementations(part))
+    return f"{count} of {counted(len(names), 'implementation')} {one if count == 1 else several}"
+
+
+def _passed(tested: list[dict[str, Any]]) -> str:
+    """Return which implementations conform, and in how many tasks if a single one was tested in several."""
+    names = _implementations(tested)
+    if len(names) > 3:
+        return f"All {len(names)} implementations conform"
+    verb = "conforms" if len(names) == 1 else "conform"
+    tasks = f" in {len(tested)} tasks" if len(names) == 1 < len(tested) else ""
+    return f"{listed(names)} {verb}{tasks}"
+
+
+def _implementations(lines: list[dict[str, Any]]) -> list[str]:
+    """Return the names of implementations, each once: a further task has an own line, `ultralytics (obb)`."""
+    return list(dict.fromkeys(shortened(_without_task(line), 60) for line in lines))
+
+
+def _without_task(line: dict[str, Any]) -> str:
+    return str(line["name"]).removesuffix(f" ({line.get('task')})")
 
 
 def result_of(line: dict[str, Any], worth: str = "") -> str:
