@@ -324,12 +324,14 @@ def _of_another_row(item: pytest.Item, run: SessionState) -> bool:
 
 
 def _concerns_another_task(item: pytest.Item, run: SessionState) -> bool:
-    """Return True if a test is that of a relation or sequence which the task of its implementation does not have."""
+    """Return True if a test is that of a relation, sequence or recorded batch of another task than its row's."""
     parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     relation, task = parameters.get("relation"), task_of_item(item, run)
     if relation is not None:
         return relation.clause not in RELATIONS_BY_TASK[task]
-    return task not in TASKS_OF.get(str(parameters.get("sequence")), (task,))
+    if "sequence" in parameters:
+        return task not in TASKS_OF.get(parameters["sequence"], (task,))
+    return parameters.get("task", task) != task
 
 
 def name_of_check(item: pytest.Item) -> str:

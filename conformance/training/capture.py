@@ -1,8 +1,12 @@
-"""Capture the calls of the official detection loss during a training, for any release. Nothing is recomputed.
+"""Capture the calls of the official losses during a training, for any release. Nothing is recomputed.
 
-The predictions that the loss receives have one of two structures, depending on the release: a list of feature maps, or
-a dictionary of boxes and scores. In a validation, they are the second item of a tuple. From release 8.4.0 on, the head
-calls the method `loss` of the loss object; earlier releases call the object itself. The method that is called is
+Captured are the losses of detection, of rotated boxes, and of end-to-end heads: as one call with both branches if these
+are branches of detection, else as one call of each branch.
+
+The predictions that a loss receives have one of two structures, depending on the release: a list of feature maps, or a
+dictionary of boxes and scores. Those of an end-to-end head are a dictionary of both branches' predictions. In a
+validation, they are the second item of a tuple. From release 8.4.0 on, the head calls the method `loss` of the loss
+object; earlier releases, and the losses of end-to-end heads, are called themselves. The method that is called is
 wrapped during the capture.
 """
 
@@ -10,7 +14,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -19,9 +23,15 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import Content
-from tal_conformance.core.task import DETECT
-from tal_conformance.implementations.adapters.ultralytics import criterion_of
+from tal_conformance.core.task import DETECT, E2E, OBB
+from tal_conformance.implementations.adapters.ultralytics import (
+    CRITERIA,
+    FIELD_NAMES,
+    criterion_of,
+    leading_numbers,
+)
 from tal_reference import Head, Hyperparameters
+from tal_reference.end_to_end import BRANCHES
 
 
 class CannotRecord(Exception):
@@ -97,7 +107,7 @@ class LossCall(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One finished call of the official detection loss: its inputs and its result.
+    """One finished call of an official loss: its inputs and its result.
 
     Attributes:
         criterion: the loss object.
@@ -106,6 +116,7 @@ class Call:
         result: the returned values; the first is the total, or a tensor of its three terms.
         precision: dtype of automatic mixed precision of a detached call; None without mixed precision.
         error: exception that the loss raised; None if it returned.
+        task: name of the loss family.
     """
 
     criterion: Any
@@ -114,6 +125,7 @@ class Call:
     result: Any
     precision: torch.dtype | None = None
     error: BaseException | None = None
+    task: str = DETECT.name
 
     @property
     def raised_by(self) -> str:
@@ -140,7 +152,7 @@ class Call:
     @property
     def images_and_classes(self) -> tuple[int, int]:
         """Number of images of the batch, and of classes of the head."""
-        return len(_parts(self.predictions)[0]), int(self.criterion.nc)
+        return len(_parts(self.predictions)[0]), int(_branch_of(self.criterion).nc)
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -174,8 +186,8 @@ class Call:
             raise Unfit(
                 f"images, classes and boxes of the annotations do not fit each other: {error}"
             ) from error
-        head, numbers = head_of(self.criterion), hyperparameters_of(self.criterion)
-        return content_of(maps, rows, head, numbers, self.precision, self.error is not None)
+        head, numbers = head_of(self.criterion), hyperparameters_of(self.criterion, self.task)
+        return content_of(maps, rows, head, numbers, self.precision, self.error is not None, self.task)
 
     def batch(self) -> Batch:
         """Return the inputs of a detached call as a batch on the CPU that shares no memory with the model.
@@ -238,21 +250,22 @@ def dtype_names(tensors: Sequence[Tensor]) -> tuple[str, ...]:
 
 
 def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
-    """Return the feature maps (B, 4R + C, H, W) of a head's predictions, differentiably (PRE-1).
+    """Return the feature maps (B, channels, H, W) of a head's predictions, differentiably (PRE-1).
 
     Args:
-        predictions: a list of the maps, or a dictionary of "boxes" (B, 4R, A), "scores" (B, C, A) and "feats" with the
-            grids. In a validation, either is the second item of a tuple.
+        predictions: a list of the maps, or a dictionary of "boxes" (B, 4R, A), "scores" (B, C, A), perhaps "angle"
+            (B, 1, A), and "feats" with the grids. In a validation, either is the second item of a tuple. Predictions of
+            an end-to-end head are a dictionary of both branches.
 
     Raises:
         Unfit: the predictions have another structure.
     """
     predictions = _plain(predictions)
+    if has_branches(predictions):
+        return tuple(level for name in BRANCHES for level in feature_maps_of(predictions[name]))
     if not isinstance(predictions, Mapping):
         return tuple(predictions)
-    rows = torch.cat(
-        (predictions["boxes"], predictions["scores"]), dim=1
-    )  # (B, 4R + C, A) in the wider dtype
+    rows = torch.cat(_parts(predictions), dim=1)  # (B, channels, A) in the wider dtype
     grids = [tuple(level.shape[2:]) for level in predictions["feats"]]
     levels = rows.split([height * width for height, width in grids], dim=2)
     return tuple(level.unflatten(2, grid) for level, grid in zip(levels, grids, strict=True))
@@ -260,6 +273,7 @@ def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
 
 def head_of(criterion: Any) -> Head:
     """Return the strides, classes, bins and class weights of the head for which an official loss was made."""
+    criterion = _branch_of(criterion)
     weights = getattr(criterion, "class_weights", None)  # from release 8.4.37 on (COR-7)
     return Head(
         tuple(int(stride) for stride in criterion.stride.tolist()),
@@ -269,9 +283,25 @@ def head_of(criterion: Any) -> Head:
     )
 
 
-def hyperparameters_of(criterion: Any) -> Hyperparameters:
-    """Return the hyperparameters of an official loss and its assigner."""
-    assigner, gains = criterion.assigner, criterion.hyp
+def _branch_of(criterion: Any) -> Any:
+    """Return the loss of the branch one2one of an end-to-end loss; any other loss unchanged."""
+    return getattr(criterion, "one2one", criterion)
+
+
+def hyperparameters_of(criterion: Any, task: str = DETECT.name) -> Hyperparameters:
+    """Return the hyperparameters of an official loss and its assigner.
+
+    Those of an end-to-end loss are its gains and the state of its weights (E2E-2, E2E-4).
+    """
+    assigner, gains = _branch_of(criterion).assigner, _branch_of(criterion).hyp
+    if task == E2E.name:
+        return Hyperparameters(
+            box_gain=float(gains.box),
+            cls_gain=float(gains.cls),
+            dfl_gain=float(gains.dfl),
+            updates=int(getattr(criterion, "updates", Hyperparameters.updates)),
+            epochs=int(getattr(gains, "epochs", Hyperparameters.epochs)),
+        )
     kept = getattr(assigner, "topk2", None)
     return Hyperparameters(
         topk=int(assigner.topk),
@@ -283,12 +313,20 @@ def hyperparameters_of(criterion: Any) -> Hyperparameters:
         box_gain=float(gains.box),
         cls_gain=float(gains.cls),
         dfl_gain=float(gains.dfl),
+        angle_gain=float(gains.angle) if task == OBB.name else Hyperparameters.angle_gain,
     )
+
+
+def has_branches(predictions: Any) -> bool:
+    """Return True if predictions are those of both branches of an end-to-end head."""
+    return isinstance(predictions, Mapping) and set(BRANCHES) <= set(predictions)
 
 
 def _plain(predictions: Any) -> Any:
     """Return the raw predictions of a head's output, without the decoded boxes that a validation adds."""
     predictions = predictions[1] if isinstance(predictions, tuple) else predictions
+    if has_branches(predictions):
+        return {name: _plain(predictions[name]) for name in BRANCHES}
     named = isinstance(predictions, Mapping) and {"boxes", "scores", "feats"} <= set(predictions)
     if not named and not isinstance(predictions, list):
         raise Unfit(f"unknown structure of the head's predictions: {type(predictions).__name__}")
@@ -296,26 +334,32 @@ def _plain(predictions: Any) -> Any:
 
 
 def _parts(predictions: Any) -> list[Tensor]:
+    """Return the predicted tensors, of both branches one after the other."""
     predictions = _plain(predictions)
-    return [predictions["boxes"], predictions["scores"]] if isinstance(predictions, Mapping) else predictions
+    if has_branches(predictions):
+        return [part for name in BRANCHES for part in _parts(predictions[name])]
+    if not isinstance(predictions, Mapping):
+        return list(predictions)
+    return [predictions[name] for name in FIELD_NAMES.values() if name in predictions]
 
 
 def _detached(predictions: Any) -> Any:
+    if has_branches(predictions):
+        return {name: _detached(predictions[name]) for name in BRANCHES}
     if not isinstance(predictions, Mapping):
         return [level.detach() for level in predictions]
     grids = [torch.empty(1, 1, *level.shape[2:], device="meta") for level in predictions["feats"]]
-    return {
-        "boxes": predictions["boxes"].detach(),
-        "scores": predictions["scores"].detach(),
-        "feats": grids,
-    }
+    named = {name: predictions[name].detach() for name in FIELD_NAMES.values() if name in predictions}
+    return {**named, "feats": grids}
 
 
 def _on_cpu(predictions: Any) -> Any:
     """Return copies on the CPU of detached predictions; nothing is computed on a device whose memory may be full."""
+    if has_branches(predictions):
+        return {name: _on_cpu(predictions[name]) for name in BRANCHES}
     if not isinstance(predictions, Mapping):
         return [level.detach().cpu().clone() for level in predictions]
-    parts = {name: predictions[name].detach().cpu().clone() for name in ("boxes", "scores")}
+    parts = {name: part.detach().cpu().clone() for name, part in predictions.items() if name != "feats"}
     return {**parts, "feats": predictions["feats"]}
 
 
@@ -333,16 +377,65 @@ def official_loss() -> tuple[type, str]:
         raise CannotRecord(f"cannot import the detection loss of ultralytics: {error}") from error
 
 
-@contextmanager
-def listening(hear: Callable[[Call], None]) -> Iterator[None]:
-    """Call `hear` with every call of the official detection loss, after it returned, while the block runs.
+class Listened(NamedTuple):
+    """A class of an official loss whose calls are captured."""
+
+    loss: type
+    """The class."""
+    method: str
+    """Name of the wrapped method: that which the class itself defines, `loss` or `__call__`."""
+    task: str
+    """Name of the loss family."""
+
+
+def official_losses() -> list[Listened]:
+    """Return the classes of the official losses of the installed Ultralytics that can be captured.
 
     Raises:
-        CannotRecord: Ultralytics is not installed, or does not have this loss.
+        CannotRecord: Ultralytics is not installed, or does not have the loss of detection.
     """
-    loss: Any = official_loss()[0]
-    name = "loss" if "loss" in vars(loss) else "__call__"
-    official = vars(loss)[name]
+    detection, version = official_loss()
+    found = [Listened(detection, _method(detection), DETECT.name)]
+    for task in (OBB.name, E2E.name):
+        if leading_numbers(version) >= CRITERIA[task][-1].first:
+            criterion = criterion_of(version, task)
+            loss = getattr(importlib.import_module(criterion.loss_module), criterion.loss_class)
+            found.append(Listened(loss, "__call__" if task == E2E.name else _method(loss), task))
+    return found
+
+
+def _method(loss: type) -> str:
+    return "loss" if "loss" in vars(loss) else "__call__"
+
+
+@contextmanager
+def listening(hear: Callable[[Call], None]) -> Iterator[None]:
+    """Call `hear` with every call of the official losses, after it returned, while the block runs.
+
+    Raises:
+        CannotRecord: Ultralytics is not installed, or does not have the loss of detection.
+    """
+    losses = official_losses()
+    detection, inside = losses[0].loss, [0]
+    with ExitStack() as stack:
+        for listened in losses:
+            stack.enter_context(_wrapped(listened, hear, detection, inside))
+        yield
+
+
+@contextmanager
+def _wrapped(
+    listened: Listened, hear: Callable[[Call], None], detection: type, inside: list[int]
+) -> Iterator[None]:
+    """Wrap the method of a loss while the block runs.
+
+    Args:
+        listened: the loss.
+        hear: called with every call.
+        detection: class of the loss of detection.
+        inside: number of running calls of an end-to-end loss whose branches are captured together, in one element.
+    """
+    official = vars(listened.loss)[listened.method]
     signature = inspect.signature(official)
 
     def report(given: Any, named: Any, result: Any, error: BaseException | None) -> None:
@@ -352,23 +445,35 @@ def listening(hear: Callable[[Call], None]) -> Iterator[None]:
             criterion, predictions, rows = list(signature.bind(*given, **named).arguments.values())[:3]
         except (TypeError, ValueError):  # other arguments than those of a loss: the official code raised
             return
-        hear(Call(criterion, predictions, rows, result, error=error))
+        hear(Call(criterion, predictions, rows, result, error=error, task=listened.task))
+
+    def is_heard(criterion: Any) -> bool:
+        """Return True if a call is captured: not that of a branch whose whole is captured."""
+        if listened.task == E2E.name:
+            return all(type(getattr(criterion, name, None)) is detection for name in BRANCHES)
+        return not inside[0]
 
     @functools.wraps(official)
     def heard(*given: Any, **named: Any) -> Any:
+        if not is_heard(given[0] if given else None):
+            return official(*given, **named)
+        whole = int(listened.task == E2E.name)
+        inside[0] += whole
         try:
             result = official(*given, **named)
         except Exception as error:
+            inside[0] -= whole
             report(given, named, None, error)
             raise
+        inside[0] -= whole
         report(given, named, result, None)
         return result
 
-    setattr(loss, name, heard)
+    setattr(listened.loss, listened.method, heard)
     try:
         yield
     finally:
-        setattr(loss, name, official)
+        setattr(listened.loss, listened.method, official)
 
 
 def precision_of(tensors: Sequence[Tensor]) -> torch.dtype | None:

@@ -6,6 +6,7 @@ The images show coloured rectangles on noise, in two classes by colour. Ultralyt
 """
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ LAST_EPOCH = IMAGES["train"] // TOGETHER * (EPOCHS - 1)
 """Number of the first step of the last epoch."""
 
 
-def draw_image(number: int) -> tuple[Tensor, list[tuple[int, float, float, float, float]]]:
+def draw_image(number: int) -> tuple[Tensor, list[tuple[float, ...]]]:
     """Return the image with the given number: noise, and zero to four rectangles.
 
     Returns:
@@ -32,7 +33,7 @@ def draw_image(number: int) -> tuple[Tensor, list[tuple[int, float, float, float
     """
     source = torch.Generator().manual_seed(number)
     pixels = torch.randint(60, 120, (3, SIDE, SIDE), generator=source, dtype=torch.uint8)
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for _ in range(number % 5):  # every fifth image has no rectangle
         label = int(torch.randint(2, (), generator=source))
         width, height = (torch.randint(5, SIDE // 2, (2,), generator=source)).tolist()
@@ -48,6 +49,16 @@ def draw_image(number: int) -> tuple[Tensor, list[tuple[int, float, float, float
 
 def write_dataset(folder: Path) -> Path:
     """Write the data set into a folder, as Ultralytics reads it, and return the path of its description."""
+    return write_images(folder, draw_image)
+
+
+def write_images(folder: Path, draw: Callable[[int], tuple[Tensor, Sequence[tuple[float, ...]]]]) -> Path:
+    """Write drawn images and their labels into a folder, and return the path of the data set's description.
+
+    Args:
+        folder: folder of the data set.
+        draw: returns the pixels of the image with a number, and its rows: a class and normalised coordinates each.
+    """
     from ultralytics.utils.patches import imwrite
 
     for part, count in IMAGES.items():
@@ -55,7 +66,7 @@ def write_dataset(folder: Path) -> Path:
         images.mkdir(parents=True)
         labels.mkdir(parents=True)
         for number in range(count):
-            pixels, rows = draw_image(number if part == "train" else 1000 + number)
+            pixels, rows = draw(number if part == "train" else 1000 + number)
             imwrite(str(images / f"{number:03d}.png"), pixels.flip(0).permute(1, 2, 0).numpy())  # blue first
             text = "".join(f"{label} {' '.join(f'{share:.6f}' for share in box)}\n" for label, *box in rows)
             (labels / f"{number:03d}.txt").write_text(text, encoding="utf-8")

@@ -1,0 +1,127 @@
+"""Record batches of end-to-end heads and of rotated boxes from short trainings on drawn rectangles.
+
+    python -m tal_conformance.training.drawn_families FOLDER     # writes FOLDER/e2e and FOLDER/obb
+
+Ultralytics' own trainer trains a YOLO26n on upright rectangles, and a YOLOv8n-OBB and a YOLO26n-OBB on turned ones,
+from random weights and without network. The two branches of YOLO26n-OBB are recorded one by one, as rotated boxes.
+"""
+
+import argparse
+import math
+import shutil
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tal_conformance.core.task import E2E, OBB
+from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
+from tal_conformance.training.rectangles import (
+    COLOURS,
+    IMAGES,
+    SIDE,
+    TOGETHER,
+    training_options,
+    write_dataset,
+    write_images,
+)
+
+EPOCHS: Final = 5
+"""Epochs of each training: the weights of end-to-end losses are 0.8, 0.625, 0.45, 0.275 and 0.1 (E2E-4)."""
+REGULAR: Final = IMAGES["train"] // TOGETHER * 2
+"""Number of steps between two regular batches: the first steps of the first, third and fifth epoch."""
+
+
+class Training(NamedTuple):
+    """A training from which batches are recorded."""
+
+    task: str
+    """Name of the task whose batches are recorded."""
+    model: str
+    """Description of the model, a path in Ultralytics' folder of models."""
+    turned: bool
+    """True to train on turned rectangles."""
+    limit_mb: float
+    """Size limit of the recorded files in MB."""
+
+
+TRAININGS: Final = (
+    Training(E2E.name, "26/yolo26n.yaml", False, 0.1),
+    Training(OBB.name, "v8/yolov8n-obb.yaml", True, 0.15),
+    Training(OBB.name, "26/yolo26n-obb.yaml", True, 0.08),
+)
+
+
+def draw_turned(number: int) -> tuple[Tensor, list[tuple[float, ...]]]:
+    """Return the image with the given number: noise, and zero to four turned rectangles.
+
+    Returns:
+        (3, SIDE, SIDE) uint8 pixels, red first, and for each rectangle its class and the x and y of its four corners,
+        normalised.
+    """
+    source = torch.Generator().manual_seed(number)
+    pixels = torch.randint(60, 120, (3, SIDE, SIDE), generator=source, dtype=torch.uint8)
+    centres = torch.arange(SIDE) + 0.5
+    y, x = torch.meshgrid(centres, centres, indexing="ij")  # (SIDE, SIDE) twice
+    rows = []
+    for _ in range(number % 5):  # every fifth image has no rectangle
+        label = int(torch.randint(2, (), generator=source))
+        width, height = (6 + 24 * torch.rand(2, generator=source)).tolist()
+        turn = math.pi * float(torch.rand((), generator=source))
+        centre_x, centre_y = (16 + 32 * torch.rand(2, generator=source)).tolist()
+        cosine, sine = math.cos(turn), math.sin(turn)
+        along = (x - centre_x) * cosine + (y - centre_y) * sine
+        across = (y - centre_y) * cosine - (x - centre_x) * sine
+        inside = (along.abs() <= width / 2) & (across.abs() <= height / 2)
+        pixels[:, inside] = torch.tensor(COLOURS[label], dtype=torch.uint8).reshape(3, 1)
+        corners = [
+            coordinate
+            for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+            for coordinate in (
+                (centre_x + (i * width * cosine - j * height * sine) / 2) / SIDE,
+                (centre_y + (i * width * sine + j * height * cosine) / 2) / SIDE,
+            )
+        ]
+        rows.append((label, *(min(max(corner, 0.0), 1.0) for corner in corners)))
+    return pixels, rows
+
+
+def record(folder: Path, training: Training, number: int) -> None:
+    """Train a model on drawn images, and add its recorded batches to the folder of its task."""
+    from ultralytics import YOLO
+    from ultralytics.utils import ROOT
+
+    from tal_conformance.training.recorder import recording
+
+    own = folder / f"training-{number}"
+    own.mkdir(parents=True)
+    description = write_images(own, draw_turned) if training.turned else write_dataset(own)
+    torch.set_num_threads(1)
+    with recording(own / "recorded", every=REGULAR, limit_mb=training.limit_mb):
+        model = YOLO(str(ROOT / "cfg" / "models" / training.model), verbose=False)
+        model.train(**training_options(own, description) | {"epochs": EPOCHS})
+    (folder / training.task).mkdir(exist_ok=True)
+    for path in sorted((own / "recorded").rglob("*.safetensors")):
+        shutil.copy(path, folder / training.task / path.name)
+
+
+def main(folder: Path) -> None:
+    """Train all models, and record their batches."""
+    configure_ultralytics()
+    for number, training in enumerate(TRAININGS):
+        record(folder, training, number)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m tal_conformance.training.drawn_families",
+        description="Make the recorded batches of end-to-end heads and of rotated boxes again.",
+    )
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="takes data sets, trainings and batches; is made"
+    )
+    chosen: Path = parser.parse_args().folder
+    if chosen.exists():
+        parser.error(f"{chosen} already exists: name another folder")
+    main(chosen)
