@@ -14,9 +14,9 @@ STATES = ((0, 100), (0, 100), (37, 100), (4, 5), (2, 5), (1, 2), (1, 1), (0, 1),
 """Numbers of updates and of epochs, which determine the weights of the branches (E2E-4)."""
 OTHER_PREDICTIONS = ("", "", "", "", "same", "near", "random", "constant")
 """Kinds of predictions of the branch one2one; see `Recipe.one2one`."""
-WITHOUT_COUNTERPART = ("assigner", "exponents", "topk2_above_k", "nonfinite", "precision", "loss_of_points")
+WITHOUT_COUNTERPART = ("assigner", "exponents", "topk2_above_k", "nonfinite", "loss_of_points")
 """Strategies of detection without a counterpart: the assigner alone is that of detection, k and topk2 are fixed
-(E2E-2), and neither non-finite predictions nor 16 bits are judged."""
+(E2E-2), and non-finite predictions are not judged."""
 
 
 def end_to_end(strategy: SearchStrategy[Recipe]) -> SearchStrategy[Recipe]:

@@ -25,9 +25,11 @@ from tal_conformance.core.verdicts import (
     least_unique,
 )
 from tal_conformance.judgement.bounds import ROUNDINGS
+from tal_conformance.judgement.coarse_branches import judged_coarsely
 from tal_conformance.judgement.comparators import Bounded, Quantity, assert_within
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.loss_reference import fields_of, loss_precision
+from tal_conformance.judgement.mixed_precision import is_coarse
 from tal_reference import BatchTargets
 from tal_reference.composed import total_factor
 
@@ -88,8 +90,15 @@ class BothBranches:
     weights: Weights
     judge_one: JudgeOne
 
+    @property
+    def is_coarse(self) -> bool:
+        """True if the predictions have 16 bits."""
+        return is_coarse(next(iter(self.parts.values())).batch.dtype)
+
     def judged(self, outcomes: Mapping[str, Outcome]) -> dict[str, Judgement]:
         """Return the judgement of each branch, whether or not it fails."""
+        if self.is_coarse and self.outcome.loss is not None:
+            return self._judged_coarsely(self.outcome.loss)
         return {name: self._judged(outcomes[name], part) for name, part in self.parts.items()}
 
     def _judged(self, outcome: Outcome, part: Expectation) -> Judgement:
@@ -97,6 +106,25 @@ class BothBranches:
             return self.judge_one(outcome, part)
         except Divergence as divergence:
             return divergence.judgement
+
+    def _judged_coarsely(self, loss: LossOutcome) -> dict[str, Judgement]:
+        names, levels = list(self.parts), len(loss.gradients) // len(self.parts)
+
+        def of_branch(gradients: tuple[Tensor, ...], name: str) -> tuple[Tensor, ...]:
+            place = names.index(name) * levels
+            return gradients[place : place + levels]
+
+        return {
+            name: judged_coarsely(
+                self.outcome.branches[name],
+                part,
+                self.weights[name],
+                of_branch(loss.gradients, name),
+                tuple(of_branch(term, name) for term in loss.term_gradients),
+                self._judged,
+            )
+            for name, part in self.parts.items()
+        }
 
     def weighted_as(self, weights: Weights) -> dict[str, Outcome]:
         """Return the outcomes of the branches if their gradients had been multiplied by the given weights."""
@@ -152,7 +180,8 @@ def _judge_gradients(
         The judgements of the branches: those of `found`, or if other weights explain the gradients, those with the
         other weights.
     """
-    if not any(own.verdict.fails for own in found.values()):
+    # weights are not read from gradients of 16 bits: a wrong weight shows in the total and in the branch's gradients
+    if both.is_coarse or not any(own.verdict.fails for own in found.values()):
         if all(_agree_gradients(own) for own in found.values()):
             for stage in (StageName.WEIGHTS, StageName.GRADIENTS):
                 judgement.note(stage, Agreement)
