@@ -75,6 +75,8 @@ class Positives:
         boxes: (P, 4) target box, xyxy in pixels. Rotated: (P, 5).
         weights: (P,) w, the target score of that class; every other target score of the batch is zero.
         keypoints: (P, K, 3) x and y in pixels and visibility of the ground truth's keypoints; None without keypoints.
+        owners: (P,) int64 index of the ground truth in its image; None without masks.
+        masks: for each image (M, h_m, w_m), the masks of its ground truths; None without masks.
     """
 
     image: Int[Tensor, "P"]
@@ -83,6 +85,8 @@ class Positives:
     boxes: Float[Tensor, "P box"]
     weights: Float[Tensor, "P"]
     keypoints: Float[Tensor, "P K 3"] | None = None
+    owners: Int[Tensor, "P"] | None = None
+    masks: Sequence[Float[Tensor, "_ height width"]] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,16 @@ class BatchTargets:
         boxes: (B, A, 4) target boxes, xyxy in pixels. Rotated: (B, A, 5).
         scores: (B, A, C) target scores; at most one score of an anchor is not zero (TAL-TGT-1).
         keypoints: (B, A, K, 3) keypoints of the ground truths, as in `Positives`; None without keypoints.
+        owners: (B, A) index of each positive's ground truth in its image; None without masks.
+        masks: the masks of the ground truths, as in `Positives`; None without masks.
     """
 
     foreground: Bool[Tensor, "B A"]
     boxes: Float[Tensor, "B A box"]
     scores: Float[Tensor, "B A C"]
     keypoints: Float[Tensor, "B A K 3"] | None = None
+    owners: Int[Tensor, "B A"] | None = None
+    masks: Sequence[Float[Tensor, "_ height width"]] | None = None
 
     @property
     def positives(self) -> Positives:
@@ -107,7 +115,9 @@ class BatchTargets:
         image, anchor = self.foreground.nonzero(as_tuple=True)  # (P,), (P,)
         scores = self.scores[image, anchor]  # (P, C)
         keypoints = None if self.keypoints is None else self.keypoints[image, anchor]  # (P, K, 3)
-        return Positives(image, anchor, scores.argmax(1), self.boxes[image, anchor], scores.sum(1), keypoints)
+        owners = None if self.owners is None else self.owners[image, anchor]  # (P,)
+        labels, weights, boxes = scores.argmax(1), scores.sum(1), self.boxes[image, anchor]  # (P,), (P,), (P, 4)
+        return Positives(image, anchor, labels, boxes, weights, keypoints, owners, self.masks)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ mask of an anchor is the sum of the prototypes times its coefficients. Read `los
 assignment and the terms box, cls and dfl are those of detection. New are:
 
     true_masks           masks of the data loader in either encoding: one mask per ground truth
+    with_masks           the masks of the positives' ground truths
     mask_term            the second term, seg: cross-entropy in the ground truth's box
     semantic_term        the fifth term, sem: a class for every pixel, only for heads that predict it
     assign_with_masks    replaces assign in Segment26 heads: the masks' overlap counts as much as that of the boxes
@@ -13,7 +14,7 @@ Weights do not enter seg: all positives count in full there, also those of weigh
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -35,6 +36,7 @@ from tal_reference.assignment import (
 )
 from tal_reference.dialect import NEWEST, Dialect
 from tal_reference.loss import (
+    BatchTargets,
     DetectionLoss,
     Positives,
     Predictions,
@@ -88,14 +90,14 @@ class TrueMasks:
 
 def segmentation_loss(
     feature_maps: Sequence[Float[Tensor, "B _ _ _"]],
-    annotations: Float[Tensor, "N 6"],
+    annotations: Float[Tensor, "N columns"],
     head: Head,
     hyperparameters: Hyperparameters = Hyperparameters(),
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
     *,
-    prototypes: Float[Tensor, "B n _ _"],
-    masks: Float[Tensor, "_ height width"],
+    prototypes: Float[Tensor, "B n _ _"] | None = None,
+    masks: Float[Tensor, "_ height width"] | None = None,
     overlapping: bool = True,
     semantic: Float[Tensor, "B C _ _"] | None = None,
     classes: Int[Tensor, "B height width"] | None = None,
@@ -104,15 +106,18 @@ def segmentation_loss(
     """Return the loss of masks: terms box, seg, cls, dfl (L1 where R = 1) and sem (SEG-SUM-1).
 
     Args:
-        feature_maps: one map (B, 4R + C + n, H, W) per level, the n coefficients last (SEG-IN-1).
-        annotations: (N, 6) rows (image index, class, cx, cy, w, h), sorted by image.
-        head: strides, classes, bins and class weights.
+        feature_maps: one map (B, 4R + C + n, H, W) per level, the n coefficients last (SEG-IN-1). The prototypes follow
+            as a further map without `prototypes`.
+        annotations: (N, 6) rows (image index, class, cx, cy, w, h), sorted by image; (N, 6 + h_m w_m) without `masks`:
+            then the pixels of the row's mask follow, row by row; the head says their size and encoding.
+        head: strides, classes, bins and class weights; number of prototypes and size of masks, if they are in
+            `feature_maps` and `annotations`.
         hyperparameters: hyperparameters of assigner and loss.
         dialect: the choices to follow where releases differ.
         keep_trace: store every stage of the assignment in `targets[i].trace`.
-        prototypes: (B, n, h_p, w_p), of any size.
+        prototypes: (B, n, h_p, w_p), of any size; None: the last feature map.
         masks: (B, h_m, w_m) the number of the ground truth at each pixel if `overlapping`; otherwise (N, h_m, w_m), one
-            mask per row (SEG-IN-2).
+            mask per row (SEG-IN-2); None: in the annotation rows.
         overlapping: encoding of the masks, `args.overlap_mask`.
         semantic: (B, C, h_s, w_s) class logits of pixels, of any size; None: sem is 0.
         classes: (B, h_m, w_m) class of each pixel (SEG-IN-3), with semantic logits only.
@@ -123,14 +128,20 @@ def segmentation_loss(
         ValueError: inputs do not fit each other, a row names an unknown image or class, or there are fewer anchors
             than k.
     """
+    if prototypes is None:
+        *feature_maps, prototypes = feature_maps
     predictions = read_masks(feature_maps, prototypes, semantic, head)
+    if masks is None:
+        annotations, masks = split_rows(annotations, len(prototypes), head)
+        overlapping = bool(head.overlapping_masks)
     reject_unknown_classes(annotations, head)
     finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)
     truths = ground_truths(annotations.to(finest), len(prototypes), predictions.size)
     wanted = true_masks(masks.to(finest), annotations, len(prototypes), overlapping, classes)
     assigner = mask_assigners(predictions, wanted, head) if masks_assign else None
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace, assigner)
-    items = mask_items(predictions, targets, wanted, head, hyperparameters, dialect)  # (5,)
+    positives = with_masks(positives_of(targets), owners_of(targets), wanted.instances)
+    items = mask_items(predictions, positives, head, hyperparameters, dialect, wanted)  # (5,)
     return DetectionLoss(items * len(targets), items.detach(), targets, predictions)
 
 
@@ -157,6 +168,33 @@ def read_masks(
     coefficients = torch.cat([level[:, head.channels :].flatten(2) for level in feature_maps], dim=2).mT  # (B, A, n)
     anchors, size = make_anchors(feature_maps, head), input_size(feature_maps, head)
     return MaskPredictions(distances, logits, anchors, size, coefficients, prototypes, semantic)
+
+
+def split_rows(
+    annotations: Float[Tensor, "N columns"], images: int, head: Head
+) -> tuple[Float[Tensor, "N 6"], Float[Tensor, "_ height width"]]:
+    """Return the rows of boxes, and the masks that follow in the same rows, in the head's encoding (SEG-IN-2).
+
+    Masks of one picture do not overlap, so that the picture has the number of at most one row at each pixel.
+
+    Raises:
+        ValueError: the head has no masks, or the rows do not have 6 + h_m w_m columns.
+    """
+    if head.masks is None:
+        raise ValueError(f"a loss of masks needs a head with masks, such as masks=(160, 160); got {head}")
+    (height, width), columns = head.masks, annotations.shape[1]
+    if columns != 6 + height * width:
+        raise ValueError(f"annotation rows have {columns} columns, expected 6 + h_m w_m = {6 + height * width}")
+    rows, masks = annotations[:, :6], annotations[:, 6:].unflatten(1, (height, width))  # (N, 6), (N, h_m, w_m)
+    if not head.overlapping_masks:
+        return rows, masks
+    image = image_indices(rows, images)  # (N,)
+    order, counts = image.argsort(stable=True), image.bincount(minlength=images)  # (N,), (B,)
+    before = (counts.cumsum(0) - counts)[image[order]]  # (N,) rows of earlier images
+    numbers = torch.empty_like(image)
+    numbers[order] = torch.arange(1, len(image) + 1, device=image.device) - before  # (N,) counted from 1 in each image
+    pictures = masks.new_zeros(images, height, width).index_add(0, image, masks * numbers[:, None, None])
+    return rows, pictures
 
 
 def true_masks(
@@ -191,25 +229,40 @@ def true_masks(
 # --- loss
 
 
+def with_masks(
+    positives: Positives, owners: Int[Tensor, "P"], instances: Sequence[Float[Tensor, "_ height width"]]
+) -> Positives:
+    """Return the positives with the masks of their ground truths.
+
+    Args:
+        positives: the P positives.
+        owners: (P,) index of each positive's ground truth in its image.
+        instances: for each image (M, h_m, w_m), the mask of each ground truth.
+    """
+    return replace(positives, owners=owners, masks=instances)
+
+
 def mask_items(
     predictions: MaskPredictions,
-    targets: Sequence[Targets],
-    masks: TrueMasks,
+    targets: Positives | BatchTargets,
     head: Head,
     hyperparameters: Hyperparameters,
     dialect: Dialect = NEWEST,
+    semantics: TrueMasks | None = None,
 ) -> Float[Tensor, "5"]:
     """Return (5,) the losses box, seg, cls, dfl and sem times their gains, differentiable (SEG-SUM-1).
 
     Masks have the gain of boxes (SEG-3, SEM-3). In a batch without a positive, seg and sem are zero, although for sem
-    every pixel is background.
+    every pixel is background. `targets` have the ground truths' masks; `semantics` has the classes of their pixels, for
+    heads that predict them.
     """
-    positives, owners = positives_of(targets), owners_of(targets)
+    positives = targets.positives if isinstance(targets, BatchTargets) else targets
     box, cls, dfl = loss_items(predictions, positives, head, hyperparameters, dialect)
-    seg = mask_term(predictions, positives, owners, masks.instances)
+    seg = mask_term(predictions, positives)
     sem = torch.zeros_like(seg)
     if predictions.semantic is not None:
-        sem = semantic_term(predictions.semantic, masks) * min(len(owners), 1)
+        assert semantics is not None
+        sem = semantic_term(predictions.semantic, semantics) * min(len(positives.image), 1)
     gain = hyperparameters.box_gain
     return torch.stack((box, gain * seg, cls, dfl, gain * sem))  # (5,)
 
@@ -219,12 +272,7 @@ def owners_of(targets: Sequence[Targets]) -> Int[Tensor, "P"]:
     return torch.cat([image.truth_index[image.foreground] for image in targets])
 
 
-def mask_term(
-    predictions: MaskPredictions,
-    positives: Positives,
-    owners: Int[Tensor, "P"],
-    instances: Sequence[Float[Tensor, "_ height width"]],
-) -> Float[Tensor, ""]:
+def mask_term(predictions: MaskPredictions, positives: Positives) -> Float[Tensor, ""]:
     """Return the mean mask loss of the positives (SEG-3), without gain.
 
     Only coefficients of positives have a gradient, and the prototypes of their images (SEG-4). An image without a
@@ -232,13 +280,14 @@ def mask_term(
 
     Args:
         predictions: coefficients and prototypes.
-        positives: images, anchors and target boxes of the P positives.
-        owners: (P,) index of each positive's ground truth in its image.
-        instances: for each image (M, h_m, w_m), the mask of each ground truth.
+        positives: images, anchors, target boxes and masks of the P positives.
     """
-    prototypes = resized_prototypes(predictions.prototypes, size_of(instances[0]))  # (B, n, h_m, w_m)
+    assert positives.masks is not None
+    assert positives.owners is not None
+    owners = positives.owners  # (P,)
+    prototypes = resized_prototypes(predictions.prototypes, size_of(positives.masks[0]))  # (B, n, h_m, w_m)
     losses = []
-    for image, masks in enumerate(instances):
+    for image, masks in enumerate(positives.masks):
         own = positives.image == image  # (P,)
         if not own.any():
             losses.append(0 * (predictions.coefficients[image].sum() + prototypes[image].sum()))

@@ -16,10 +16,15 @@ class Head:
         keypoints: number K of keypoints, and 2 or 3 numbers for each: x, y, and a logit of the visibility
             (POSE-IN-1); None for heads without keypoints.
         keypoint_sigmas: standard deviations of the K keypoints (`model.kpt_oks_sigmas`); None: see POSE-IN-3.
+        prototypes: number n of prototypes, and of mask coefficients at every anchor (SEG-IN-1); None for heads without
+            masks.
+        masks: height and width of the true masks in their own pixels (SEG-IN-2); None for heads without masks.
+        overlapping_masks: True if the data loader stores the masks of an image as one picture of their numbers
+            (`args.overlap_mask`), False if it stores one mask per row (SEG-IN-2); None for heads without masks.
 
     Raises:
         ValueError: the head has no level, a number is not positive, or the class weights are not C finite numbers of
-            at least 0.
+            at least 0; or prototypes, masks and their encoding are not given together.
     """
 
     strides: tuple[int, ...]
@@ -28,12 +33,16 @@ class Head:
     class_weights: tuple[float, ...] | None = None
     keypoints: tuple[int, int] | None = None
     keypoint_sigmas: tuple[float, ...] | None = None
+    prototypes: int | None = None
+    masks: tuple[int, int] | None = None
+    overlapping_masks: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1 or self.classes < 1 or self.reg_max < 1:
             raise ValueError(f"a head needs at least one level and positive strides, classes and reg_max; got {self}")
         if self.keypoints is not None:
             self._check_keypoints(*self.keypoints)
+        self._check_masks()
         weights = self.class_weights
         if weights is None:
             return
@@ -49,6 +58,17 @@ class Head:
         sigmas = self.keypoint_sigmas
         if sigmas is not None and not (len(sigmas) == count and all(0 < sigma < math.inf for sigma in sigmas)):
             raise ValueError(f"keypoint_sigmas are {sigmas!r:.200}, expected {count} positive numbers, one a keypoint")
+
+    def _check_masks(self) -> None:
+        """Raise ValueError unless the head has no masks, or their number, size and encoding (SEG-IN-1, SEG-IN-2)."""
+        facts = self.prototypes, self.masks, self.overlapping_masks
+        if facts == (None, None, None):
+            return
+        if None in facts or min(self.prototypes or 0, *(self.masks or ())) < 1:
+            raise ValueError(
+                f"prototypes, masks and overlapping_masks are {facts}, expected a number of at least 1, a height and a"
+                " width of at least 1, and a bool; or None for all three"
+            )
 
     @property
     def channels(self) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tal_conformance.core.task import DETECT, POSE, TASKS
+from tal_conformance.core.task import DETECT, POSE, SEGMENT, TASKS
 
 Detector = Callable[[Any], "bool | Tensor"]
 """Function of a batch's content, an object that `CONTENTS_BY_TASK` in `hazards` makes for every task."""
@@ -14,7 +14,7 @@ HAZARDS_BY_TASK: dict[str, dict[str, tuple[str, Detector]]] = {task: {} for task
 
 
 def hazard(
-    needs: str = "", tasks: tuple[str, ...] = (DETECT.name, POSE.name)
+    needs: str = "", tasks: tuple[str, ...] = (DETECT.name, POSE.name, SEGMENT.name)
 ) -> Callable[[Detector], Detector]:
     """Return a decorator that registers a detector of a hazard under its function name.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from tal_conformance.batches import (  # noqa: F401 (register detectors)
     hazards_of_branches,
     hazards_of_keypoints,
+    hazards_of_masks,
     hazards_of_size,
     hazards_of_turns,
 )
@@ -26,7 +27,7 @@ from tal_conformance.batches.hazard_registry import HAZARDS_BY_TASK, Detector, h
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.branches import branch_batches, has_branches
 from tal_conformance.core.geometry import depth, sides_to
-from tal_conformance.core.task import DETECT, E2E, OBB, POSE, TASKS
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT, TASKS
 
 SATURATED = 17.0
 """Smallest logit considered here whose sigmoid is exactly 1 in float32."""
@@ -49,6 +50,7 @@ CONTENTS_BY_TASK: dict[str, Callable[[Batch], Any]] = {
     OBB.name: hazards_of_turns.TurnedContent,
     E2E.name: hazards_of_branches.BranchContent,
     POSE.name: hazards_of_keypoints.PosedContent,
+    SEGMENT.name: hazards_of_masks.MaskedContent,
 }
 """The content that the detectors of every task read."""
 

@@ -9,12 +9,13 @@ from tal_conformance.batches.calling import CALLED, CALLED_TURNED, with_turns
 from tal_conformance.batches.class_weights import class_weights
 from tal_conformance.batches.generic_heads import heads, trained_logits
 from tal_conformance.batches.long_batches import crossings, long_batches
+from tal_conformance.batches.masked_strategies import masked_strategies
 from tal_conformance.batches.posed_strategies import posed_strategies
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import SMALL, STRIDES, recipes
 from tal_conformance.batches.truths import Truth
 from tal_conformance.batches.turned_strategies import turned, turned_strategies
-from tal_conformance.core.task import DETECT, E2E, OBB, POSE
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
 from tal_reference import Hyperparameters
 
 ONE_TO_ONE = st.sampled_from(
@@ -176,6 +177,7 @@ STRATEGIES_BY_TASK = {
     | dict.fromkeys(OF_CALLS, CALLED_WITH_BRANCHES)
     | dict.fromkeys(OF_DEVICES, end_to_end(st.one_of(*LOSS_STRATEGIES.values()))),
     POSE.name: posed_strategies(STRATEGIES | TURNABLE),
+    SEGMENT.name: masked_strategies(STRATEGIES | TURNABLE),
 }
 """The strategies of every task: by the names of `STRATEGIES`, and of other tasks than detection by those of `TURNABLE`
 too."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tal_conformance.batches.hazards import hazards_of
 from tal_conformance.batches.keypoints import keypoint_columns, predicted_keypoints, true_keypoints
+from tal_conformance.batches.masks import mask_columns, predicted_masks, true_masks
 from tal_conformance.batches.one_line_repr import OneLineRepr
 from tal_conformance.batches.prediction_kinds import PREDICTION_KINDS_BY_TASK
 from tal_conformance.batches.predictions import Copy, Scene, predictions
@@ -57,6 +58,11 @@ class Recipe(OneLineRepr):
         keypoints: numbers K and D of keypoints, for poses; None without keypoints.
         keypoint_kind: kind of the true keypoints, a key of `KEYPOINT_KINDS`.
         keypoint_sigmas: standard deviations of the keypoints, repeated for further keypoints; empty: by POSE-IN-3.
+        prototypes: number n of prototypes, for masks; None without masks.
+        mask_kind: kind of the true masks, a key of `MASK_KINDS`.
+        mask_ratio: pixels of the input for each pixel of a true mask, in both directions.
+        prototype_ratio: pixels of the input for each pixel of a prototype.
+        overlapping_masks: True if the masks of an image are stored as one picture (SEG-IN-2).
     """
 
     images: tuple[Sequence[Truth], ...] = ((),)
@@ -77,6 +83,33 @@ class Recipe(OneLineRepr):
     keypoints: tuple[int, int] | None = None
     keypoint_kind: str = "labelled"
     keypoint_sigmas: tuple[float, ...] = ()
+    prototypes: int | None = None
+    mask_kind: str = "ellipses"
+    mask_ratio: int = 4
+    prototype_ratio: int = 4
+    overlapping_masks: bool = True
+
+    @property
+    def head(self) -> Head:
+        """The head that the batch is for."""
+        weights = tuple(islice(cycle(self.class_weights), self.classes)) or None
+        count = 0 if self.keypoints is None else self.keypoints[0]
+        sigmas = tuple(islice(cycle(self.keypoint_sigmas), count)) or None
+        head = Head(self.strides, self.classes, self.reg_max, weights, self.keypoints, sigmas)
+        if self.prototypes is None:
+            return head
+        size = self.in_pixels_of(self.mask_ratio)
+        return replace(head, prototypes=self.prototypes, masks=size, overlapping_masks=self.overlapping_masks)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+        return self.cells[0] * self.strides[0], self.cells[1] * self.strides[0]
+
+    def in_pixels_of(self, ratio: int) -> tuple[int, int]:
+        """Return height and width of the input in larger pixels, of `ratio` pixels of the input; at least 1 each."""
+        height, width = self.size
+        return max(height // ratio, 1), max(width // ratio, 1)
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -103,11 +136,8 @@ class Recipe(OneLineRepr):
                 f"got {len(streams)} for {len(self.images)} images: {self}"
             )
         generators = tuple(torch.Generator().manual_seed(256 * self.seed + stream) for stream in streams)
-        weights = tuple(islice(cycle(self.class_weights), self.classes)) or None
-        count = 0 if self.keypoints is None else self.keypoints[0]
-        sigmas = tuple(islice(cycle(self.keypoint_sigmas), count)) or None
-        head = Head(self.strides, self.classes, self.reg_max, weights, self.keypoints, sigmas)
-        height, width = (cells * self.strides[0] for cells in self.cells)
+        head = self.head
+        height, width = self.size
         canvas = Canvas(width, height, self.strides)
         resolved = [resolve(truths, canvas, self.classes, KINDS_BY_TASK[self.task]) for truths in self.images]
         turned = "angle" in TASKS[self.task].box_columns
@@ -118,13 +148,20 @@ class Recipe(OneLineRepr):
         )
         rows = _annotations(resolved, (height, width), turned)
         if self.keypoints is not None:
-            truths = true_keypoints(scene, self.keypoint_kind, count)  # (B, M, K, 3)
+            truths = true_keypoints(scene, self.keypoint_kind, self.keypoints[0])  # (B, M, K, 3)
             rows = torch.cat((rows, keypoint_columns(scene, truths)), dim=1)  # (N, 6 + 3K)
             others = [predicted_keypoints(scene, truths, self.keypoints[1])]  # (B, A, K D)
+        of_image: list[Tensor] = []
+        if head.prototypes is not None and head.masks is not None:
+            masks = true_masks(scene, self.mask_kind, head.masks, self.overlapping_masks)  # (B, M, h_m, w_m)
+            rows = torch.cat((rows, mask_columns(scene, masks)), dim=1)  # (N, 6 + h_m w_m)
+            size = self.in_pixels_of(self.prototype_ratio)
+            coefficients, *of_image = predicted_masks(scene, masks, head.prototypes, size)
+            others = [coefficients]  # (B, A, n)
         if self.shuffled:
             rows = _shuffled(rows, scene.uniform(len(rows))[0])
         maps = fold(distances, logits, self.grids, *others)
-        batch = Batch(maps, rows, head, self.hyperparameters, repr(self), task=self.task)
+        batch = Batch((*maps, *of_image), rows, head, self.hyperparameters, repr(self), task=self.task)
         return replace(batch, hazards=hazards_of(batch))
 
     def _with_branches(self, task: str) -> Batch:

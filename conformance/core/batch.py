@@ -1,7 +1,6 @@
 """Batch: the inputs of an assigner and of a detection loss, with an id and a file format."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,7 +33,8 @@ class Batch:
 
     Attributes:
         feature_maps: one tensor (B, 4R + C, H_l, W_l) for each level l; all of one dtype, on one device (PRE-1). Of a
-            head with branches, the feature maps of the first branch, then those of the second, with equal grids.
+            head with branches, the feature maps of the first branch, then those of the second, with equal grids. Of a
+            head with masks, the prototypes (B, n, h_p, w_p) follow.
         annotations: (N, 6) float32 rows (image, class, cx, cy, w, h), the last four normalised by the input's
             width and height; they may lie outside [0, 1] (ANN-1). On the feature maps' device. Other tasks may
             have more columns.
@@ -68,6 +68,7 @@ class Batch:
         _check_hyperparameters(self.hyperparameters)
         _check_class_weights(self.head)
         _check_keypoints(self.head, self.family)
+        _check_masks(self.head, self.annotations, self.family)
         _check_maps(self.feature_maps, self.head, self.family)
         _check_annotations(self.annotations, self.images, self.head, self.device, self.family)
         _check_extras(self.extras, self.device, self.family)
@@ -86,7 +87,7 @@ class Batch:
         head: dict[str, object] = {
             "strides": self.head.strides, "classes": self.head.classes, "reg_max": self.head.reg_max,
         }  # fmt: skip
-        for name in ("class_weights", "keypoints", "keypoint_sigmas"):
+        for name in case_file.OPTIONAL_OF_HEAD:
             if getattr(self.head, name) is not None:
                 head[name] = getattr(self.head, name)
         settings: dict[str, object] = {"head": head, "hyperparameters": _changed(self.hyperparameters)}
@@ -197,6 +198,12 @@ class Batch:
             settings.append(f"keypoints {self.head.keypoints[0]}x{self.head.keypoints[1]}")
         if (sigmas := self.head.keypoint_sigmas) is not None:
             settings.append(f"keypoint sigmas {min(sigmas):.6g} to {max(sigmas):.6g}")
+        if self.head.masks is not None:
+            encoding = "overlapping" if self.head.overlapping_masks else "instance"
+            settings.append(
+                f"{self.head.prototypes} prototypes {'x'.join(map(str, self.feature_maps[-1].shape[2:]))},"
+                f" {encoding} masks {'x'.join(map(str, self.head.masks))}"
+            )
         settings += [f"{name} {tuple(tensor.shape)}" for name, tensor in self.extras.items()]
         return "; ".join([f"{', '.join(sizes + settings)}: {parts[0]}", *parts[1:], self._predictions()])
 
@@ -285,14 +292,16 @@ def _check_class_weights(head: Head) -> None:
 def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> None:
     """Raise ValueError unless the maps fit the head and agree in images, dtype and device (PRE-1)."""
     channels, levels, branches = task.channels(head), len(head.strides), len(task.branches)
-    if len(feature_maps) != levels * branches:
+    if len(feature_maps) != task.map_count(head):
         each = "one per stride" if branches == 1 else f"{branches} per stride, one of each branch"
+        each += "".join(f", and one of {field.quantity}" for field in task.image_fields)
         raise ValueError(f"got {len(feature_maps)} feature maps for {levels} strides, expected {each}")
     first = feature_maps[0]
-    for number, level in enumerate(feature_maps):
-        if level.dim() != 4 or level.shape[1] != channels or 0 in level.shape:
+    widths = [channels] * (levels * branches) + [field.width(head) for field in task.image_fields]
+    for number, (level, width) in enumerate(zip(feature_maps, widths, strict=True)):
+        if level.dim() != 4 or level.shape[1] != width or 0 in level.shape:
             raise ValueError(
-                f"feature map {number} is {tuple(level.shape)}, expected (B, {channels}, H, W) without sizes of 0"
+                f"feature map {number} is {tuple(level.shape)}, expected (B, {width}, H, W) without sizes of 0"
             )
         if level.shape[0] != first.shape[0]:
             raise ValueError(
@@ -303,7 +312,7 @@ def _check_maps(feature_maps: tuple[Tensor, ...], head: Head, task: Task) -> Non
                 f"feature map {number} is {level.dtype} on {level.device}, the first {first.dtype} on"
                 f" {first.device}; expected one device and one of {', '.join(map(str, FLOATS))} for all"
             )
-        if level.shape != feature_maps[number % levels].shape:
+        if number < levels * branches and level.shape != feature_maps[number % levels].shape:
             raise ValueError(
                 f"feature map {number} is {tuple(level.shape)}, expected {tuple(feature_maps[number % levels].shape)}"
                 f" as in the branch {task.branches[0]}"
@@ -327,9 +336,10 @@ def _check_annotations(
         return
     if len(annotations) > FEW_ROWS and _all_annotations(annotations, images, classes):
         return
-    for number, row in enumerate(annotations.tolist()):
+    finite = annotations.isfinite().all(1).tolist()
+    for number, row in enumerate(annotations[:, : task.annotation_columns].tolist()):
         image, label, _, _, width, height, *_ = row
-        if not all(map(math.isfinite, row)):
+        if not finite[number]:
             raise ValueError(f"annotation row {number} is not finite: {row}; remove the row or correct it")
         if image not in range(images):
             raise ValueError(f"annotation row {number} names image {image:g}, expected 0 to {images - 1}")
@@ -350,6 +360,36 @@ def _check_keypoints(head: Head, task: Task) -> None:
             raise ValueError(
                 f"keypoint sigma {number} is {sigma!r}, expected a float32 number such as {stored!r}"
             )
+
+
+def _check_masks(head: Head, annotations: Tensor, task: Task) -> None:
+    """Raise ValueError unless the head has masks exactly if the task has (SEG-IN-1), and the rows fit their encoding.
+
+    Pixels are between 0 and 1. Masks of one picture per image are 0 or 1, and do not overlap (SEG-IN-2).
+    """
+    if (head.masks is not None) != task.has_masks:
+        expected = "the height and width of the true masks" if task.has_masks else "None"
+        raise ValueError(f"head.masks is {head.masks!r}; task {task.name!r} expects {expected}")
+    if not task.has_masks or annotations.dim() != 2 or annotations.shape[1] != task.columns(head):
+        return  # `_check_annotations` names rows of another shape
+    if annotations.device.type != "cpu" or not len(annotations):
+        return
+    pixels = annotations[:, task.annotation_columns :]  # (N, h_m w_m)
+    if bool(((pixels < 0) | (pixels > 1)).any()):
+        raise ValueError(
+            "a pixel of a mask lies outside [0, 1]: expected 0 for background and 1 for the object"
+        )
+    if not head.overlapping_masks:
+        return
+    image = annotations[:, 0].long().clamp(min=0)  # (N,)
+    count = pixels.new_zeros(int(image.max()) + 1, pixels.shape[1]).index_add(
+        0, image, pixels
+    )  # (B, h_m w_m)
+    if bool(((pixels != 0) & (pixels != 1)).any() | (count > 1).any()):
+        raise ValueError(
+            "masks of one image overlap or have values between 0 and 1, which one picture of their numbers cannot"
+            " hold (SEG-IN-2): set head.overlapping_masks = False, or remove the covered pixels"
+        )
 
 
 def _check_extras(extras: Mapping[str, Tensor], device: torch.device, task: Task) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tal_conformance.core.circumstances import Circumstances
 from tal_conformance.core.files import check_regular, write_atomically
+from tal_conformance.core.mask_runs import LENGTHS, VALUES, decoded, encoded
 from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import DETECT, TASKS
 from tal_reference import Head, Hyperparameters
@@ -39,6 +40,15 @@ WHOLE = ("topk", "topk2", "updates", "epochs")
 """Hyperparameters that are integers."""
 LATER = ("angle_gain", "updates", "epochs", "pose_gain", "kobj_gain", "rle_gain")
 """Hyperparameters that files of schema 1 did not have at first."""
+OPTIONAL_OF_HEAD = (
+    "class_weights",
+    "keypoints",
+    "keypoint_sigmas",
+    "prototypes",
+    "masks",
+    "overlapping_masks",
+)
+"""Fields of a head that are None, and not stored, unless a task needs them."""
 RECORDED = "recorded"
 """Key of the circumstances of a recorded batch in the JSON text."""
 EXTRA = "extra."
@@ -75,6 +85,7 @@ def write(path: Path, content: Content, circumstances: Circumstances | None = No
         OSError: the file cannot be written.
     """
     tensors = batch_tensors(content.feature_maps, content.annotations, content.extras)
+    tensors |= encoded(tensors["annotations"], content.head, content.task)
     case = {
         "schema": SCHEMA,
         "head": head_as_dict(content.head),
@@ -134,10 +145,11 @@ def read(path: Path) -> Content:
         raise ValueError(f"invalid task {task!r}: expected a name")
     if task not in TASKS:
         raise ValueError(unknown_name("task", task, TASKS))
-    names = tensor_names(len(head.strides) * len(TASKS[task].branches))
-    if set(tensors) != set(names):
+    names = tensor_names(TASKS[task].map_count(head))
+    if set(tensors) - {VALUES, LENGTHS} != set(names):
         raise ValueError(f"unexpected tensors {sorted(tensors)}: expected {sorted(names)}")
-    annotations, *maps = (tensors[name] for name in names)
+    annotations = decoded(tensors, head, task)
+    maps = [tensors[name] for name in names[1:]]
     settings = _hyperparameters(case.get("hyperparameters"))
     origin, hazards, autocast = (
         _origin(case.get("origin")),
@@ -280,7 +292,7 @@ def head_from_dict(fields: Mapping[str, Any]) -> Head:
         TypeError: a field is unknown.
     """
     values: dict[str, Any] = dict(fields)
-    for name in ("strides", "class_weights", "keypoints", "keypoint_sigmas"):
+    for name in ("strides", "class_weights", "keypoints", "keypoint_sigmas", "masks"):
         if values.get(name) is not None:
             values[name] = tuple(values[name])
     return Head(**values)
@@ -298,13 +310,20 @@ def _head(value: Any) -> Head:
                     isinstance(numbers, list) and all(type(number) in (int, float) for number in numbers)
                 ):
                     raise ValueError(f"invalid {name} {numbers!r:.200}: expected a list of numbers")
-            keypoints = value.get("keypoints")
-            if keypoints is not None and not (
-                isinstance(keypoints, list)
-                and len(keypoints) == 2
-                and all(type(number) is int and number <= LARGEST for number in keypoints)
-            ):
-                raise ValueError(f"invalid keypoints {keypoints!r:.200}: expected a list of 2 integers")
+            for name in ("keypoints", "masks"):
+                pair = value.get(name)
+                if pair is not None and not (
+                    isinstance(pair, list)
+                    and len(pair) == 2
+                    and all(type(number) is int and number <= LARGEST for number in pair)
+                ):
+                    raise ValueError(f"invalid {name} {pair!r:.200}: expected a list of 2 integers")
+            if type(value.get("prototypes", 1)) is not int or value.get("prototypes", 1) > LARGEST:
+                raise ValueError(f"invalid prototypes {value['prototypes']!r:.200}: expected an integer")
+            if type(value.get("overlapping_masks", True)) is not bool:
+                raise ValueError(
+                    f"invalid overlapping_masks {value['overlapping_masks']!r:.200}: expected a boolean"
+                )
             return head_from_dict(value)
     raise ValueError(
         f"invalid head {value!r:.200}: expected strides (list of int), classes (int) and reg_max (int), each at most"

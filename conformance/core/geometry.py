@@ -44,9 +44,9 @@ def anchors(grids: tuple[Grid, ...], strides: tuple[int, ...]) -> tuple[Tensor, 
 def flatten(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]:
     """Return the distance logits (B, A, 4, R) and class logits (B, A, C) of all levels (PRE-1).
 
-    Channels after the class logits belong to further head fields, and are left out.
+    Channels after the class logits, and maps after those of the levels, belong to further head fields and are left out.
     """
-    maps = [level[:, : head.channels] for level in feature_maps]
+    maps = [level[:, : head.channels] for level in feature_maps[: len(head.strides)]]
     rows = torch.cat([level.flatten(2) for level in maps], dim=2).transpose(1, 2)  # (B, A, 4R + C)
     distances, classes = rows.split((4 * head.reg_max, head.classes), dim=2)
     return distances.unflatten(2, (4, head.reg_max)), classes

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs
-from tal_conformance.core.task import DETECT, E2E, OBB, POSE
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
 from tal_reference import (
     NEWEST,
     DetectionLoss,
@@ -23,9 +23,11 @@ from tal_reference import (
     detection_loss,
     ground_truths,
     keypoints,
+    masks,
     pose_loss,
     rotated,
     rotated_loss,
+    segmentation_loss,
 )
 from tal_reference.loss import read_predictions
 
@@ -50,14 +52,19 @@ def _predictions_of_first_branch(feature_maps: Sequence[Tensor], head: Head) -> 
     return read_predictions(feature_maps[: len(head.strides)], head)
 
 
-def _truths_with_keypoints(
+def _truths_of_boxes(
     annotations: Tensor, images: int, size: tuple[int, int], dialect: Dialect = NEWEST
 ) -> list[GroundTruths]:
-    return ground_truths(annotations[:, : POSE.annotation_columns], images, size, dialect)
+    return ground_truths(annotations[:, : DETECT.annotation_columns], images, size, dialect)
 
 
 def _keypoint_predictions(feature_maps: Sequence[Tensor], head: Head) -> Predictions:
     return keypoints.read_keypoints(feature_maps, head)  # a planted fault may replace it
+
+
+def _mask_predictions(feature_maps: Sequence[Tensor], head: Head) -> Predictions:
+    *levels, prototypes = feature_maps
+    return masks.read_masks(levels, prototypes, None, head)  # a planted fault may replace it
 
 
 PREDICTIONS_BY_TASK = {
@@ -65,16 +72,23 @@ PREDICTIONS_BY_TASK = {
     OBB.name: _rotated_predictions,
     E2E.name: _predictions_of_first_branch,
     POSE.name: _keypoint_predictions,
+    SEGMENT.name: _mask_predictions,
 }
 """The reference's function that reads the feature maps of every task; with branches, those of the first one."""
 TRUTHS_BY_TASK = {
     DETECT.name: _detection_truths,
     OBB.name: _rotated_truths,
     E2E.name: _detection_truths,
-    POSE.name: _truths_with_keypoints,
+    POSE.name: _truths_of_boxes,
+    SEGMENT.name: _truths_of_boxes,
 }
 """The reference's function that converts the annotation rows of every task."""
-LOSSES_BY_TASK = {DETECT.name: detection_loss, OBB.name: rotated_loss, POSE.name: pose_loss}
+LOSSES_BY_TASK = {
+    DETECT.name: detection_loss,
+    OBB.name: rotated_loss,
+    POSE.name: pose_loss,
+    SEGMENT.name: segmentation_loss,
+}
 """The reference's loss of every task; with branches, use the batch of each branch (`core.branches`)."""
 
 
@@ -115,6 +129,12 @@ def keypoints_of(batch: Batch) -> list[Tensor]:
     """Return the keypoints (M, K, 3) of each image's ground truths in float64, x and y in pixels (POSE-IN-2)."""
     rows, given = keypoints.split_rows(batch.annotations.double(), batch.head)
     return keypoints.true_keypoints(given, rows, batch.images, batch.size)
+
+
+def masks_of(batch: Batch) -> list[Tensor]:
+    """Return the masks (M, h_m, w_m) of each image's ground truths in float64 (SEG-IN-2)."""
+    rows, given = masks.split_rows(batch.annotations.double(), batch.images, batch.head)
+    return masks.true_masks(given, rows, batch.images, bool(batch.head.overlapping_masks), None).instances
 
 
 def assigner_inputs(

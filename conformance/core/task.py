@@ -1,8 +1,8 @@
 """Loss families as data: the stages, head fields, terms, annotation columns and extras of each task.
 
-A task is a task of Ultralytics: detection, rotated boxes, end-to-end heads or keypoints. This module contains data
-only. Code that handles a task is in the package concerned, in a table by the name of the task or of the term, so that
-a term which several tasks share is implemented once.
+A task is a task of Ultralytics: detection, rotated boxes, end-to-end heads, keypoints or masks. This module contains
+data only. Code that handles a task is in the package concerned, in a table by the name of the task or of the term, so
+that a term which several tasks share is implemented once.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # --help of a command lists the tasks, and must not import to
 KEYPOINT_COLUMNS: Final = 3
 """Columns of a keypoint in annotation rows: x, y, both normalised, and visibility (POSE-IN-2)."""
 
+Place = Literal["positives", "anchors", "image"]
+"""Extent of a head field and of its gradient: predicted at every anchor, with a gradient at positives alone or at every
+anchor, or predicted for the whole image."""
 StageKind = Literal["inputs", "assignment", "term", "total", "gradients", "weights", "items"]
 """Subject of a stage: the assigner's inputs, the assignment, one term of the loss, their sum, the gradients, or the
 weights of a head's branches and the items of both together."""
@@ -38,6 +41,8 @@ class StageName:
     ANGLE: Final = "angle"
     POSE: Final = "pose"
     KOBJ: Final = "kobj"
+    SEG: Final = "seg"
+    SEM: Final = "sem"
     TOTAL: Final = "total"
     GRADIENTS: Final = "gradients"
     WEIGHTS: Final = "weights"
@@ -65,17 +70,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class HeadField:
-    """A group of channels that the head predicts at every anchor.
+    """A group of channels that the head predicts at every anchor or for the whole image.
 
     Attributes:
-        name: name of the group: "distances", "logits", "angle" or "keypoints".
+        name: name of the group: "distances", "logits", "angle", "keypoints", "coefficients" or "prototypes".
         quantity: what messages call the values, such as "distance logits".
         width: function that returns the number of channels for a head.
+        place: extent of the field. A field of the whole image is a feature map of its own, after those of the levels.
     """
 
     name: str
     quantity: str
     width: "Callable[[Head], int]"
+    place: Place = "positives"
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,8 @@ class Task:
         joint: stages of all branches together, judged after those of the branches; none for a head without branches.
         has_keypoints: True if the head has keypoints, and the annotation rows three more columns for each: x, y and
             visibility.
+        has_masks: True if the head has prototypes and masks, and the annotation rows one more column for each pixel of
+            a mask.
     """
 
     name: str
@@ -145,16 +154,27 @@ class Task:
     branch_task: str = ""
     joint: tuple[Stage, ...] = ()
     has_keypoints: bool = False
+    has_masks: bool = False
 
     @property
     def annotation_columns(self) -> int:
-        """Number of columns of an annotation row, without keypoints: image, class and the box."""
+        """Number of columns of an annotation row, without keypoints and mask: image, class and the box."""
         return 2 + len(self.box_columns)
 
     def columns(self, head: "Head") -> int:
-        """Return the number of columns of an annotation row of a head: image, class, box and keypoints."""
+        """Return the number of columns of an annotation row of a head: image, class, box, keypoints and mask."""
         count, _ = head.keypoints if self.has_keypoints and head.keypoints is not None else (0, 0)
-        return self.annotation_columns + KEYPOINT_COLUMNS * count
+        height, width = head.masks if self.has_masks and head.masks is not None else (0, 0)
+        return self.annotation_columns + KEYPOINT_COLUMNS * count + height * width
+
+    @property
+    def image_fields(self) -> tuple[HeadField, ...]:
+        """Head fields of the whole image, in the order of their feature maps."""
+        return tuple(field for field in self.fields if field.place == "image")
+
+    def map_count(self, head: "Head") -> int:
+        """Return the number of feature maps: one for each level of each branch, then one for each image field."""
+        return len(head.strides) * len(self.branches) + len(self.image_fields)
 
     def field(self, name: str) -> HeadField:
         """Return a head field by its name.
@@ -168,8 +188,8 @@ class Task:
         raise KeyError(f"task {self.name!r} has no head field {name!r}")
 
     def channels(self, head: "Head") -> int:
-        """Return the number of channels of every feature map (PRE-1)."""
-        return sum(field.width(head) for field in self.fields)
+        """Return the number of channels of the feature map of every level (PRE-1)."""
+        return sum(field.width(head) for field in self.fields if field.place != "image")
 
     @cached_property
     def clauses(self) -> dict[str, str]:
@@ -229,12 +249,16 @@ def _keypoints(head: "Head") -> int:
     return count * numbers
 
 
+def _prototypes(head: "Head") -> int:
+    return head.prototypes or 0
+
+
 DETECT: Final = Task(
     name="detect",
     box_columns=("cx", "cy", "w", "h"),
     fields=(
         HeadField("distances", "distance logits", _distances),
-        HeadField("logits", "class logits", _classes),
+        HeadField("logits", "class logits", _classes, "anchors"),
     ),
     terms=(
         Term("box", "box_gain", ("LOSS-BOX-1",), ("distances",)),
@@ -304,6 +328,31 @@ POSE: Final = Task(
 )
 """Poses: `v8PoseLoss`. The assignment and the terms box, cls and dfl are detection's (POSE-1)."""
 
+SEGMENT: Final = Task(
+    name="segment",
+    box_columns=DETECT.box_columns,
+    fields=(
+        *DETECT.fields,
+        HeadField("coefficients", "mask coefficients", _prototypes),
+        HeadField("prototypes", "prototypes", _prototypes, "image"),
+    ),
+    terms=(
+        DETECT.terms[0],
+        Term("seg", "box_gain", ("SEG-2", "SEG-3"), ("coefficients", "prototypes"), weighted=False),
+        *DETECT.terms[1:],
+        Term("sem", "box_gain", ("SEG-SUM-1",), (), weighted=False),
+    ),
+    stages=(
+        *DETECT.stages[:11],
+        Stage(StageName.SEG, "SEG-3", "term"),
+        Stage(StageName.SEM, "SEG-SUM-1", "term"),
+        *DETECT.stages[11:],
+    ),
+    has_masks=True,
+)
+"""Masks: `v8SegmentationLoss`. The assignment and the terms box, cls and dfl are detection's. The term sem is 0: heads
+without semantic logits (SEG-SUM-1)."""
+
 E2E: Final = Task(
     name="e2e",
     box_columns=DETECT.box_columns,
@@ -322,25 +371,30 @@ E2E: Final = Task(
 """End-to-end detection (YOLOv10, YOLO26): two branches, each judged as detection, and their weighted sum."""
 
 
-def task_of(columns: int, branches: int = 1) -> Task:
+def task_of(head: "Head", columns: int, maps: int | None = None) -> Task:
     """Return the task of a call; adapters of several tasks choose by it.
 
     Args:
+        head: head of the call.
         columns: number of columns of the annotation rows.
-        branches: number of branches of the head: of feature maps for each stride.
+        maps: number of feature maps; None: as many as a head without branches has.
 
     Raises:
-        ValueError: no task has rows of so many columns, or so many branches.
+        ValueError: no task has such rows and so many feature maps for the head.
     """
     for task in TASKS.values():
-        more = columns - task.annotation_columns
-        fits = more > 0 and more % KEYPOINT_COLUMNS == 0 if task.has_keypoints else more == 0
-        if fits and len(task.branches) == branches:
+        same_parts = (head.keypoints is not None, head.masks is not None) == (
+            task.has_keypoints,
+            task.has_masks,
+        )
+        fits = len(task.branches) == 1 if maps is None else maps == task.map_count(head)
+        if same_parts and fits and columns == task.columns(head):
             return task
     raise ValueError(
-        f"annotation rows have {columns} columns and heads {branches} feature maps for each stride, which no task has"
+        f"annotation rows have {columns} columns and the batch {maps or 'any number of'} feature maps, which no task"
+        f" has for {head}"
     )
 
 
-TASKS: Final = {task.name: task for task in (DETECT, OBB, E2E, POSE)}
+TASKS: Final = {task.name: task for task in (DETECT, OBB, E2E, POSE, SEGMENT)}
 """Every task by its name."""

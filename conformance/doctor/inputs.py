@@ -57,11 +57,14 @@ class Inputs:
     def well_shaped(self) -> bool:
         """True if every feature map has the dimensions and channels of the head (PRE-1)."""
         head, task = self.content.head, TASKS.get(self.content.task)
-        channels = task.channels(head) if task else -1
-        fits = [
-            level.dim() == 4 and level.shape[1] == channels and 0 not in level.shape for level in self.maps
-        ]
-        return task is not None and all(fits) and len(fits) == len(head.strides) * len(task.branches) > 0
+        if task is None or len(self.maps) != task.map_count(head) or not self.maps:
+            return False
+        widths = [task.channels(head)] * (len(self.maps) - len(task.image_fields))
+        widths += [field.width(head) for field in task.image_fields]
+        return all(
+            level.dim() == 4 and level.shape[1] == width and 0 not in level.shape
+            for level, width in zip(self.maps, widths, strict=True)
+        )
 
     @property
     def levels(self) -> list[str]:
@@ -69,7 +72,12 @@ class Inputs:
         strides, branches = self.content.head.strides, TASKS[self.content.task].branches
         return [
             f"stride {stride}{f' of {branch}' if branch else ''}" for branch in branches for stride in strides
-        ]
+        ] + self.image_maps
+
+    @property
+    def image_maps(self) -> list[str]:
+        """Name of every feature map of a field of the whole image, such as "prototypes"."""
+        return [field.quantity for field in TASKS[self.content.task].image_fields]
 
     @property
     def axis_aligned(self) -> bool:

@@ -10,7 +10,13 @@ from tal_conformance.doctor.inputs import Inputs
 
 def form_findings(inputs: Inputs) -> list[Finding]:
     """Return the findings on dtypes and shapes, which need no values."""
-    found = [_mixed_dtypes(inputs), _unfit_shapes(inputs), _class_weights(inputs), _keypoints(inputs)]
+    found = [
+        _mixed_dtypes(inputs),
+        _unfit_shapes(inputs),
+        _class_weights(inputs),
+        _keypoints(inputs),
+        _masks(inputs),
+    ]
     return [finding for finding in found if finding is not None]
 
 
@@ -47,12 +53,15 @@ def _unfit_shapes(inputs: Inputs) -> Finding | None:
     """Return a finding if feature maps or annotations have shapes that the head does not have (PRE-1, ANN-1)."""
     if not inputs.well_shaped:
         head, task = inputs.content.head, TASKS.get(inputs.content.task)
-        channels, count = (task.channels(head), len(head.strides) * len(task.branches)) if task else (0, 0)
+        channels, of_image = (task.channels(head), task.image_fields) if task else (0, ())
+        count = task.map_count(head) - len(of_image) if task else 0
         shapes = ", ".join(str(tuple(level.shape)) for level in inputs.maps)
-        widths = [f"{field.width(head)} {field.quantity}" for field in task.fields] if task else []
+        fields = [field for field in task.fields if field not in of_image] if task else []
+        widths = [f"{field.width(head)} {field.quantity}" for field in fields]
+        further = "".join(f", and one of {field.width(head)} {field.quantity}" for field in of_image)
         sentence = (
             f"feature maps are {shapes}: expected {count} of (B, {channels}, H, W), whose {channels} channels are "
-            f"{', '.join(widths)}"
+            f"{', '.join(widths)}{further}"
         )
         return Finding(
             "shapes", "PRE-1", Severity.RAISES, sentence, len(inputs.maps), len(inputs.maps), "feature maps"
@@ -62,8 +71,10 @@ def _unfit_shapes(inputs: Inputs) -> Finding | None:
     columns = task.columns(inputs.content.head)
     if len(shape) != 2 or shape[1] != columns:
         names = ["image", "class", *task.box_columns]
-        keypoints = (columns - len(names)) // KEYPOINT_COLUMNS
+        more = columns - len(names)
+        keypoints = more // KEYPOINT_COLUMNS if task.has_keypoints else 0
         names += [f"{keypoints} keypoint{'s' * (keypoints > 1)} of x, y, visibility"] * (keypoints > 0)
+        names += [f"{more} pixels of the mask"] * (task.has_masks and more > 0)
         sentence = f"annotations are {shape}: expected (N, {columns}) rows of {', '.join(names)}"
         return Finding("shapes", "ANN-1", Severity.RAISES, sentence, 1, 1, "tensors")
     return None
@@ -101,11 +112,28 @@ def _keypoints(inputs: Inputs) -> Finding | None:
     return Finding("keypoints of the head", "POSE-IN-1", Severity.RAISES, sentence, 1, 1, "heads")
 
 
-def fields_of(inputs: Inputs) -> dict[str, slice]:
-    """Return the channels of every head field of the task, by the field's name."""
+def _masks(inputs: Inputs) -> Finding | None:
+    """Return a finding if the head has masks and the task has none, or the reverse (SEG-IN-1)."""
+    task, masks = TASKS.get(inputs.content.task), inputs.content.head.masks
+    if task is None or (masks is not None) == task.has_masks:
+        return None
+    expected = "the height and width of the true masks, such as (160, 160)" if task.has_masks else "None"
+    sentence = f"head.masks is {masks!r}: task {task.name!r} expects {expected}"
+    return Finding("masks of the head", "SEG-IN-1", Severity.RAISES, sentence, 1, 1, "heads")
+
+
+def fields_of(inputs: Inputs, level: str = "") -> dict[str, slice]:
+    """Return the channels of every head field in the feature maps of the levels, by the field's name.
+
+    `level` is the name of a feature map; the map of a field of the whole image has that field alone.
+    """
     head, start = inputs.content.head, 0
     slices = {}
     for field in TASKS[inputs.content.task].fields:
+        if field.place == "image":
+            if field.quantity == level:
+                return {field.quantity: slice(0, field.width(head))}
+            continue
         slices[field.quantity] = slice(start, start + field.width(head))
         start += field.width(head)
     return slices
@@ -121,7 +149,7 @@ def _not_finite(inputs: Inputs) -> Finding | None:
     parts = [
         f"{int(mask[:, channels].sum()):,} of the {quantity} at {level} ({_channels(mask, channels)})"
         for level, mask in zip(inputs.levels, wrong, strict=True)
-        for quantity, channels in fields_of(inputs).items()
+        for quantity, channels in fields_of(inputs, level).items()
         if bool(mask[:, channels].any())
     ]
     step = inputs.circumstances.step
@@ -162,7 +190,8 @@ def _saturated(inputs: Inputs) -> Finding | None:
     channels = fields_of(inputs)["class logits"]
     dtype = inputs.maps[0].dtype
     limit = saturation(dtype)
-    logits = [level[:, channels] for level in inputs.maps]
+    of_levels = inputs.maps[: len(inputs.maps) - len(inputs.image_maps)]
+    logits = [level[:, channels] for level in of_levels]
     count = sum(int((level.isfinite() & (level.double() >= limit)).sum()) for level in logits)
     if not count:
         return None

@@ -15,6 +15,7 @@ from tal_conformance.core.outcome import AssignerInputs, CheckedAssignment
 from tal_conformance.core.reference_inputs import (
     assigner_inputs,
     keypoints_of,
+    masks_of,
     predictions_of,
     reference_loss,
     truths_of,
@@ -235,7 +236,7 @@ class Expectation:
         return ASSIGN_BY_TASK[self.batch.task](self.rounded_predictions, self.rounded_truths, *numbers)
 
     def targets_of(self, assignment: CheckedAssignment) -> BatchTargets:
-        """Return the targets of an assignment, boxes in float64, with the keypoints of the ground truths' rows."""
+        """Return the targets of an assignment, boxes in float64, with keypoints or masks of the ground truths' rows."""
         keypoints = None
         if self.batch.family.has_keypoints:
             padded = pad_sequence(keypoints_of(self.batch), batch_first=True)  # (B, M, K, 3)
@@ -244,7 +245,19 @@ class Expectation:
             image = torch.arange(len(padded), device=padded.device)[:, None]  # (B, 1)
             index = assignment.truth_index.long().clamp(0, padded.shape[1] - 1)  # (B, A)
             keypoints = padded[image, index]  # (B, A, K, 3)
-        return BatchTargets(assignment.foreground, assignment.boxes.double(), assignment.scores, keypoints)
+        owners = masks = None
+        if self.batch.family.has_masks:
+            # one empty mask stands for those of an image without ground truths, whose anchors may be wrongly positive
+            masks = [
+                image if len(image) else image.new_zeros(1, *image.shape[1:])
+                for image in masks_of(self.batch)
+            ]
+            last = torch.tensor(
+                [len(image) - 1 for image in masks], device=assignment.truth_index.device
+            )  # (B,)
+            owners = torch.minimum(assignment.truth_index.long().clamp(min=0), last[:, None])  # (B, A)
+        boxes = assignment.boxes.double()
+        return BatchTargets(assignment.foreground, boxes, assignment.scores, keypoints, owners, masks)
 
     @property
     def assignment_is_defined(self) -> bool:
@@ -369,5 +382,8 @@ class LossExpectation:
             return True
         if self.divides_by_zero:
             return self.expected.batch.head.reg_max > 1
-        exact = self.exact
-        return all_finite(exact.items) and all_finite(exact.of_total[0][self.positives])
+        exact, terms = self.exact, self.expected.batch.family.terms
+        weighted = exact.items[
+            [at for at, term in enumerate(terms) if term.weighted]
+        ]  # of others, SEG-3 defines 0 / 0
+        return all_finite(weighted) and all_finite(exact.of_total[0][self.positives])

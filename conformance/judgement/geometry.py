@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs
-from tal_conformance.core.task import DETECT, OBB, POSE
+from tal_conformance.core.task import DETECT, OBB, POSE, SEGMENT
 from tal_conformance.judgement.bounds import (
     ROUNDINGS,
     bound,
@@ -384,6 +384,7 @@ GEOMETRIES_BY_TASK: dict[str, Geometry] = {
     DETECT.name: UprightBoxes(),
     OBB.name: RotatedBoxes(),
     POSE.name: UprightBoxes(),
+    SEGMENT.name: UprightBoxes(),
 }
 """The geometry of the boxes of every task."""
 UPRIGHT = GEOMETRIES_BY_TASK[DETECT.name]

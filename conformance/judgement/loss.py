@@ -36,6 +36,12 @@ from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_reference import Dialect
 from tal_reference.composed import total_factor
 
+DIMENSIONS = {
+    "positives": ("image", "anchor", "channel"),
+    "anchors": ("image", "anchor", "channel"),
+    "image": ("image", "channel", "row", "column"),
+}
+"""Names of the dimensions of a head field's gradient, by the field's place."""
 SCORE_SUM_CLAUSE = "LOSS-SUM-1"
 TOO_WIDE = (
     "{} is not judged: on a level its bound is more than "
@@ -101,7 +107,21 @@ def judge_loss(
     elif known.is_defined:
         _judge_without_items(judgement, expected, loss, Bounded(exact, allowed, same_dtype))
     if loss.gradients:
-        judge_gradients(judgement, loss, known, slack, None if known.is_defined else ("logits",))
+        judge_gradients(judgement, loss, known, slack, defined_fields(known))
+
+
+def defined_fields(known: LossExpectation) -> tuple[str, ...]:
+    """Return the names of the head fields whose gradients are defined.
+
+    A term that is 0 / 0, as the mask loss of a box without area (SEG-3), leaves the gradients on the fields that it
+    reads undefined: where the division is differentiated decides between 0 and NaN.
+    """
+    if not known.is_defined:
+        return ("logits",)
+    family, items = known.expected.batch.family, known.exact.items
+    undefined = [term for term, item in zip(family.terms, items, strict=True) if not item.isfinite()]
+    read = {name for term in undefined if not term.weighted for name in term.reads}
+    return tuple(field.name for field in family.fields if field.name not in read)
 
 
 def like_division_by_zero(observed: Tensor, same_dtype: Tensor, dialect: Dialect) -> Tensor:
@@ -239,7 +259,7 @@ def judge_gradients(
     loss: LossOutcome,
     expected: LossExpectation,
     slack: LossRounding,
-    fields: tuple[str, ...] | None = None,
+    fields: tuple[str, ...],
 ) -> None:
     """Judge the gradients of the total loss, and of each term if known, on the head fields (LOSS-GRAD-1).
 
@@ -250,7 +270,7 @@ def judge_gradients(
         loss: gradients of the implementation.
         expected: expectation of the targets that the loss used.
         slack: additional tolerance for an uncertain assignment.
-        fields: names of the head fields to judge; None: all.
+        fields: names of the head fields to judge.
     """
     batch, at = expected.expected.batch, expected.positives
     exact, same_dtype, unit = expected.exact, expected.same_dtype, expected.rounding
@@ -261,24 +281,26 @@ def judge_gradients(
         untrained.of_total,
     )  # fmt: skip
     rows = [("total", loss.gradients, *of_total)]
-    divides_by_zero = expected.expected.dialect.score_sum_floor == 0 and not all_finite(same_dtype.items)
-    if loss.term_gradients and not divides_by_zero:  # of one tensor's parts, zero times infinity is NaN
+    may_divide_by_zero = expected.expected.dialect.score_sum_floor == 0 or batch.family.has_masks
+    if loss.term_gradients and not (
+        may_divide_by_zero and not all_finite(same_dtype.items)
+    ):  # of one tensor's parts, zero times infinity is NaN
         names = [term.name for term in batch.family.terms]
         of_terms = (
             exact.of_terms, same_dtype.of_terms, unit.of_terms, unit.jumps, slack.of_terms, untrained.of_terms
         )  # fmt: skip
         rows = [*zip(names, loss.term_gradients, *of_terms, strict=True), *rows]
-    clause, dimensions = judgement.task.clauses[StageName.GRADIENTS], ("image", "anchor", "channel")
+    clause = judgement.task.clauses[StageName.GRADIENTS]
     for term, maps, *computed in rows:
         for place, (field, gradient) in enumerate(
             zip(batch.family.fields, fields_of(maps, batch), strict=True)
         ):
-            if fields is not None and field.name not in fields:
+            if field.name not in fields:
                 continue
             wanted, naive, rounding, jump, moves, longest = (values[place] for values in computed)
             observed = like_division_by_zero(gradient, naive, expected.expected.dialect)  # (B, A, width)
             check: Callable[..., Agreement] = assert_within
-            if field.name != "logits":  # elsewhere exactly zero
+            if field.place == "positives":  # elsewhere exactly zero
                 wanted, naive, check = wanted[at], naive[at], partial(assert_within_at, at=at)  # (P, width)
                 longest = longest[at]  # (P, width)
             extra = add_gradients(jump, moves)
@@ -291,7 +313,7 @@ def judge_gradients(
                 longest = torch.maximum(longest.abs(), branches.largest(wanted))
                 wanted, tolerance = branches.nearest(observed[at].double(), wanted, tolerance)
             bounded = Bounded(wanted, tolerance, naive, extra)
-            quantity = Quantity(f"gradient of {term} on {field.quantity}", clause, dimensions)
+            quantity = Quantity(f"gradient of {term} on {field.quantity}", clause, DIMENSIONS[field.place])
             stage = judgement.stages[StageName.GRADIENTS]
             agreed = stage.mismatch is None
             judgement.note(StageName.GRADIENTS, check, quantity, observed, bounded=bounded)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.task import DETECT, OBB, POSE, Task
+from tal_conformance.core.task import DETECT, OBB, POSE, SEGMENT, Task
 from tal_conformance.judgement.bounds import precision
 from tal_reference import (
     NEWEST,
@@ -29,12 +29,14 @@ from tal_reference.composed import assign_images, loss_items, total_factor
 from tal_reference.keypoints import KeypointPredictions, pose_items
 from tal_reference.loss import Positives, class_factors
 from tal_reference.loss import assign_images as official_assign_images
+from tal_reference.masks import mask_items
 from tal_reference.rotated import assign_rotated, rotated_items
 
 Gradients = tuple[Tensor, ...]
 """Gradients on every head field of the task: on the distance logits, (B, A, 4R), of `LossRounding` (P, 4R), on the
 class logits, (B, A, C), and, for rotated boxes, on the angles, (B, A, 1), of `LossRounding` (P, 1); for poses, on the
-keypoints, (B, A, K D), of `LossRounding` (P, K D)."""
+keypoints, (B, A, K D), of `LossRounding` (P, K D); for masks, on the coefficients, (B, A, n), of `LossRounding` (P, n),
+and on the prototypes, (B, n, h_p, w_p)."""
 
 ZERO = torch.zeros((), dtype=torch.float64)
 """A scalar that stands for a tensor of zeros; on the CPU it can be combined with tensors of every device."""
@@ -43,6 +45,8 @@ FIELD_ATTRIBUTES = {
     "logits": "logits",
     "angle": "angles",
     "keypoints": "keypoints",
+    "coefficients": "coefficients",
+    "prototypes": "prototypes",
 }
 """Attribute of the reference's predictions that contains each head field."""
 
@@ -75,21 +79,31 @@ LOSS_ITEMS_BY_TASK: dict[str, Callable[..., Tensor]] = {
     DETECT.name: loss_items,
     OBB.name: _rotated_items,
     POSE.name: pose_items,
+    SEGMENT.name: mask_items,
 }
 """The reference's loss items, one for each term, of every task."""
-DISTANCE_ITEMS_BY_TASK = LOSS_ITEMS_BY_TASK | {POSE.name: loss_items}
+DISTANCE_ITEMS_BY_TASK = LOSS_ITEMS_BY_TASK | {POSE.name: loss_items, SEGMENT.name: loss_items}
 """The reference's items of the terms that have a gradient on the distance logits, of every task."""
 ASSIGN_BY_TASK: dict[str, Callable[..., list[Targets]]] = {
     DETECT.name: assign_images,
     OBB.name: _assign_rotated_images,
     POSE.name: assign_images,
+    SEGMENT.name: assign_images,
 }
 """The reference's assignment of decoded images, of every task."""
 
 
 def fields_of(maps: Sequence[Tensor], batch: Batch) -> Gradients:
-    """Return feature maps or their gradients by head field, (B, A, width) each, in the order of the channels."""
+    """Return feature maps or their gradients by head field, in the order of the channels: (B, A, width) each.
+
+    Fields of the whole image follow, as they are: (B, width, h, w).
+    """
     head, family = batch.head, batch.family
+    if family.image_fields:
+        count, fields = len(head.strides), [field for field in family.fields if field.place != "image"]
+        channels = torch.cat([level.flatten(2) for level in maps[:count]], dim=2)  # (B, channels, A)
+        parts = channels.split([field.width(head) for field in fields], dim=1)
+        return (*(part.mT for part in parts), *maps[count:])
     if len(family.fields) == len(DETECT.fields):
         return flatten(maps, head)
     channels = torch.cat([level.flatten(2) for level in maps], dim=2)  # (B, channels, A)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.task import DETECT, OBB, POSE, StageName
+from tal_conformance.core.task import DETECT, OBB, POSE, SEGMENT, StageName
 from tal_conformance.judgement.bounds import smallest
 from tal_conformance.judgement.keypoint_rounding import keypoint_rounding_units
 from tal_conformance.judgement.loss_reference import ZERO, ReferenceLoss, class_factors_of, compute_loss
@@ -20,6 +20,7 @@ from tal_conformance.judgement.loss_rounding import (
     no_jumps,
     rounding_units,
 )
+from tal_conformance.judgement.mask_rounding import mask_rounding_units
 from tal_conformance.judgement.mixed_precision import Interval, is_coarse
 from tal_conformance.judgement.rotated_rounding import rotated_rounding_units
 from tal_reference import BatchTargets, Dialect
@@ -29,6 +30,7 @@ ROUNDING_UNITS_BY_TASK = {
     DETECT.name: rounding_units,
     OBB.name: rotated_rounding_units,
     POSE.name: keypoint_rounding_units,
+    SEGMENT.name: mask_rounding_units,
 }
 """The function that derives the rounding units of a loss, for every task."""
 
@@ -110,25 +112,28 @@ def uncertainty_units(
     # the total's is more than a term's: on the safe side
     own = exact.of_terms or (exact.of_total,) * len(terms)
 
-    def of_positives(term: int, field: int) -> Tensor:
-        moves = loss.of_terms[term][field][at].abs() * scale + own[term][field][at].abs() * share
-        return (
-            (moves if terms[term].weighted else torch.zeros_like(moves))
-            + wider.of_terms[term][field] - narrow.of_terms[term][field]
+    def of_field(term: int, field: int) -> Tensor:
+        place = batch.family.fields[field].place
+        if place == "anchors":
+            return slope + own[term][field].abs() * share  # (B, A, C)
+        more = (
+            wider.of_terms[term][field] - narrow.of_terms[term][field]
             + wider.jumps[term][field] - narrow.jumps[term][field]
         )  # fmt: skip
+        if not terms[term].weighted:
+            return more
+        assert place == "positives"
+        return (
+            more + loss.of_terms[term][field][at].abs() * scale + own[term][field][at].abs() * share
+        )  # (P, width)
 
-    gradients = []
-    for number, term in enumerate(terms):
-        of_fields = []
-        for place, field in enumerate(batch.family.fields):
-            if field.name not in term.reads:
-                of_fields.append(ZERO)
-            elif field.name == "logits":
-                of_fields.append(slope + own[number][place].abs() * share)  # (B, A, C)
-            else:
-                of_fields.append(of_positives(number, place))  # (P, 4R), (P, 1)
-        gradients.append(tuple(of_fields))
+    gradients = [
+        tuple(
+            of_field(number, place) if field.name in term.reads else ZERO
+            for place, field in enumerate(batch.family.fields)
+        )
+        for number, term in enumerate(terms)
+    ]
     items = items + wider.items - narrow.items
     if wider.enclosed is not None and narrow.enclosed is not None:
         items = items + wider.enclosed - narrow.enclosed

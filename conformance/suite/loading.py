@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tal_conformance.core.supervision import supervised
-from tal_conformance.core.task import OBB, POSE
+from tal_conformance.core.task import OBB, POSE, SEGMENT
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
@@ -17,9 +17,10 @@ from tal_text import visible
 DIALECTS_BY_TASK = {
     OBB.name: ("ultralytics-8.4.190", "ultralytics-8.4.127"),
     POSE.name: ("ultralytics-8.4.190",),
+    SEGMENT.name: ("ultralytics-8.4.190", "ultralytics-8.4.127"),
 }
-"""The dialects that are specified for a task. Rotated boxes: those of 8.4.84 and newer. Keypoints: the newest. Tasks
-without a row, detection and end-to-end heads, have every dialect."""
+"""The dialects that are specified for a task. Rotated boxes and masks: those of 8.4.84 and newer. Keypoints: the
+newest. Tasks without a row, detection and end-to-end heads, have every dialect."""
 TRACEBACK_LINES = 30
 """Maximum number of lines of an adapter's traceback that are printed."""
 

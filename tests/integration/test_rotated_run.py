@@ -59,6 +59,7 @@ def test_a_run_tests_every_task(tmp_path: Path):
         "ultralytics (obb)": "obb",
         "ultralytics (e2e)": "e2e",
         "ultralytics (pose)": "pose",
+        "ultralytics (segment)": "segment",
     }
     assert {line["result"] for line in rows.values()} == {"conforms"}
     assert "angle" in rows["ultralytics (obb)"]["margins"]

@@ -253,6 +253,7 @@ def test_a_night(checkout: Path, environment: dict[str, str]):
         "ultralytics (obb)",
         "ultralytics (e2e)",
         "ultralytics (pose)",
+        "ultralytics (segment)",
         "article",
     }
     assert [entry["run"] for entry in read_history(checkout / "night" / "history.jsonl")] == ["7-1"]

@@ -7,7 +7,7 @@ from tal_conformance.checks.relations.branch_relations import OWN_RELATIONS, lif
 from tal_conformance.checks.relations.relation import NotObservable as NotObservable  # noqa: PLC0414 - callers import it here
 from tal_conformance.checks.relations.relation import Relation as Relation  # noqa: PLC0414 - callers import it here
 from tal_conformance.checks.relations.runs import NotApplicable as NotApplicable  # noqa: PLC0414 - callers import it here
-from tal_conformance.core.task import DETECT, E2E, OBB, POSE
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
 
 RELATIONS = {
     relation.clause: relation
@@ -105,5 +105,6 @@ RELATIONS_BY_TASK: dict[str, dict[str, Relation]] = {
     OBB.name: TURNED_RELATIONS,
     E2E.name: BRANCH_RELATIONS,
     POSE.name: {},
+    SEGMENT.name: {},
 }
-"""The relations of every task; poses have none yet."""
+"""The relations of every task; poses and masks have none yet."""

@@ -79,11 +79,12 @@ class CriterionAdapter:
         hyperparameters: Hyperparameters,
     ) -> Loss:
         criterion, recorder = made
-        total, items = criterion(self._predictions(feature_maps, head), self._rows(annotations))
+        targets = self._targets(annotations, head, len(feature_maps[0]))
+        total, items = criterion(self._predictions(feature_maps, head), targets)
         logged = torch.stack(list(items.values())) if isinstance(items, dict) else items
         if recorder is None:
             return Loss(total, logged)
-        strides = make_anchors(feature_maps, head).strides
+        strides = make_anchors(feature_maps[: len(head.strides)], head).strides
         return Loss(total, logged, recorder.assignment(), recorder.inputs(strides, head, hyperparameters))
 
     def _assigner_arguments(self, inputs: AssignerInputs) -> tuple[Any, ...]:
@@ -95,6 +96,10 @@ class CriterionAdapter:
     def _predictions(self, feature_maps: tuple[Tensor, ...], head: Head) -> Any:
         """Return the output that the package's head passes to the loss in training."""
         return list(feature_maps)
+
+    def _targets(self, annotations: Tensor, head: Head, images: int) -> Any:
+        """Return the annotations of a number of images as the package's data loader passes them to the loss."""
+        return self._rows(annotations)
 
     def _rows(self, annotations: Tensor) -> Any:
         """Return the annotations in the format of the package's data loader."""

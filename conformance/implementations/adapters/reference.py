@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.core.task import E2E, OBB, POSE, TASKS, task_of
+from tal_conformance.core.task import E2E, OBB, POSE, SEGMENT, TASKS, task_of
 from tal_conformance.implementations.protocol import EVERY
 from tal_reference import (
     NEWEST,
@@ -19,9 +19,10 @@ from tal_reference import (
 from tal_reference.composed import detection_loss, reach_of
 from tal_reference.end_to_end import BRANCHES, end_to_end_loss
 from tal_reference.keypoints import pose_loss
+from tal_reference.masks import segmentation_loss
 from tal_reference.rotated import assign_rotated, rotated_loss
 
-LOSSES = {OBB.name: rotated_loss, POSE.name: pose_loss}
+LOSSES = {OBB.name: rotated_loss, POSE.name: pose_loss, SEGMENT.name: segmentation_loss}
 """The reference's losses of other tasks than detection."""
 
 
@@ -63,7 +64,7 @@ class ReferenceAdapter:
     ) -> Loss:
         """Compute the reference's loss."""
         levels, numbers = len(head.strides), (annotations, head, hyperparameters, self.dialect, True)
-        task = task_of(annotations.shape[1], len(feature_maps) // levels)
+        task = task_of(head, annotations.shape[1], len(feature_maps))
         if task is E2E:
             both = end_to_end_loss(feature_maps[:levels], feature_maps[levels:], *numbers)
             parts = {name: _shown(getattr(both, name), head) for name in BRANCHES}

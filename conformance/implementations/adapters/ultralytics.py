@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
-from tal_conformance.core.task import DETECT, E2E, KEYPOINT_COLUMNS, OBB, POSE, TASKS, task_of
+from tal_conformance.core.task import DETECT, E2E, KEYPOINT_COLUMNS, OBB, POSE, SEGMENT, TASKS, task_of
 from tal_conformance.implementations.adapters.criterion_adapter import CriterionAdapter, model_with
 from tal_conformance.implementations.adapters.stage_recorder import (
     has_built_in_exponents,
@@ -30,6 +30,7 @@ from tal_conformance.implementations.protocol import EVERY
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 from tal_reference import NEWEST, Head, Hyperparameters, make_anchors
 from tal_reference.end_to_end import BRANCHES, branch_hyperparameters
+from tal_reference.masks import split_rows
 
 Version = tuple[int, int, int]
 
@@ -74,9 +75,19 @@ CRITERIA: dict[str, tuple[Criterion, ...]] = {
         Criterion((8, 2, 38), "ultralytics.utils.loss", "E2EDetectLoss", "ultralytics.utils.tal"),
     ),
     POSE.name: (Criterion((8, 4, 141), "ultralytics.utils.loss", "v8PoseLoss", "ultralytics.utils.tal"),),
+    SEGMENT.name: (
+        Criterion((8, 4, 84), "ultralytics.utils.loss", "v8SegmentationLoss", "ultralytics.utils.tal"),
+    ),
 }
 """Modules of each task's criterion, the newest releases first."""
-FIELD_NAMES = {"distances": "boxes", "logits": "scores", "angle": "angle", "keypoints": "kpts"}
+FIELD_NAMES = {
+    "distances": "boxes",
+    "logits": "scores",
+    "angle": "angle",
+    "keypoints": "kpts",
+    "coefficients": "mask_coefficient",
+    "prototypes": "proto",
+}
 """Name of every head field in the predictions that a loss reads since `SPLIT_PREDICTIONS`."""
 SPLIT_PREDICTIONS: Version = (8, 4, 0)
 """First release whose loss reads `boxes`, `scores` and `feats` by name."""
@@ -89,8 +100,8 @@ FIRST_OF_NEWEST_DIALECT: Version = (8, 4, 128)
 class UltralyticsAdapter(CriterionAdapter):
     """The losses and the assigners of a release of Ultralytics, one pair for each task.
 
-    The task of a call follows from the number of columns of its annotation rows or boxes, and from the number of its
-    feature maps.
+    The task of a call follows from its head, and from the numbers of columns of its annotation rows and of its feature
+    maps; that of an assigner's call from the number of columns of its boxes.
 
     Args:
         version: version of the release on the import path; by default the version of the installed release.
@@ -132,7 +143,8 @@ class UltralyticsAdapter(CriterionAdapter):
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Call the assigner of the task whose boxes the inputs have."""
-        own = self._of_task(2 + inputs.boxes.shape[-1])
+        rotated = inputs.boxes.shape[-1] == len(OBB.box_columns)
+        own = self._others.get(OBB.name, self) if rotated else self
         return super().assign(inputs) if own is self else own.assign(inputs)
 
     def loss(
@@ -144,7 +156,7 @@ class UltralyticsAdapter(CriterionAdapter):
     ) -> Loss:
         """Return the loss of the task whose annotation rows are given."""
         arguments = feature_maps, annotations, head, hyperparameters
-        own = self._of_task(annotations.shape[1], len(feature_maps) // len(head.strides))
+        own = self._others.get(task_of(head, annotations.shape[1], len(feature_maps)).name, self)
         return super().loss(*arguments) if own is self else own.loss(*arguments)
 
     def make(
@@ -154,17 +166,23 @@ class UltralyticsAdapter(CriterionAdapter):
         others = {name: other.make(head, hyperparameters) for name, other in self._others.items()}
         return CriterionOfTasks(super().make(head, hyperparameters), others, head)
 
-    def _of_task(self, columns: int, branches: int = 1) -> "UltralyticsAdapter":
-        return self._others.get(task_of(columns, branches).name, self)
-
     def _predictions(self, feature_maps: tuple[Tensor, ...], head: Head) -> Any:
         """Return the output that the release's head passes to the loss in training."""
         if not self._split_predictions:
             return list(feature_maps)
-        flat = torch.cat([level.flatten(2) for level in feature_maps], 2)  # (B, channels, A)
-        parts = flat.split([field.width(head) for field in self._task.fields], 1)
-        names = (FIELD_NAMES[field.name] for field in self._task.fields)
-        return {**dict(zip(names, parts, strict=True)), "feats": list(feature_maps)}
+        count, of_image = len(head.strides), self._task.image_fields
+        fields = [field for field in self._task.fields if field not in of_image]
+        flat = torch.cat([level.flatten(2) for level in feature_maps[:count]], 2)  # (B, channels, A)
+        parts = (*flat.split([field.width(head) for field in fields], 1), *feature_maps[count:])
+        names = (FIELD_NAMES[field.name] for field in (*fields, *of_image))
+        return {**dict(zip(names, parts, strict=True)), "feats": list(feature_maps[:count])}
+
+    def _targets(self, annotations: Tensor, head: Head, images: int) -> Any:
+        """Return the annotations as the release's data loader passes them, with the masks in the head's encoding."""
+        if not self._task.has_masks:
+            return super()._targets(annotations, head, images)
+        rows, masks = split_rows(annotations, images, head)
+        return super()._targets(rows, head, images) | {"masks": masks}
 
     def _rows(self, annotations: Tensor) -> Any:
         """Return the annotations in the format of the release's data loader; keypoints follow the boxes in a row."""
@@ -217,11 +235,11 @@ class CriterionOfTasks:
     """
 
     def __init__(self, own: Callable[..., Loss], others: dict[str, Callable[..., Loss]], head: Head) -> None:
-        self._own, self._others, self._levels = own, others, len(head.strides)
+        self._own, self._others, self._head = own, others, head
 
     def __call__(self, feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:
         """Return the loss of the task of the annotation rows."""
-        task = task_of(annotations.shape[1], len(feature_maps) // self._levels)
+        task = task_of(self._head, annotations.shape[1], len(feature_maps))
         return self._others.get(task.name, self._own)(feature_maps, annotations)
 
     def update(self, hyperparameters: Hyperparameters) -> None:
@@ -391,6 +409,8 @@ def _model(head: Head, hyperparameters: Hyperparameters, device: torch.device) -
     model = model_with(head, device, args=arguments)
     if head.class_weights is not None:
         model.class_weights = torch.tensor(head.class_weights, device=device)
+    if head.overlapping_masks is not None:
+        model.args.overlap_mask = head.overlapping_masks
     if head.keypoints is not None:
         model.model[-1].kpt_shape = list(head.keypoints)
     if head.keypoint_sigmas is not None:

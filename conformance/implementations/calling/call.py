@@ -158,7 +158,7 @@ class Caller:
         check_inputs_unchanged(own.tensors, after | {"annotations": rows.detach()})
         _check_grad_attributes(maps, gradients, copies)
         learns = torch.is_grad_enabled() and any(level.requires_grad for level in maps)
-        task = task_of(rows.shape[1], len(maps) // len(own.head.strides))
+        task = task_of(own.head, rows.shape[1], len(maps))
         loss = check_loss(loss, maps, task, learns, Findings())
         self._returned.check()
         return loss

@@ -353,7 +353,7 @@ def loss_answer(
     loss = copies.loss(adapter.loss(maps, tensors["annotations"], head, hyperparameters), maps)
     if facts["differentiate"]:
         # the suite's process validates the results again, and finds the mistakes
-        task = task_of(tensors["annotations"].shape[1], len(maps) // len(head.strides))
+        task = task_of(head, tensors["annotations"].shape[1], len(maps))
         check_loss(loss, maps, task, findings=Findings())
     total = loss.total.sum()
     results = {"total": total}

@@ -5,7 +5,7 @@ functions. A fault in the handling of calls, or in state that persists between c
 reference's loss.
 """
 
-from tal_conformance.core.task import DETECT, E2E, OBB, POSE
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
 from tal_conformance.mutation.planted_faults import (  # noqa: F401 (enter faults)
     annotations,
     assignment,
@@ -26,6 +26,7 @@ from tal_conformance.mutation.planted_faults.faulty_criterion import USAGE_FAULT
 from tal_conformance.mutation.planted_faults.faulty_reference import FaultyAssigner, FaultyReference
 from tal_conformance.mutation.planted_faults.index import INDEX
 from tal_conformance.mutation.planted_faults.keypoints import POSE_FAULTS
+from tal_conformance.mutation.planted_faults.masks import MASK_FAULTS
 from tal_conformance.mutation.planted_faults.rotated import ROTATED_FAULTS
 
 FAULTS: dict[str, Fault] = {name: ENTERED[name] for name in INDEX}
@@ -37,6 +38,7 @@ FAULTS_BY_TASK = {
     OBB.name: ROTATED_FAULTS,
     E2E.name: END_TO_END_FAULTS,
     POSE.name: POSE_FAULTS,
+    SEGMENT.name: MASK_FAULTS,
 }
 """The faults of each task: a dictionary of faults by name, by the name of the task."""
 

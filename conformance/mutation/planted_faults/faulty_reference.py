@@ -44,7 +44,7 @@ class FaultyReference(ReferenceAdapter):
         with self.fault.planted():
             loss = super().loss(feature_maps, annotations, head, hyperparameters)
             if self.exposes_stages and self.fault.stage == StageName.DECODE:
-                task = task_of(annotations.shape[1]).name  # of a branch, detection
+                task = task_of(head, annotations.shape[1]).name  # of a branch, detection
                 inputs = assigner_inputs(Batch(feature_maps, annotations, head, hyperparameters, task=task))
         assignment = None if loss.assignment is None else self._visible(loss.assignment)
         branches = None if loss.branches is None else dict(map(self._visible_branch, loss.branches.items()))

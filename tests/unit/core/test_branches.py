@@ -57,9 +57,12 @@ def test_a_sequence_is_split_by_branch():
 
 
 def test_the_task_follows_from_columns_and_branches():
-    assert (task_of(6), task_of(6, 2)) == (DETECT, E2E)
-    with pytest.raises(ValueError, match="6 columns and heads 3 feature maps for each stride, which no task"):
-        task_of(6, 3)
+    head = Head((8, 16), 3)
+    assert (task_of(head, 6), task_of(head, 6, 2), task_of(head, 6, 4)) == (DETECT, DETECT, E2E)
+    with pytest.raises(
+        ValueError, match="6 columns and the batch 6 feature maps, which no task has for Head"
+    ):
+        task_of(head, 6, 6)
 
 
 def test_a_case_file_keeps_both_branches_and_the_state_of_their_weights(tmp_path: Path):

@@ -467,3 +467,42 @@ def test_a_matching_leaves_over_as_few_as_possible():
     assert unmatched({0: [1, 2], 1: [1], 2: [2, 3]}) == []
     assert unmatched({0: [1], 1: [1, 2], 2: [2, 3], 3: [3]}) == [3]
     assert unmatched({0: [5, 6], 1: [5], 2: [6, 7], 3: [7, 8], 4: [5, 8, 9]}) == []
+
+
+MASKS = Recipe(
+    images=((Truth("ordinary"),), (Truth("ordinary"),)),
+    cells=(16, 24),
+    strides=(8, 16, 32),
+    classes=3,
+    predictions="random",
+    task="segment",
+    prototypes=2,
+    mask_ratio=32,
+    prototype_ratio=16,
+).build()
+"""Two images of 192x128 px with masks of 6x4 px and prototypes of 12x8 px."""
+
+
+def test_ordinary_masks_have_no_finding():
+    assert examine(Inputs(content(MASKS))) == []
+
+
+def test_shapes_and_head_of_masks_are_examined():
+    (short,) = examine(Inputs(content(MASKS, annotations=MASKS.annotations[:, :-1])))
+    assert (
+        "(2, 29): expected (N, 30) rows of image, class, cx, cy, w, h, 24 pixels of the mask"
+        in short.sentence
+    )
+    (maps,) = examine(Inputs(content(MASKS, feature_maps=MASKS.feature_maps[:-1])))
+    assert "3 class logits, 2 mask coefficients, and one of 2 prototypes" in maps.sentence
+    found = examine(
+        Inputs(content(head=replace(BATCH.head, prototypes=2, masks=(4, 4), overlapping_masks=True)))
+    )
+    assert "head.masks is (4, 4): task 'detect' expects None" in [finding.sentence for finding in found]
+
+
+def test_prototypes_that_are_not_finite_are_named():
+    prototypes = MASKS.feature_maps[-1].clone()
+    prototypes[0, 1, 2, 3] = torch.nan
+    (finding,) = examine(Inputs(content(MASKS, feature_maps=(*MASKS.feature_maps[:-1], prototypes))))
+    assert "1 of the prototypes at prototypes (channel 1)" in finding.sentence

@@ -162,7 +162,7 @@ def test_rows_and_heads_of_poses():
     assert batch.annotations.shape[1] == 6 + 12
     assert batch.head.keypoint_sigmas == (0.5, 0.25, 0.5, 0.25)
     assert "keypoints 4x3, keypoint sigmas 0.25 to 0.5" in batch.describe()
-    assert task_of(18) is POSE
+    assert task_of(batch.head, 18) is POSE
     with pytest.raises(ValueError, match=r"expected \(N, 18\)"):
         replace(batch, annotations=batch.annotations[:, :-3])
     with pytest.raises(ValueError, match="expects the number of keypoints"):
