@@ -15,6 +15,11 @@ PROTOTYPES = (4, 1, 2, 8, 32)
 """Numbers of prototypes; heads of official models have 32."""
 RATIOS = ((4, 4), (4, 4), (4, 4), (4, 8), (8, 4), (2, 2), (12, 8))
 """Pixels of the input for each pixel of masks and of prototypes; prototypes are resized if the two differ (SEG-1)."""
+ENCODED = (
+    *((kind, True) for kind in MASK_KINDS if kind != "soft"),
+    *((kind, False) for kind in (*MASK_KINDS, "soft")),
+)
+"""Kinds of masks, each with True for one picture per image and with False; one picture does not hold soft masks."""
 MOST_PIXELS = 1024
 """Largest number of pixels of a mask."""
 MOST_NUMBERS = 2**17
@@ -27,18 +32,18 @@ def masked(strategy: SearchStrategy[Recipe]) -> SearchStrategy[Recipe]:
         _masked,
         strategy,
         st.sampled_from(PROTOTYPES),
-        st.sampled_from([*MASK_KINDS]),
+        st.sampled_from(ENCODED),
         st.sampled_from(RATIOS),
-        st.booleans(),
     )
 
 
-def _masked(recipe: Recipe, count: int, kind: str, ratios: tuple[int, int], overlapping: bool) -> Recipe:
+def _masked(recipe: Recipe, count: int, encoded: tuple[str, bool], ratios: tuple[int, int]) -> Recipe:
     height, width = (cells * recipe.strides[0] for cells in recipe.cells)
     most = min(MOST_PIXELS, MOST_NUMBERS // max(1, *map(len, recipe.images)))
     mask_ratio, prototype_ratio = ratios
     while (height // mask_ratio) * (width // mask_ratio) > most:
         mask_ratio, prototype_ratio = 2 * mask_ratio, 2 * prototype_ratio
+    kind, overlapping = encoded
     return replace(
         recipe,
         prototypes=count,

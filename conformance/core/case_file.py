@@ -318,12 +318,13 @@ def _head(value: Any) -> Head:
                     and all(type(number) is int and number <= LARGEST for number in pair)
                 ):
                     raise ValueError(f"invalid {name} {pair!r:.200}: expected a list of 2 integers")
-            if type(value.get("prototypes", 1)) is not int or value.get("prototypes", 1) > LARGEST:
-                raise ValueError(f"invalid prototypes {value['prototypes']!r:.200}: expected an integer")
-            if type(value.get("overlapping_masks", True)) is not bool:
+            prototypes, overlapping = value.get("prototypes"), value.get("overlapping_masks")
+            if prototypes is not None and not (type(prototypes) is int and prototypes <= LARGEST):
                 raise ValueError(
-                    f"invalid overlapping_masks {value['overlapping_masks']!r:.200}: expected a boolean"
+                    f"invalid prototypes {prototypes!r:.200}: expected an integer up to {LARGEST}"
                 )
+            if overlapping is not None and type(overlapping) is not bool:
+                raise ValueError(f"invalid overlapping_masks {overlapping!r:.200}: expected a boolean")
             return head_from_dict(value)
     raise ValueError(
         f"invalid head {value!r:.200}: expected strides (list of int), classes (int) and reg_max (int), each at most"

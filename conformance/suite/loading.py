@@ -19,7 +19,7 @@ DIALECTS_BY_TASK = {
     POSE.name: ("ultralytics-8.4.190",),
     SEGMENT.name: ("ultralytics-8.4.190", "ultralytics-8.4.127"),
 }
-"""The dialects that are specified for a task. Rotated boxes and masks: those of 8.4.84 and newer. Keypoints: the
+"""The dialects that are specified for a task. Rotated boxes: those of 8.4.84 and newer; masks: 8.4.83. Keypoints: the
 newest. Tasks without a row, detection and end-to-end heads, have every dialect."""
 TRACEBACK_LINES = 30
 """Maximum number of lines of an adapter's traceback that are printed."""

@@ -64,7 +64,7 @@ def test_found_where_outputs_alone_are_exposed(task: str, name: str):
 
 
 @every_task
-@pytest.mark.parametrize("check", ["loss", "borders"])
+@pytest.mark.parametrize("check", ["loss", pytest.param("borders", marks=pytest.mark.long)])
 @pytest.mark.slow
 def test_the_reference_has_no_fault(task: str, check: str):
     """The reference without a fault passes."""

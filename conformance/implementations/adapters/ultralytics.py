@@ -76,7 +76,7 @@ CRITERIA: dict[str, tuple[Criterion, ...]] = {
     ),
     POSE.name: (Criterion((8, 4, 141), "ultralytics.utils.loss", "v8PoseLoss", "ultralytics.utils.tal"),),
     SEGMENT.name: (
-        Criterion((8, 4, 84), "ultralytics.utils.loss", "v8SegmentationLoss", "ultralytics.utils.tal"),
+        Criterion((8, 4, 83), "ultralytics.utils.loss", "v8SegmentationLoss", "ultralytics.utils.tal"),
     ),
 }
 """Modules of each task's criterion, the newest releases first."""

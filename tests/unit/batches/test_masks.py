@@ -81,6 +81,6 @@ def test_every_hazard_of_masks_occurs():
     own = set(HAZARDS_BY_TASK[SEGMENT.name]) - set(HAZARDS_BY_TASK["detect"])
     found = set(replace(RECIPE, images=((Truth("ordinary"),) * 256,)).build().hazards)
     for name in ("loss", "annotations", "loss_of_points", "small_boxes", "borders"):
-        for recipe in sample_recipes(STRATEGIES_BY_TASK[SEGMENT.name][name], 25):
+        for recipe in sample_recipes(STRATEGIES_BY_TASK[SEGMENT.name][name], 60):
             found |= recipe.build().hazards
     assert own <= found, own - found
