@@ -166,6 +166,15 @@ OF_HEADS = ("class_weights", "rows_in_any_order", "as_many_anchors_as_k")
 CALLED_WITH_BRANCHES = end_to_end(CALLED)
 """As `CALLED`, for end-to-end heads."""
 
+WITH_PARTS = (
+    STRATEGIES
+    | TURNABLE
+    | {"fewer_anchors_than_k": TOO_SMALL}
+    | dict.fromkeys(OF_CALLS, CALLED)
+    | dict.fromkeys(OF_DEVICES, st.one_of(*LOSS_STRATEGIES.values()))
+)
+"""Strategies from which those of heads with keypoints or masks are made."""
+
 STRATEGIES_BY_TASK = {
     DETECT.name: STRATEGIES,
     OBB.name: turned_strategies(STRATEGIES | TURNABLE)
@@ -176,8 +185,8 @@ STRATEGIES_BY_TASK = {
     | {"relation": end_to_end(RELATABLE)}
     | dict.fromkeys(OF_CALLS, CALLED_WITH_BRANCHES)
     | dict.fromkeys(OF_DEVICES, end_to_end(st.one_of(*LOSS_STRATEGIES.values()))),
-    POSE.name: posed_strategies(STRATEGIES | TURNABLE),
-    SEGMENT.name: masked_strategies(STRATEGIES | TURNABLE),
+    POSE.name: posed_strategies(WITH_PARTS),
+    SEGMENT.name: masked_strategies(WITH_PARTS),
 }
 """The strategies of every task: by the names of `STRATEGIES`, and of other tasks than detection by those of `TURNABLE`
 too."""

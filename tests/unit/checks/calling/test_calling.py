@@ -9,6 +9,7 @@ import torch
 from tal_conformance.batches.calling import IMAGES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.calling.check import CallingFailure, applies, called, companion
+from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Loss
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
@@ -19,7 +20,8 @@ from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.planted_faults.calling import correct
 from tal_conformance.mutation.planted_faults.faulty_criterion import USAGE_FAULTS, UsageFault
 
-BATCH = Recipe(images=IMAGES[0], cells=(4, 6), strides=(8, 16), classes=3, reg_max=4).build()
+CALLED_RECIPE = Recipe(images=IMAGES[0], cells=(4, 6), strides=(8, 16), classes=3, reg_max=4)
+BATCH = CALLED_RECIPE.build()
 TURNED = Recipe(
     images=tuple(
         tuple(replace(truth, turn=1 + 3 * number) for number, truth in enumerate(truths))
@@ -31,6 +33,13 @@ TURNED = Recipe(
     reg_max=4,
     task="obb",
 ).build()
+POSED = replace(CALLED_RECIPE, task="pose", keypoints=(4, 3)).build()
+MASKED = replace(CALLED_RECIPE, task="segment", prototypes=3).build()
+OTHER_TASKS = [TURNED, *(pytest.param(batch, marks=pytest.mark.slow) for batch in (POSED, MASKED))]
+NIGHTLY = [
+    TURNED,
+    *(pytest.param(batch, marks=[pytest.mark.slow, pytest.mark.long]) for batch in (POSED, MASKED)),
+]
 QUICK = [name for name in WAYS if name != "compile"]
 FAULTS = [
     name for name, fault in USAGE_FAULTS.items() if fault.stage == "calling" and "compile" not in fault.check
@@ -71,15 +80,17 @@ def test_so_do_hidden_losses_and_assigners_alone(adapter: type, way: str):
 
 @pytest.mark.parametrize("way", QUICK)
 @pytest.mark.parametrize("name", ["reference", "ultralytics"])
-def test_right_losses_of_rotated_boxes_pass(name: str, way: str):
-    assert called(Subject(find(name), "cpu"), TURNED, way).task.name == "obb"
+@pytest.mark.parametrize("batch", OTHER_TASKS, ids=lambda batch: batch.task)
+def test_right_losses_of_other_tasks_pass(name: str, way: str, batch: Batch):
+    assert called(Subject(find(name), "cpu"), batch, way).task.name == batch.task
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_found_in_rotated_boxes_too(name: str):
+@pytest.mark.parametrize("batch", NIGHTLY, ids=lambda batch: batch.task)
+def test_a_planted_fault_is_found_in_other_tasks_too(name: str, batch: Batch):
     fault = USAGE_FAULTS[name]
     with pytest.raises(CallingFailure) as caught:
-        called(Subject(fault.implementation("loss"), "cpu"), TURNED, way_of(fault))
+        called(Subject(fault.implementation("loss"), "cpu"), batch, way_of(fault))
     assert (caught.value.stage, caught.value.clause) == ("calling", fault.clause)
 
 
