@@ -39,6 +39,8 @@ SETTINGS = {
     "list(head.strides)": ("stride", "strides", "fpn_strides"),
 }
 """Expression for each setting, and names of constructor parameters that mean it."""
+GAINS = {name: f"numbers.{name}_gain" for name in ("box", "cls", "dfl")}
+"""Expression for each gain by a short name, which means a gain only beside the other two."""
 PREDICTIONS = ("preds", "predictions", "feats", "feature_maps", "outputs", "pred", "p", "x")
 ANNOTATIONS = ("batch", "targets", "annotations", "labels", "target", "gt")
 SHAPES = {
@@ -231,8 +233,9 @@ def _made(target: Target, missing: list[str]) -> str:
 
 def _settings(parameters: Sequence[Parameter], missing: list[str], kind: str) -> list[str]:
     arguments = []
+    gains = GAINS if GAINS.keys() <= {parameter.name for parameter in parameters} else {}
     for parameter in parameters:
-        meaning = _meaning(parameter.name, SETTINGS)
+        meaning = gains.get(parameter.name) or _meaning(parameter.name, SETTINGS)
         if meaning is not None:
             arguments.append(f"{parameter.name}={meaning}")
         elif parameter.required:

@@ -15,6 +15,7 @@ from tal_conformance.commands.adapter_text import AdapterText, adapter_texts
 from tal_conformance.commands.program import CommandError, prepare_judging
 from tal_conformance.commands.results import failure_fields, set_result
 from tal_conformance.core.files import write_atomically
+from tal_conformance.core.progress import Advance, progress
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.inspection import inspected
@@ -36,12 +37,14 @@ class Trial:
         conforming: number of batches on which the adapter conforms.
         differing: the first failure of a batch on which the adapter returned a result, or None.
         failing: the first failure of a batch on which the adapter raised, or the reason why it could not be loaded.
+        failing_batch: the batch of `failing` in words, or None.
         raised: number of batches on which the adapter raised.
     """
 
     conforming: int = 0
     differing: Failure | None = None
     failing: str | None = None
+    failing_batch: str | None = None
     raised: int = 0
 
 
@@ -85,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
         conforming=trial.conforming,
         raised=trial.raised,
         failing=trial.failing,
+        failing_batch=trial.failing_batch,
         differing=None if trial.differing is None else failure_fields(trial.differing),
         next=_command(f"{file}:{text.adapter}").strip(),
     )
@@ -98,6 +102,8 @@ def report(file: Path, text: AdapterText, trial: Trial) -> list[str]:
     if trial.failing is not None:
         batches = f" on {trial.raised} of {BATCHES} batches" if trial.raised else ""
         lines.append(f"failed{batches}: {trial.failing}")
+    if trial.failing_batch is not None:
+        lines.append(f"  batch {trial.failing_batch}")
     if trial.differing is not None:
         lines += [
             f"differs: {line}" if at == 0 else line
@@ -122,13 +128,14 @@ def _command(name: str) -> str:
 def _best(texts: Sequence[AdapterText], file: Path) -> tuple[AdapterText, Trial]:
     """Try the adapters; return the adapter with most conforming batches (on a tie, fewest errors), and its trial."""
     best: tuple[AdapterText, Trial] | None = None
-    for text in texts:
-        ast.parse(text.source)
-        trial = _tried(text, file)
-        if best is None or _rank(trial) > _rank(best[1]):
-            best = text, trial
-        if trial.conforming == BATCHES:
-            break
+    with progress("Trying the adapter", BATCHES * len(texts)) as advance:
+        for text in texts:
+            ast.parse(text.source)
+            trial = _tried(text, file, advance)
+            if best is None or _rank(trial) > _rank(best[1]):
+                best = text, trial
+            if trial.conforming == BATCHES:
+                break
     assert best is not None
     return best
 
@@ -137,7 +144,7 @@ def _rank(trial: Trial) -> tuple[int, int]:
     return trial.conforming, -trial.raised if trial.failing is None or trial.raised else -BATCHES - 1
 
 
-def _tried(text: AdapterText, file: Path) -> Trial:
+def _tried(text: AdapterText, file: Path, advance: Advance) -> Trial:
     """Judge an adapter in a worker process, from a temporary file beside `file`, and return the result."""
     with TemporaryDirectory(prefix=".tal-conformance-", dir=file.resolve().parent) as folder:
         draft = Path(folder) / file.name
@@ -148,23 +155,26 @@ def _tried(text: AdapterText, file: Path) -> Trial:
         except (UnknownImplementation, ProtocolViolation) as error:
             return Trial(failing=" ".join(str(error).replace(str(draft), str(file)).split()))
         try:
-            return _judged(Subject(implementation, "cpu"))
+            return _judged(Subject(implementation, "cpu"), advance)
         finally:
             implementation.adapter.worker.close()
 
 
-def _judged(subject: Subject) -> Trial:
-    conforming, raised, differing, failing = 0, 0, None, None
+def _judged(subject: Subject, advance: Advance) -> Trial:
+    conforming, raised, differing, error = 0, 0, None, None
     for recipe in trial_recipes():
         try:
             judge_against_reference(subject, recipe.build(), judge=judge_any)
             conforming += 1
         except Failure as failure:
             if failure.verdict is Verdict.ERROR:
-                raised, failing = raised + 1, failing or failure.summary
+                raised, error = raised + 1, error or failure
             else:
                 differing = differing or failure
-    return Trial(conforming, differing, failing, raised)
+        advance()
+    if error is None:
+        return Trial(conforming, differing)
+    return Trial(conforming, differing, error.summary, f"{error.batch.id}: {error.batch.describe()}", raised)
 
 
 def trial_recipes() -> tuple[Recipe, ...]:

@@ -8,6 +8,7 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.files import default_report_dir
 from tal_conformance.core.outcome import Outcome
+from tal_conformance.core.progress import no_progress, progress
 from tal_conformance.core.verdicts import Divergence, Judgement, State, Value, Verdict
 from tal_conformance.doctor.finding import worst_line
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
@@ -74,18 +76,26 @@ def run(options: argparse.Namespace) -> int:
         )
     if not options.offline:
         replay.find_implementations()
-    for name in options.case:
-        try:
-            files = case_files(Path(name))
-        except CommandError as error:
-            replay.report_missing(error)
-            continue
-        for path in files:
-            replay.judge_case(path)
+    found = [entry for name in options.case for entry in _case_files_or_error(name)]
+    with progress("Judging cases", len(found)) if len(found) > 1 else nullcontext(no_progress) as advance:
+        for entry in found:
+            if isinstance(entry, CommandError):
+                replay.report_missing(entry)
+            else:
+                replay.judge_case(entry)
+            advance()
     if len(replay.cases) > 1:
         say(replay.verdicts())
     set_result(cases=replay.cases, problems=replay.problems)
     return replay.status
+
+
+def _case_files_or_error(name: str) -> Sequence[Path | CommandError]:
+    """Return the case files that an argument names, or the error if there are none."""
+    try:
+        return case_files(Path(name))
+    except CommandError as error:
+        return [error]
 
 
 class CannotReplay(Exception):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tal_reports.analysis.case_index import NAME as INDEX
 from tal_reports.log.reader import Log, LogError, TestCount, is_readable, read_log, valid_lines
 from tal_reports.log.writer import MAIN, RunLog
 from tal_reports.text import counted
@@ -262,6 +263,8 @@ def _copy_files(shard: Shard, merged: RunLog) -> None:
     folder, into = shard.log.folder, merged.folder
     cases = folder / "cases"
     for path in filter(_is_plain, sorted(cases.iterdir()) if cases.is_dir() else ()):
+        if path.name == INDEX:  # the merged run gets a table of its own
+            continue
         copy = into / "cases" / path.name
         if not copy.exists():
             shutil.copyfile(path, copy)

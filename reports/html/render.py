@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tal_reports.analysis.case_index import write_case_index
 from tal_reports.analysis.history import (
     comparable,
     entry_of,
@@ -34,7 +35,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
-    """Read the log of a finished or killed run, and write its report.html and summary.json.
+    """Read the log of a finished or killed run, and write its report.html, summary.json and table of cases.
 
     The run is compared with the last comparable entry of `history.jsonl` beside its folder. A finished run is added to
     that history, unless it judged case files: their results say nothing about the failure rate of generated batches.
@@ -59,6 +60,9 @@ def render(run_dir: Path | str, into: Path | str | None = None) -> Path:
     known = read_history(history)
     entries = [*comparable(known, entry), entry]
     write_whole(path, html_of(page_of(log, summary, entries, with_power(known, entry))))
+    if into is None:
+        with suppress(OSError):  # the report is complete without the table
+            write_case_index(log, folder)
     if into is None and not repeats(log):
         whole = all(is_complete(line) for line in summary["implementations"])
         with suppress(OSError):  # the report is complete without the history

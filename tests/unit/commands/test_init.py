@@ -1,6 +1,7 @@
 """`tal-conformance init` recognises assigners and losses, fills in an adapter, and never overwrites a file."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,19 @@ def test_a_function_is_called_with_its_settings(mine: Callable[[str], Target], t
     assert "under_test(feats=predictions, targets=rows, nc=head.classes, reg_max=head.reg_max)" in text.source
 
 
+def test_short_names_mean_gains_only_together(mine: Callable[[str], Target], tmp_path: Path):
+    target = mine("function")
+    parameters = {name: Parameter(name, required=True, keyword_only=False) for name in ("box", "cls", "dfl")}
+    for names, line in (
+        (("box", "cls", "dfl"), "box=numbers.box_gain, cls=numbers.cls_gain, dfl=numbers.dfl_gain"),
+        (("cls",), "cls=None"),
+    ):
+        call = (*target.call, *(parameters[name] for name in names))
+        text = adapter_texts(replace(target, call=call), "detect", tmp_path / "adapter.py")[0]
+        assert line in text.source
+        assert bool(text.missing) == (names == ("cls",))
+
+
 def test_another_function_is_neither_assigner_nor_loss(mine: Callable[[str], Target], tmp_path: Path):
     with pytest.raises(ValueError, match="takes x: expected an assigner, with parameters such as pd_scores"):
         adapter_texts(mine("neither"), "detect", tmp_path / "adapter.py")
@@ -146,6 +160,7 @@ def test_an_existing_file_is_not_overwritten(
             ["failed on 10 of 10 batches: raised TypeError: no k", "0 of 10 batches conform"],
         ),
         (Trial(failing="importing it raised ImportError"), ["failed: importing it raised ImportError"]),
+        (Trial(failing="raised", failing_batch="abc: 1 image", raised=1), ["  batch abc: 1 image"]),
     ],
 )
 def test_the_report_says_what_is_missing(
