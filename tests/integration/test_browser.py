@@ -172,7 +172,10 @@ def here(page: Any) -> str:
 def test_pointing_at_an_anchor_explains_its_assignment(open_page: Open):
     with open_page("one") as page:
         picture = page.locator(".picture").first
-        assert "walk with the arrow keys" in here(page)
+        assert "Anchor 6" in here(page)  # the ringed anchor is explained at once
+        assert picture.locator("svg .here").get_attribute("cx") == "20"
+        picture.locator('.spots circle[data-a="5"]').hover()
+        assert "Anchor 5" in here(page)
         picture.locator('.spots circle[data-a="6"]').hover()
         assert "GT 1 overlaps it most, u 0.64, 0.23 more than GT 0, and wins (TAL-CONF-1)." in here(page)
         assert "The implementation differs: GT 0 with weight 0.7." in here(page)
@@ -199,12 +202,12 @@ def test_arrow_keys_walk_through_the_anchors(open_page: Open):
         for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowRight", "ArrowLeft"):
             page.keyboard.press(key)
             said.append(here(page).split()[1])
-        assert said == ["5", "6", "15", "5", "15"]
+        assert said == ["15", "5", "6", "15", "6"]  # from the ringed anchor 6
         page.locator(".picture svg").first.evaluate("one => one.blur()")
     with open_page("one") as page:
         page.locator(".picture svg").first.focus()
         page.keyboard.press("ArrowUp")
-        assert here(page).split()[1] == "15"
+        assert here(page).split()[1] == "5"
 
 
 def test_the_same_words_are_there_without_scripts(open_page: Open):

@@ -193,6 +193,11 @@ function viewer(picture) {
       pin(spots[at < 0 ? (step > 0 ? 0 : spots.length - 1) : (at + spots.length + step) % spots.length]);
     }
   });
+  const ringed = svg.querySelector(".m.focus circle");
+  const first = ringed && spots.find((spot) => ["cx", "cy"].every((name) => spot.getAttribute(name) === ringed.getAttribute(name)));
+  if (first) {
+    pin(first);
+  }
 }
 
 // Only when the card is opened, so that a page with hundreds of cards loads quickly.
