@@ -160,7 +160,7 @@ OF_CALLS = ("calling", "calling_slowly", "state")
 OF_DEVICES = ("made_on_the_device", "as_on_the_cpu")
 """Checks of an implementation on a simulated or a real CUDA device."""
 
-OF_HEADS = ("class_weights", "rows_in_any_order", "as_many_anchors_as_k")
+OF_HEADS = ("class_weights", "rows_in_any_order", "as_many_anchors_as_k", "heads", "trained_logits")
 """Checks that `STRATEGIES` does not name, and whose strategies end-to-end heads have too."""
 
 CALLED_WITH_BRANCHES = end_to_end(CALLED)
@@ -182,7 +182,7 @@ STRATEGIES_BY_TASK = {
     | dict.fromkeys(OF_CALLS, CALLED_TURNED)
     | dict.fromkeys(OF_DEVICES, turned(st.one_of(*LOSS_STRATEGIES.values()))),
     E2E.name: end_to_end_strategies(STRATEGIES | {name: TURNABLE[name] for name in OF_HEADS})
-    | {"relation": end_to_end(RELATABLE)}
+    | {"relation": end_to_end(RELATABLE), "fewer_anchors_than_k": end_to_end(TOO_SMALL)}
     | dict.fromkeys(OF_CALLS, CALLED_WITH_BRANCHES)
     | dict.fromkeys(OF_DEVICES, end_to_end(st.one_of(*LOSS_STRATEGIES.values()))),
     POSE.name: posed_strategies(WITH_PARTS),

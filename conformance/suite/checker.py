@@ -157,7 +157,7 @@ class Checker(BatchChecker):
             if self._settled(batch, failure, began) is not None:
                 return
             # With fewer anchors than k there is no assignment to draw.
-            failure.pictured = stage != StageName.TOP_K
+            failure.pictured = not stage.endswith(StageName.TOP_K)
             self._pass_on(batch, failure.verdict, None, began, failure)
             self._fail(failure)
             if self.shrinking is not None:

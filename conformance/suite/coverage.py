@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from tal_conformance.batches.hazards import HAZARDS
+from tal_conformance.core.task import E2E
 
 ALWAYS = "every batch"
 TRUTHS = "a batch with ground truths"
@@ -55,6 +56,9 @@ of the specification and of `judgement.non_finite`."""
 
 OPTIONAL = frozenset({"shuffled_rows", "uneven_exponents"})
 """Hazards that no batch has for the newest dialect, or for an implementation without a method `assign`."""
+IMPOSSIBLE = {E2E.name: frozenset({"k_above_13", "k_above_32", "not_finite"})}
+"""Hazards of detection that no batch of another task has: end-to-end losses fix k (E2E-2), and non-finite predictions
+of their heads are not judged."""
 RARE = frozenset(
     {
         "images_above_64",

@@ -21,7 +21,7 @@ from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.known_issues.ledger import BUNDLED, InvalidLedger, KnownIssue, read_ledger
 from tal_conformance.known_issues.standing import Standing, standings
 from tal_conformance.suite.checker import Checker
-from tal_conformance.suite.coverage import OPTIONAL, loose_bounds, missing_hazards
+from tal_conformance.suite.coverage import IMPOSSIBLE, OPTIONAL, loose_bounds, missing_hazards
 from tal_conformance.suite.options import (
     against,
     report_dir,
@@ -281,7 +281,8 @@ def note_unreached_hazards(run: SessionState) -> None:
     for task in run.tasks:
         if task != DETECT.name:
             reached = _batches_of(run, task).hazards
-            missing = [name for name in MEANINGS_BY_TASK[task] if not reached[name] and name not in OPTIONAL]
+            excluded = OPTIONAL | IMPOSSIBLE.get(task, frozenset())
+            missing = [name for name in MEANINGS_BY_TASK[task] if not reached[name] and name not in excluded]
             if missing:
                 reason = f"task {task}: hazards that no batch had: {', '.join(missing)}"
                 run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
