@@ -40,9 +40,9 @@ from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.non_finite import is_finite, judge_any
+from tal_conformance.judgement.non_finite import judge_any
 from tal_conformance.judgement.remarks import remarks_on
-from tal_conformance.pictures.picture import failure_picture, picture
+from tal_conformance.pictures.picture import can_be_drawn, failure_picture, picture
 from tal_reference import Dialect, parse
 from tal_reports import write_picture
 from tal_text import say, warn
@@ -307,8 +307,8 @@ def dialect_of(stored: StoredOutcome, path: Path) -> Dialect:
 def picture_of(
     batch: Batch, dialect: Dialect, outcome: Outcome, judgement: Judgement | None
 ) -> dict[str, Any] | None:
-    """Return the data of an outcome's picture for the report, or None if a prediction is not finite."""
-    return picture(batch, dialect, outcome.assignment, judgement) if is_finite(batch) else None
+    """Return the data of an outcome's picture for the report, or None if the batch cannot be drawn."""
+    return picture(batch, dialect, outcome.assignment, judgement) if can_be_drawn(batch) else None
 
 
 def judge_stored(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Replayed:

@@ -121,8 +121,18 @@ class Batch:
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:
         """Rows and columns of each level."""
-        levels = self.feature_maps[: len(self.head.strides)]
-        return tuple((level.shape[2], level.shape[3]) for level in levels)
+        return tuple((level.shape[2], level.shape[3]) for level in self.levels)
+
+    @property
+    def levels(self) -> tuple[Tensor, ...]:
+        """The feature maps of the levels, one for each stride; with branches, those of the first one."""
+        return self.feature_maps[: len(self.head.strides)]
+
+    @property
+    def named_maps(self) -> list[tuple[str, Tensor]]:
+        """Name and values of every feature map: "stride 8", "stride 8 of one2one" or "prototypes"."""
+        names = self.family.map_names(self.head)
+        return list(zip(names, self.feature_maps, strict=True))
 
     @property
     def size(self) -> tuple[int, int]:

@@ -172,6 +172,15 @@ class Task:
         """Head fields of the whole image, in the order of their feature maps."""
         return tuple(field for field in self.fields if field.place == "image")
 
+    def map_names(self, head: "Head") -> list[str]:
+        """Return the name of every feature map: "stride 8", "stride 8 of one2one" or "prototypes"."""
+        of_levels = [
+            f"stride {stride:g}{f' of {branch}' if branch else ''}"
+            for branch in self.branches
+            for stride in head.strides
+        ]
+        return of_levels + [field.quantity for field in self.image_fields]
+
     def map_count(self, head: "Head") -> int:
         """Return the number of feature maps: one for each level of each branch, then one for each image field."""
         return len(head.strides) * len(self.branches) + len(self.image_fields)

@@ -69,10 +69,7 @@ class Inputs:
     @property
     def levels(self) -> list[str]:
         """Name of every feature map in messages, such as "stride 8" or "stride 8 of one2one"."""
-        strides, branches = self.content.head.strides, TASKS[self.content.task].branches
-        return [
-            f"stride {stride}{f' of {branch}' if branch else ''}" for branch in branches for stride in strides
-        ] + self.image_maps
+        return TASKS[self.content.task].map_names(self.content.head)
 
     @property
     def image_maps(self) -> list[str]:

@@ -16,9 +16,9 @@ def remarks_on(batch: Batch) -> list[str]:
 def non_finite_remark(batch: Batch) -> str:
     """Return a sentence with the number of anchors with a non-finite prediction, by level; "" if there are none."""
     levels = []
-    for stride, level in zip(batch.head.strides, batch.feature_maps, strict=True):
+    for name, level in batch.named_maps:
         finite = level.isfinite().all(1)  # (B, H, W)
-        levels.append((int((~finite).sum()), finite.numel(), f"stride {stride:g}"))
+        levels.append((int((~finite).sum()), finite.numel(), name))
     affected = sum(wrong for wrong, _, _ in levels)
     if not affected:
         return ""

@@ -6,15 +6,16 @@ import torch
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import CheckedAssignment
-from tal_conformance.core.task import DETECT
+from tal_conformance.core.task import DETECT, POSE, SEGMENT
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.judgement.failure import Failure
 from tal_conformance.judgement.non_finite import is_finite
 from tal_conformance.pictures.trace import ImageTrace, trace_as_dict
 from tal_reference import Dialect
 
-LAYERS_BY_TASK = {DETECT.name: trace_as_dict}
-"""The function that returns the data of an image's picture, for every task whose boxes are drawn."""
+LAYERS_BY_TASK = dict.fromkeys((DETECT.name, POSE.name, SEGMENT.name), trace_as_dict)
+"""The function that returns the data of an image's picture, for every task whose boxes are drawn. Keypoints and masks
+are not drawn."""
 
 
 def picture(
@@ -43,15 +44,16 @@ def picture(
 
 
 def failure_picture(failure: Failure) -> dict[str, Any] | None:
-    """Return the data of a failure's picture; None if the failure cannot be drawn, or predictions are not finite.
-
-    Rotated boxes are not drawn.
-    """
-    has_picture = failure.batch.task in LAYERS_BY_TASK
-    if not (has_picture and failure.pictured and is_finite(failure.batch)):
+    """Return the data of a failure's picture; None if the failure cannot be drawn."""
+    if not (failure.pictured and can_be_drawn(failure.batch)):
         return None
     dialect = failure.subject.implementation.dialect
     return picture(failure.batch, dialect, failure.assignment, failure.judgement)
+
+
+def can_be_drawn(batch: Batch) -> bool:
+    """Return True if the boxes of the batch's task are drawn, and its predictions are finite."""
+    return batch.task in LAYERS_BY_TASK and is_finite(batch)
 
 
 def _differing_anchors(trace: ImageTrace, assignment: CheckedAssignment) -> list[int]:

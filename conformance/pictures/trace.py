@@ -312,7 +312,7 @@ def trace_as_dict(
         "height": height,
         "levels": [
             {"stride": stride, "rows": level.shape[2], "columns": level.shape[3]}
-            for stride, level in zip(batch.head.strides, batch.feature_maps, strict=True)
+            for stride, level in zip(batch.head.strides, batch.levels, strict=True)
         ],
         "truths": [
             {"box": box, "label": label, "real": real}

@@ -231,7 +231,7 @@ def static_choice(trace: ImageTrace) -> dict[str, Any] | None:
     A ground truth has positives at every level with an anchor box of similar shape: the cell that contains its centre,
     and the two nearest neighbours of that cell. They depend neither on scores nor on predicted boxes.
     """
-    levels = list(zip(trace.batch.head.strides, trace.batch.feature_maps, strict=True))
+    levels = list(zip(trace.batch.head.strides, trace.batch.levels, strict=True))
     if any(stride not in ANCHOR_BOXES for stride, _ in levels):
         return None
     cells = []
