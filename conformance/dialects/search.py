@@ -26,6 +26,7 @@ from tal_conformance.dialects.observations import (
     READING,
     RETURNED,
     UNDECIDED,
+    Key,
     Observations,
     key_of,
     size_of,
@@ -33,6 +34,8 @@ from tal_conformance.dialects.observations import (
 from tal_conformance.dialects.resemblance import Resemblance
 from tal_reference import ARTICLE, CHOICES, DIALECTS, NEWEST, Dialect
 from tal_reference.choices import differences
+from tal_reference.dialect import OverlapsCompared
+from tal_reference.variations import Contested
 
 PROBES = 48
 """Number of batches in the first sample to be explained; official dialects are ranked on half of it."""
@@ -42,6 +45,9 @@ BASES = 3
 """Number of similar official dialects to whose values needless choices are reset."""
 STARTS = 2
 """Number of official dialects from which the search starts, one after another, until all is explained."""
+NEARLY_ALL = 0.95
+"""Share of the batches that a dialect must explain for the search not to start from another official dialect: the rest
+is more likely a fault that no choice describes than a reason to start again."""
 STUCK = 2
 """Number of times that the sample grows without an improvement before the search ends."""
 MISSING = 8
@@ -64,6 +70,16 @@ _NUMBERS: dict[str, tuple[float, ...]] = {
     "topk2_offset": (0, 1),
 }
 """Values that are tried for choices that are numbers, where they are not 0 and 1."""
+_EVERYWHERE: Move = {"overlaps_compared": OverlapsCompared.EVERYWHERE, "contested": Contested.OVERLAP}
+JOINT: tuple[Move, ...] = (
+    _EVERYWHERE | {"metric_masked": True},
+    _EVERYWHERE | {"contested": Contested.CLAIMANTS},
+    _EVERYWHERE | {"contested": Contested.CLAIMANTS, "metric_masked": True},
+    _EVERYWHERE | {"contested": Contested.CLAIMANTS, "at_least_one": True},
+    _EVERYWHERE | {"at_least_one": True},
+)
+"""Changes of several choices that are tried as one: `metric_masked` and `at_least_one` have no effect unless overlaps
+are computed off candidates too, and without them, that may explain less than before."""
 
 
 def values_of(name: str) -> list[Any]:
@@ -87,6 +103,12 @@ def moves_from(dialect: Dialect) -> list[Move]:
     ]
 
 
+def joint_moves(dialect: Dialect) -> list[Move]:
+    """Return the changes of `JOINT` that change several choices of a dialect."""
+    changes = [{k: v for k, v in move.items() if getattr(dialect, k) != v} for move in JOINT]
+    return [move for move in changes if len(move) > 1]
+
+
 class OutOfTimeError(Exception):
     """Error: the search has used up its budget of processor time."""
 
@@ -106,6 +128,7 @@ class Search:
         self.observations, self.recipes = observations, recipes
         self.extended(seconds)
         self.best, self.tried = NEWEST, 0
+        self._passed: set[Key] = set()
         self.resemblance = Resemblance(observations)
         self.reads_rows = "loss" in observations.implementation.capabilities
         outcomes = (observations.observed(recipe, NEWEST).outcome for recipe in self.spread(FEW))
@@ -181,7 +204,7 @@ class Search:
                     self.best, self.spread(PROBES)
                 ):
                     self.best = dialect
-                if explained:
+                if explained or self.explains_nearly_all(dialect):
                     break
             self.best = self.without_needless(self.best)
         except OutOfTimeError:
@@ -204,6 +227,11 @@ class Search:
                 break
             sample = [*sample, *missing]
         return dialect, not self.first_missing(dialect, known=set())
+
+    def explains_nearly_all(self, dialect: Dialect) -> bool:
+        """Return True if a dialect explains at least the share `NEARLY_ALL` of the batches that can be explained."""
+        explained = [self.conforming(r, dialect) for r in self.recipes if self.can_be_explained(r, dialect)]
+        return sum(explained) >= NEARLY_ALL * len(explained)
 
     def first_missing(self, dialect: Dialect, known: set[Recipe]) -> list[Recipe]:
         """Return up to `MISSING` recipes of the search, not in `known`, that a dialect does not explain.
@@ -260,9 +288,12 @@ class Search:
     def explain(self, dialect: Dialect, sample: Sequence[Recipe], first: bool = True) -> Dialect:
         """Change choices of a dialect as long as it explains more of the sample, and return the dialect.
 
-        The argument `first` is that of `explained_from`.
+        A dialect that was left is not tried again: gains are measured on unexplained batches of a sample, so each of
+        two dialects may seem better than the other. The argument `first` is that of `explained_from`.
         """
+        self._passed = set()
         while unexplained := self.unexplained(dialect, sample):
+            self._passed.add(key_of(dialect))
             better = self.improved(dialect, unexplained)
             if better is None:
                 return dialect
@@ -291,12 +322,13 @@ class Search:
         return None
 
     def moves_from(self, dialect: Dialect) -> list[Move]:
-        """Return every change of one choice of a dialect that the implementation can make.
+        """Return every change of one choice of a dialect that the implementation can make, and those of `JOINT`.
 
         An implementation without a loss does not read annotation rows. A dialect that reads the rows differently leads
         to other inputs, perhaps without any candidate, on which every assigner agrees.
         """
-        return [move for move in moves_from(dialect) if self.reads_rows or not move.keys() & set(READING)]
+        moves = [*moves_from(dialect), *joint_moves(dialect)]
+        return [move for move in moves if self.reads_rows or not move.keys() & set(READING)]
 
     def likely(self, dialect: Dialect, moves: Sequence[Move], unexplained: Sequence[Recipe]) -> list[Move]:
         """Return the `moves` (changes of choices) that concern the assignment if it diverges, else the loss.
@@ -342,7 +374,8 @@ class Search:
         self, dialect: Dialect, moves: Iterable[Move], unexplained: Sequence[Recipe]
     ) -> Dialect | None:
         """Return the dialect changed by the best move; None if no move explains more than before."""
-        candidates, promising = list(self.changed(dialect, moves)), []
+        promising: list[Dialect] = []
+        candidates = [d for d in self.changed(dialect, moves) if key_of(d) not in self._passed]
         if len(candidates) > SIMILAR:
             few = self.representative(dialect, unexplained, FEW)
             candidates = self.most_similar(candidates, few)[:SIMILAR]

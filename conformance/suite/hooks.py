@@ -3,7 +3,7 @@
 import gc
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,6 +74,8 @@ from tal_conformance.suite.terminal_output import (
     end_progress,
     hidden_sentence,
     hide_paths,
+    is_brief,
+    selects_suite_alone,
     shrinking_sentence,
 )
 from tal_reports import RunLog, read_log, terminal_table
@@ -198,8 +200,16 @@ def pytest_keyboard_interrupt() -> None:
     lost_interrupts.forget()
 
 
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Return the header lines: implementations, devices, profile and seed."""
+@pytest.hookimpl(wrapper=True)
+def pytest_report_header(config: pytest.Config) -> Generator[None, list[Any], list[Any]]:
+    """Return the header lines of a run: its own alone, if only tests of the suite are selected, without -v."""
+    others = yield
+    lines = header_lines(config)
+    return [lines] if lines and is_brief(config) and selects_suite_alone(config) else [*others, lines]
+
+
+def header_lines(config: pytest.Config) -> list[str]:
+    """Return the header lines of a run: implementations, devices, profile and seed."""
     run = config.stash.get(RUN, None)
     if run is None:
         return []

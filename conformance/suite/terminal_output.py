@@ -30,9 +30,13 @@ def is_brief(config: pytest.Config) -> bool:
 def hide_paths(config: pytest.Config) -> None:
     """Print the progress of tests without a line for each file, if only tests of the suite are selected."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
-    own = all(_is_of_suite(argument, config) for argument in config.args)
-    if reporter is not None and own and config.getoption("verbose") == 0:
+    if reporter is not None and selects_suite_alone(config) and config.getoption("verbose") == 0:
         reporter.showfspath = False
+
+
+def selects_suite_alone(config: pytest.Config) -> bool:
+    """Return True if pytest's arguments select tests of the suite only."""
+    return all(_is_of_suite(argument, config) for argument in config.args)
 
 
 def end_progress(config: pytest.Config) -> None:

@@ -6,6 +6,9 @@ the remaining models match predictions and ground truths one to one.
 
 Ground truths are padded and have no mask: the package treats a row that overlaps no box as padding. The package's
 total is the sum of the terms, not multiplied by the number of images, and so is this adapter's.
+
+The package places anchors at whole pixels, half a stride rounded down from the corner of a cell. That is the centre of
+the cell for even strides alone; the adapter does not support others.
 """
 
 import importlib
@@ -36,6 +39,16 @@ class LibreYOLO:
         self._module = importlib.import_module(LOSS)
         # only the most recent criterion: a run uses thousands of heads
         self._criterion = lru_cache(maxsize=1)(self._new_criterion)
+
+    def supports(self, head: Head, hyperparameters: Hyperparameters) -> bool | str:
+        """Return True, or the reason why the package does not support a head with hyperparameters."""
+        if head.reg_max == 1:  # distances are always distributions
+            return f"libreyolo {self.version} does not support a head with reg_max 1 (DEC-1)"
+        if any(stride % 2 for stride in head.strides):
+            return f"libreyolo {self.version} does not support odd strides (ANC-1)"
+        if hyperparameters.effective_topk2 is not None:
+            return f"libreyolo {self.version} does not support topk2 (TAL-CONF-2)"
+        return True
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Return the assignment of the package's assigner for inputs that the suite decoded."""
@@ -84,14 +97,11 @@ class LibreYOLO:
         """Raise for heads and hyperparameters that the package does not support.
 
         Raises:
-            NotImplementedError: R = 1 (distances are always distributions), or topk2 is set.
+            NotImplementedError: as `supports`.
         """
-        if head.reg_max == 1:
-            raise NotImplementedError(
-                f"libreyolo {self.version} does not support a head with reg_max 1 (DEC-1)"
-            )
-        if hyperparameters.effective_topk2 is not None:
-            raise NotImplementedError(f"libreyolo {self.version} does not support topk2 (TAL-CONF-2)")
+        reason = self.supports(head, hyperparameters)
+        if isinstance(reason, str):
+            raise NotImplementedError(reason)
 
     def _new_criterion(
         self, head: Head, hyperparameters: Hyperparameters, size: tuple[int, int], device: torch.device

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from tests.common import run_logs as factory
 
+from tal_conformance.core.files import REPOSITORY
+from tal_conformance.suite import hooks
 from tal_conformance.suite.terminal_output import (
     HIDDEN,
     LOGGED,
@@ -28,6 +30,27 @@ def report(nodeid: str = SUITE, logged: bool = False) -> Any:
 def config(**options: Any) -> Any:
     values = {"verbose": 0, "tbstyle": "auto"} | options
     return SimpleNamespace(getoption=values.get, stash=pytest.Stash())
+
+
+@pytest.mark.parametrize(
+    ("options", "argument", "expected"),
+    [
+        ({}, "conformance", [["conformance: mine"]]),
+        ({"verbose": 1}, "conformance", [["plugins: many"], ["conformance: mine"]]),
+        ({}, "tests", [["plugins: many"], ["conformance: mine"]]),
+    ],
+)
+def test_the_header_of_a_run_has_its_own_lines_alone(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], argument: str, expected: list[list[str]]
+):
+    monkeypatch.setattr(hooks, "header_lines", lambda _: ["conformance: mine"])
+    given = config(**options)
+    given.args, given.invocation_params = [argument], SimpleNamespace(dir=REPOSITORY)
+    steps = hooks.pytest_report_header(given)
+    next(steps)
+    with pytest.raises(StopIteration) as ended:
+        steps.send([["plugins: many"]])
+    assert ended.value.value == expected
 
 
 def stats() -> dict[str, list[Any]]:
