@@ -49,6 +49,10 @@ CLOSE_OVERLAPS = (
 EXPONENTS = (
     "official losses have alpha and beta built in, so that only the check of assigners draws other exponents"
 )
+ONE_SEQUENCE = (
+    "moves the loss by less than the hidden weights can, which the roundings of hidden boxes to 16 bits move; weights "
+    "that follow one sequence of roundings for all boxes would expose it, instead of the hull of all sequences"
+)
 OPEN: dict[str, dict[str, str]] = {
     HIDDEN: {
         "zeros_do_not_compete": "seen only where a ground truth whose score underflows to zero wins an anchor from "
@@ -62,11 +66,12 @@ OPEN: dict[str, dict[str, str]] = {
         "score_sum_in_16_bits": "N is known to the rounding of the class gradients, which have 16 bits themselves",
         "distance_targets_in_16_bits": "the weights are known to the rounding of the class gradients, and move DFL as "
         "far as its targets do",
+        "sums_in_16_bits": ONE_SEQUENCE,
+        "weights_in_16_bits": ONE_SEQUENCE,
     },
     f"{HIDDEN}, autocast-bfloat16": {
         "alpha_differentiated": GRADIENT_BOUND,
         "shape_penalty_without_gradient": GRADIENT_BOUND,
-        "weights_in_16_bits": "the class gradients, which tell the weights, have 16 bits themselves",
         "contested_by_metric": CLOSE_OVERLAPS,
         "contested_by_unmasked_overlap": CLOSE_OVERLAPS,
     },
