@@ -364,7 +364,9 @@ def _check_keypoints(head: Head, task: Task) -> None:
     if (head.keypoints is not None) != task.has_keypoints:
         expected = "the number of keypoints, such as (17, 3)" if task.has_keypoints else "None"
         raise ValueError(f"head.keypoints is {head.keypoints!r}; task {task.name!r} expects {expected}")
-    sigmas = head.keypoint_sigmas or ()
+    sigmas = head.keypoint_sigmas
+    if sigmas is None:  # no tensor for nothing: most heads have no keypoints
+        return
     for number, (sigma, stored) in enumerate(zip(sigmas, torch.tensor(sigmas).tolist(), strict=True)):
         if sigma != stored:
             raise ValueError(

@@ -42,17 +42,18 @@ def judge_assignment(
         return False
     hidden = outcome.from_loss and not outcome.exposes_inputs  # the loss decoded the batch itself
     judge = OutputsJudge if assignment.stages is None else StagesJudge
-    for image, truths in enumerate(expected.counts):
-        if undefined[image]:
-            continue
+    judged = [image for image, nothing in enumerate(undefined.tolist()) if not nothing]
+    errors = dict(enumerate(expected.input_errors)) if hidden else None
+    oracles = expected.images([image for image in judged if expected.counts[image]], inputs, errors)
+    for image in judged:
+        truths = expected.counts[image]
         judge_padding(judgement, assignment, image, truths)
         if not truths:
             judge_background(judgement, assignment, image)
             continue
-        errors = expected.input_errors[image] if hidden else None
-        known = expected.image(image, inputs, errors)
+        known = oracles[image]
         judgement.uniqueness = least_unique(judgement.uniqueness, known.uniqueness)
-        truth_error = None if errors is None else errors.truths
+        truth_error = None if errors is None else errors[image].truths
         judge(judgement, assignment, inputs, image, truths, known, truth_error, expected.dialect).judge()
     return True
 

@@ -60,10 +60,9 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
     """
     loss, batch, own = outcome.loss, expected.batch, expected.assignment
     assert loss is not None
-    oracles = [
-        expected.image(image, outcome.inputs, expected.input_errors[image]) if count else None
-        for image, count in enumerate(expected.counts)
-    ]
+    with_truths = [image for image, count in enumerate(expected.counts) if count]
+    known = expected.images(with_truths, outcome.inputs, dict(enumerate(expected.input_errors)))
+    oracles = [known.get(image) for image in range(batch.images)]
     uniqueness = (oracle.uniqueness for oracle in oracles if oracle is not None)
     judgement.uniqueness = least_unique(judgement.uniqueness, *uniqueness)
     judge_background_gradients(judgement, batch, loss, oracles)

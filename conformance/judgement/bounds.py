@@ -276,8 +276,20 @@ def gradient_range(
     """
     signs = CORNERS.to(predicted)[:, None]  # (16, 1, 4)
     far = predicted + signs * edge_error  # (16, P, 4)
-    past = torch.nextafter(target.expand_as(far), signs * torch.inf)  # (16, P, 4)
-    near = torch.where((target - predicted).abs() <= edge_error, past, far)  # (16, P, 4)
-    moved = torch.cat((predicted[None], far, near)).detach().requires_grad_()  # (33, P, 4)
-    (gradients,) = torch.autograd.grad(MEASURES[measure](target, moved).sum(), moved)  # (33, P, 4)
-    return gradients[0], (gradients[1:] - gradients[0]).abs().amax(0)
+    gradients = overlap_gradients(target, torch.cat((predicted[None], far)), measure)  # (17, P, 4)
+    range_ = (gradients[1:] - gradients[0]).abs().amax(0)  # (P, 4)
+    jumps = (target - predicted).abs() <= edge_error  # (P, 4) near the target's edge
+    (at,) = jumps.any(1).nonzero(as_tuple=True)  # (J,): few positives
+    if len(at):
+        past = torch.nextafter(target[at].expand(len(signs), -1, -1), signs * torch.inf)  # (16, J, 4)
+        near = torch.where(jumps[at], past, far[:, at])  # (16, J, 4)
+        beside = overlap_gradients(target[at], near, measure)  # (16, J, 4)
+        range_[at] = torch.maximum(range_[at], (beside - gradients[0, at]).abs().amax(0))
+    return gradients[0], range_
+
+
+def overlap_gradients(target: Tensor, predicted: Tensor, measure: Overlap) -> Tensor:
+    """Return the gradient (.., P, 4) of an overlap of targets (P, 4) and predictions (.., P, 4) in the latter."""
+    leaf = predicted.detach().requires_grad_()
+    (gradients,) = torch.autograd.grad(MEASURES[measure](target, leaf).sum(), leaf)
+    return gradients

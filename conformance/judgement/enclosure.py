@@ -5,7 +5,10 @@ an implementation may take two steps where the clause has one step. Bounds follo
 where a first-order bound fails: at roots near zero, clamps, and differences that cancel.
 """
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,99 +18,125 @@ from torch import Tensor
 class Enclosure:
     """Intervals in float64, with the epsilon by which operations round.
 
+    Both ends of all intervals are one tensor, so that an operation on enclosures is few operations on tensors.
+
     Attributes:
-        low, high: the ends, same shape.
+        ends: (2, ...) the lower and the upper ends.
         eps: machine epsilon of the implementation's dtype.
     """
 
-    low: Tensor
-    high: Tensor
+    ends: Tensor
     eps: float
+
+    @classmethod
+    def between(cls, low: Tensor, high: Tensor, eps: float) -> "Enclosure":
+        """Return the enclosure with these ends, of the same shape."""
+        return cls(torch.stack((low, high)), eps)
 
     @classmethod
     def around(cls, values: Tensor, error: Tensor | float, eps: float) -> "Enclosure":
         """Return the enclosure of values (float64) with an error."""
-        return cls(values - error, values + error, eps)
+        return cls.between(values - error, values + error, eps)
 
-    def _outward(self, low: Tensor, high: Tensor) -> "Enclosure":
-        ends = low - self.eps * low.abs(), high + self.eps * high.abs()
-        nothing = ends[0].isnan() | ends[1].isnan()  # the difference of two infinities
-        if bool(nothing.any()):
-            ends = ends[0].masked_fill(nothing, -torch.inf), ends[1].masked_fill(nothing, torch.inf)
-        return Enclosure(*ends, self.eps)
+    @property
+    def low(self) -> Tensor:
+        """Lower ends."""
+        return self.ends[0]
 
-    def _lifted(self, other: "Enclosure | float") -> "Enclosure":
-        if isinstance(other, Enclosure):
-            return other
-        value = self.low.new_tensor(other)
-        return Enclosure(value, value, self.eps)
+    @property
+    def high(self) -> Tensor:
+        """Upper ends."""
+        return self.ends[1]
+
+    def __getitem__(self, at: Any) -> "Enclosure":
+        """Return the enclosures at an index of tensors, such as a column."""
+        index = at if isinstance(at, tuple) else (at,)
+        return Enclosure(self.ends[(slice(None), *index)], self.eps)
+
+    def _aligned(self, other: "Enclosure") -> tuple[Tensor, Tensor]:
+        """Return the ends of both with equal numbers of dimensions, so that they broadcast as their ends alone do."""
+        first, second = self.ends, other.ends
+        more = first.ndim - second.ndim
+        if not more:
+            return first, second
+        first, second = (
+            ends.view(2, *(1,) * missing, *ends.shape[1:])
+            for ends, missing in ((first, max(-more, 0)), (second, max(more, 0)))
+        )
+        return first, second
+
+    def _outward(self, ends: Tensor) -> "Enclosure":
+        outward = ends + ends.abs() * roundings(self.eps, ends.ndim, ends.dtype, ends.device)
+        if math.isnan(outward.sum()):  # perhaps the difference of two infinities
+            low, high = outward
+            nothing = low.isnan() | high.isnan()
+            outward = torch.stack(
+                (low.masked_fill(nothing, -torch.inf), high.masked_fill(nothing, torch.inf))
+            )
+        return Enclosure(outward, self.eps)
 
     def __neg__(self) -> "Enclosure":
-        return Enclosure(-self.high, -self.low, self.eps)
+        return Enclosure(-self.ends.flip(0), self.eps)
 
     def __add__(self, other: "Enclosure | float") -> "Enclosure":
-        second = self._lifted(other)
-        return self._outward(self.low + second.low, self.high + second.high)
+        if not isinstance(other, Enclosure):
+            return self._outward(self.ends + other)
+        first, second = self._aligned(other)
+        return self._outward(first + second)
 
     def __sub__(self, other: "Enclosure | float") -> "Enclosure":
-        return self + (-self._lifted(other))
+        if not isinstance(other, Enclosure):
+            return self._outward(self.ends - other)
+        first, second = self._aligned(other)
+        return self._outward(first - second.flip(0))
 
     def __mul__(self, other: "Enclosure | float") -> "Enclosure":
-        second = self._lifted(other)
-        ends = torch.stack(
-            torch.broadcast_tensors(
-                *(a * b for a in (self.low, self.high) for b in (second.low, second.high))
-            )
-        ).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # 0 times an infinite end
-        return self._outward(ends.amin(0), ends.amax(0))
+        if isinstance(other, Enclosure):
+            first, second = self._aligned(other)
+            products = (first[:, None] * second).flatten(0, 1)  # (4, ...)
+            return self._outward(torch.stack(torch.aminmax(_without_nan(products), dim=0)))
+        ends = self.ends if other >= 0 else self.ends.flip(0)
+        return self._outward(_without_nan(ends * other))
 
     def __truediv__(self, other: "Enclosure | float") -> "Enclosure":
-        second = self._lifted(other)
-        crosses = (second.low <= 0) & (second.high >= 0)
-        inverse = Enclosure(
-            (1 / second.high).where(~crosses, -torch.inf), (1 / second.low).where(~crosses, torch.inf), 0.0
-        )
-        return self * inverse
+        if not isinstance(other, Enclosure):
+            return self * (1 / other)
+        crosses = (other.low <= 0) & (other.high >= 0)
+        everything = roundings(torch.inf, other.ends.ndim, other.ends.dtype, other.ends.device)  # (2, 1..)
+        inverse = torch.where(crosses, everything, other.ends.reciprocal().flip(0))
+        return self * Enclosure(inverse, 0.0)
 
     def square(self) -> "Enclosure":
         """Return the enclosures of the squares."""
-        size, least = (
-            torch.maximum(self.low.abs(), self.high.abs()),
-            torch.minimum(self.low.abs(), self.high.abs()),
-        )
+        least, size = torch.aminmax(self.ends.abs(), dim=0)
         least = least.where((self.low > 0) | (self.high < 0), 0)
-        return self._outward(least.square(), size.square())
+        return self._outward(torch.stack((least, size)).square())
 
     def sqrt(self) -> "Enclosure":
         """Return the enclosures of the square roots; numbers below zero count as zero."""
-        return self._outward(self.low.clamp(min=0).sqrt(), self.high.clamp(min=0).sqrt())
+        return self._outward(self.ends.clamp(min=0).sqrt())
 
     def log(self) -> "Enclosure":
         """Return the enclosures of the logarithms; numbers below zero count as zero."""
-        return self._outward(self.low.clamp(min=0).log(), self.high.clamp(min=0).log())
+        return self._outward(self.ends.clamp(min=0).log())
 
     def exp(self) -> "Enclosure":
         """Return the enclosures of the exponentials; that of a number <= 0 is at most 1, however it is rounded."""
-        result = self._outward(self.low.exp(), self.high.exp())
-        return Enclosure(
-            result.low, torch.where(self.high <= 0, result.high.clamp(max=1), result.high), self.eps
-        )
+        result = self._outward(self.ends.exp()).ends
+        return Enclosure(torch.where(self.high <= 0, result.clamp(max=1), result), self.eps)
 
     def clamp(self, low: float | None = None, high: float | None = None) -> "Enclosure":
         """Return the enclosures of the numbers clamped to [low, high]; clamping does not round."""
-        return Enclosure(self.low.clamp(low, high), self.high.clamp(low, high), self.eps)
+        return Enclosure(self.ends.clamp(low, high), self.eps)
 
     def with_zero(self, where: Tensor) -> "Enclosure":
         """Return enclosures extended to contain zero where the mask is True."""
-        return Enclosure(
-            self.low.where(~where, self.low.clamp(max=0)),
-            self.high.where(~where, self.high.clamp(min=0)),
-            self.eps,
-        )
+        extended = torch.stack((self.low.clamp(max=0), self.high.clamp(min=0)))
+        return Enclosure(torch.where(where, extended, self.ends), self.eps)
 
     def zeroed(self, where: Tensor) -> "Enclosure":
         """Return the enclosures, exactly zero where the mask is True."""
-        return Enclosure(self.low.masked_fill(where, 0), self.high.masked_fill(where, 0), self.eps)
+        return Enclosure(self.ends.masked_fill(where, 0), self.eps)
 
     def distance_from(self, values: Tensor) -> Tensor:
         """Return, for each value, the largest distance between the value and a number of the enclosure."""
@@ -117,7 +146,18 @@ class Enclosure:
     @property
     def size(self) -> Tensor:
         """Largest absolute value of each enclosure."""
-        return torch.maximum(self.low.abs(), self.high.abs())
+        return self.ends.abs().amax(0)
+
+
+@lru_cache(maxsize=64)
+def roundings(eps: float, dimensions: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return -eps and eps as a tensor (2, 1, ...) of this number of dimensions, for the ends of enclosures."""
+    return torch.tensor((-eps, eps), dtype=dtype, device=device).view(2, *(1,) * (dimensions - 1))
+
+
+def _without_nan(products: Tensor) -> Tensor:
+    """Return products of ends, with zero for 0 times an infinite end."""
+    return products.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
 
 
 def cosine_and_sine(angles: Tensor, error: Tensor | float, eps: float) -> tuple[Enclosure, Enclosure]:

@@ -3,6 +3,7 @@
 B images, A anchors, C classes, R bins, M ground truths of an image, P positives of the whole batch.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -36,7 +37,7 @@ from tal_conformance.judgement.loss_uncertainty import (
     uncertainty_units,
 )
 from tal_conformance.judgement.mixed_precision import Interval, class_scores, is_coarse, pixel_boxes
-from tal_conformance.judgement.oracle import ImageOracle, oracle
+from tal_conformance.judgement.oracle import ImageOracle, oracles
 from tal_conformance.judgement.rejection import RejectionRule, rejection_for
 from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets
@@ -296,9 +297,15 @@ class Expectation:
             inputs: inputs that the implementation's assigner read.
             errors: possible differences between `inputs` and the implementation's inputs; None if both are equal.
         """
+        return self.images((index,), inputs, None if errors is None else {index: errors})[index]
+
+    def images(
+        self, indices: Iterable[int], inputs: AssignerInputs, errors: Mapping[int, InputErrors] | None = None
+    ) -> dict[int, ImageOracle]:
+        """Return the admissible values and choices of images with ground truths, as `image` does, by their indices."""
         settled = self.settled
-        truths, dialect = len(self.truths[index]), settled.dialect
-        return oracle(settled.effective(inputs), index, truths, dialect, errors, self.geometry)
+        truths = {index: len(self.truths[index]) for index in indices}
+        return oracles(settled.effective(inputs), truths, settled.dialect, errors, self.geometry)
 
     @cached_property
     def target_truths(self) -> list[GroundTruths]:

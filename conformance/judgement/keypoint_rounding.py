@@ -146,23 +146,17 @@ class PoseErrors:
         apart = predicted - wanted  # (P, K, 2)
         area = _area(positives.boxes / strides, moved / strides[:, 0], eps) + AREA_EPS  # (P,)
         of_sigma = 8 * sigmas.double().square()  # (K,)
-        scale = Enclosure(area.low[:, None], area.high[:, None], eps) * Enclosure.around(
-            of_sigma, 3 * eps * of_sigma, eps
-        )  # (P, K)
+        scale = area[:, None] * Enclosure.around(of_sigma, 3 * eps * of_sigma, eps)  # (P, K)
         squares = apart.square()
-        distance = Enclosure(squares.low[..., 0], squares.high[..., 0], eps) + Enclosure(
-            squares.low[..., 1], squares.high[..., 1], eps
-        )  # (P, K)
+        distance = squares[..., 0] + squares[..., 1]  # (P, K)
         close = (-(distance / scale)).exp()  # (P, K)
         count = found.visible.double().sum(1) + COUNT_EPS  # (P,)
         missed = (1 - similarity(found.predicted, found.wanted, found.area, sigmas)) * found.visible  # (P, K)
         error = ((-close) + 1.0).distance_from(1 - _exact(found, sigmas)) * found.visible  # (P, K)
         loss = error.sum(1) / count + STEPS * eps * missed.sum(1) / count  # (P,)
         slope = (
-            (Enclosure(close.low[..., None], close.high[..., None], eps) * apart)
-            / Enclosure(scale.low[..., None], scale.high[..., None], eps)
-            * 4.0
-        )  # (P, K, 2): twice the distance, and twice the raw number
+            close[..., None] * apart / scale[..., None] * 4.0
+        )  # (P, K, 2): twice the distance and the raw number
         share = (found.visible / count[:, None])[..., None]  # (P, K, 1)
         exact_scale = of_sigma * (found.area[:, None] + AREA_EPS)  # (P, K)
         exact_slope = (
@@ -187,9 +181,7 @@ def _area(boxes: Tensor, moved: Tensor | float, eps: float) -> Enclosure:
     error = error.where(left_top != right_bottom, 0.0)
     error = error + (2 * moved[:, None] if isinstance(moved, Tensor) else 2 * moved)
     sides = Enclosure.around(right_bottom - left_top, error, eps)
-    return Enclosure(sides.low[:, 0], sides.high[:, 0], eps) * Enclosure(
-        sides.low[:, 1], sides.high[:, 1], eps
-    )
+    return sides[:, 0] * sides[:, 1]
 
 
 @dataclass(frozen=True)

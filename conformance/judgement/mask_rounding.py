@@ -239,9 +239,9 @@ def box_edges(
 def share_of(boxes: Enclosure, size: tuple[int, int]) -> Enclosure:
     """Return the enclosures (p,) of the boxes' share of the masks' area (SEG-2)."""
     low, high = boxes.low, boxes.high
-    sides = Enclosure(low[:, 2:] - high[:, :2], high[:, 2:] - low[:, :2], boxes.eps)  # (p, 2)
+    sides = Enclosure.between(low[:, 2:] - high[:, :2], high[:, 2:] - low[:, :2], boxes.eps)  # (p, 2)
     shares = sides / Enclosure.around(sides.low.new_tensor((size[1], size[0])), 0.0, boxes.eps)
-    return Enclosure(shares.low[:, 0], shares.high[:, 0], boxes.eps) * Enclosure(
+    return Enclosure.between(shares.low[:, 0], shares.high[:, 0], boxes.eps) * Enclosure.between(
         shares.low[:, 1], shares.high[:, 1], boxes.eps
     )
 

@@ -4,6 +4,7 @@ Values are float64, with bounds for the rounding of the implementation's dtype; 
 possible and forbidden (specification section 6). M ground truths, A anchors, C classes.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -220,43 +221,104 @@ def metric_bound(
     return rounding + power_error(*most, numbers.alpha, numbers.beta, score_dtype)
 
 
+@dataclass(frozen=True)
+class CandidatePairs:
+    """The pairs of ground truth and anchor of one image whose overlap u and metric t are computed.
+
+    Attributes:
+        image: index of the image.
+        small, large: the ground truths as the assigner read them, and in float64.
+        candidate, may_candidate: (M, A) bool: certain candidates, and possible candidates.
+        compared: (M, A) bool: pairs whose u and t are not zero.
+        pairs: indices (P,) of ground truths, and indices (P,) of anchors.
+        errors: possible differences of the inputs; None if they are the implementation's own.
+    """
+
+    image: int
+    small: GroundTruths
+    large: GroundTruths
+    candidate: Tensor
+    may_candidate: Tensor
+    compared: Tensor
+    pairs: tuple[Tensor, ...]
+    errors: InputErrors | None
+
+    @classmethod
+    def of(
+        cls,
+        inputs: AssignerInputs,
+        image: int,
+        truths: int,
+        dialect: Dialect,
+        errors: InputErrors | None,
+        geometry: Geometry,
+    ) -> "CandidatePairs":
+        """Return the pairs of one image; the arguments are those of `oracles`."""
+        small = GroundTruths(inputs.labels[image, :truths, 0].long(), inputs.truth_boxes[image, :truths])
+        large = GroundTruths(small.labels, small.boxes.double())
+        reach = reach_of(inputs.strides.double(), inputs.head.reg_max) if dialect.reach_limits else None
+        candidate, may_candidate = geometry.candidates_within(
+            small,
+            large,
+            inputs.anchors.double(),
+            dialect.floor(inputs.head.strides),
+            torch.finfo(precision(inputs.boxes.dtype, inputs.truth_boxes.dtype)).eps,
+            errors,
+            dialect,
+            reach,
+        )  # (M, A) twice
+        compared = overlap_mask(may_candidate, dialect)  # (M, A)
+        anywhere = dialect.contested is Contested.ANY_OVERLAP
+        pairs = (torch.ones_like(compared) if anywhere else compared).nonzero(as_tuple=True)  # few of all
+        return cls(image, small, large, candidate, may_candidate, compared, pairs, errors)
+
+    def read(self, inputs: AssignerInputs) -> tuple[Tensor, ...]:
+        """Return what an assigner reads of the pairs, (P, ...) each, and by how much that may differ, if it may.
+
+        Returns:
+            Boxes of ground truths and anchors, class scores; with `errors`, errors of the edges and of the scores too.
+        """
+        truth, anchor = self.pairs
+        labels = self.small.labels[truth]  # (P,)
+        scores = inputs.scores[self.image, anchor, labels]  # (P,)
+        values = self.small.boxes[truth], inputs.boxes[self.image, anchor], scores
+        if self.errors is None:
+            return values
+        moved = self.errors.boxes[anchor] + self.errors.truths.amax(1)[truth]  # (P,)
+        return *values, moved, self.errors.scores[anchor, labels]
+
+
 def pair_values(
     inputs: AssignerInputs,
-    image: int,
-    truths: GroundTruths,
-    pairs: tuple[Tensor, ...],
-    dtype: torch.dtype,
-    errors: InputErrors | None,
+    images: Sequence[CandidatePairs],
     score_dtype: torch.dtype,
     dialect: Dialect = NEWEST,
     geometry: Geometry = UPRIGHT,
-) -> PairValues:
-    """Return overlap u and metric t of pairs (TAL-MET-1), computed from the inputs of the implementation's assigner.
+) -> list[PairValues]:
+    """Return overlap u and metric t of the pairs of each image (TAL-MET-1), from the inputs of the assigner.
+
+    The pairs of all images are computed together: a batch of small images costs as much as one of them.
 
     Args:
         inputs: inputs of the assigner.
-        image: index of the image.
-        truths: the image's ground truths, as the assigner read them.
-        pairs: indices (P,) of ground truths, and indices (P,) of anchors.
-        dtype: dtype of the overlap.
-        errors: possible differences of the inputs; None if they are the implementation's own.
+        images: the pairs of at least one image; the errors of all images are known, or of none.
         score_dtype: dtype of the class scores that the implementation read.
         dialect: the dialect to follow.
         geometry: the geometry of the task's boxes.
     """
-    truth, anchor = pairs
-    numbers, labels = inputs.hyperparameters, truths.labels[truth]  # (P,)
-    naive = truths.boxes[truth], inputs.boxes[image, anchor]  # (P, 4) twice
+    numbers, errors = inputs.hyperparameters, images[0].errors
+    dtype = precision(inputs.boxes.dtype, inputs.truth_boxes.dtype)  # of the overlap
+    read = [torch.cat(parts) for parts in zip(*(image.read(inputs) for image in images), strict=True)]
+    naive, (naive_score, *differences) = (read[0], read[1]), read[2:]  # (P, box) twice, (P,) each
     exact = naive[0].double(), naive[1].double()
     naive_overlap, overlap = (geometry.overlap(*boxes, dialect) for boxes in (naive, exact))  # (P,) twice
     if not dialect.signed_overlap:
         naive_overlap, overlap = naive_overlap.clamp(min=0), overlap.clamp(min=0)
-    moved: Tensor | float = 0.0 if errors is None else errors.boxes[anchor] + errors.truths.amax(1)[truth]
+    moved, score_error = differences or (0.0, 0.0)
     attained = errors is not None and errors.around is not None
     overlap_error = geometry.overlap_error(naive_overlap, overlap, exact, moved, attained, dtype, dialect)
 
-    naive_score = inputs.scores[image, anchor, labels]  # (P,)
-    score, score_error = naive_score.double(), 0.0 if errors is None else errors.scores[anchor, labels]
+    score = naive_score.double()  # (P,)
     naive_metric = alignment_metric(naive_score, naive_overlap, numbers)
     metric = alignment_metric(score, overlap, numbers)
     size = overlap.abs()  # of a negative overlap an even power is taken
@@ -265,9 +327,11 @@ def pair_values(
     rounding = metric_bound(naive_score, naive_overlap, metric, most, numbers, dtype, score_dtype)
     low, high = alignment_metric(*least, numbers), alignment_metric(*most, numbers)
     error = torch.maximum(high - metric, metric - low) + rounding
-    return PairValues(
+    values = (
         overlap, overlap_error, metric, error, low - rounding, high + rounding, naive_overlap, naive_metric
-    )
+    )  # fmt: skip
+    counts = [len(image.pairs[0]) for image in images]
+    return [PairValues(*parts) for parts in zip(*(value.split(counts) for value in values), strict=True)]
 
 
 def oracle(
@@ -278,40 +342,53 @@ def oracle(
     errors: InputErrors | None = None,
     geometry: Geometry = UPRIGHT,
 ) -> ImageOracle:
-    """Return the values and choices that the specification admits for one image, given the assigner's inputs.
+    """Return the values and choices that the specification admits for one image; the arguments are as in `oracles`."""
+    return oracles(inputs, {image: truths}, dialect, None if errors is None else {image: errors}, geometry)[
+        image
+    ]
+
+
+def oracles(
+    inputs: AssignerInputs,
+    truths: Mapping[int, int],
+    dialect: Dialect,
+    errors: Mapping[int, InputErrors] | None = None,
+    geometry: Geometry = UPRIGHT,
+) -> dict[int, ImageOracle]:
+    """Return the values and choices that the specification admits for each image, given the assigner's inputs.
 
     Args:
         inputs: inputs of the assigner.
-        image: index of the image.
-        truths: the image's number of ground truths, without padding.
+        truths: number of ground truths of each image, without padding, by the index of the image.
         dialect: the dialect to follow.
-        errors: possible differences of the inputs; None if they are the implementation's own.
+        errors: possible differences of the inputs of each image; None if they are the implementation's own.
         geometry: the geometry of the task's boxes.
     """
-    numbers, score_dtype = inputs.hyperparameters, inputs.scores.dtype
-    if errors is not None and errors.around is not None:
-        inputs = errors.around
-    dtype = precision(inputs.boxes.dtype, inputs.truth_boxes.dtype)  # of the overlap
-    floor = dialect.floor(inputs.head.strides)
-    small = GroundTruths(inputs.labels[image, :truths, 0].long(), inputs.truth_boxes[image, :truths])
-    large = GroundTruths(small.labels, small.boxes.double())
-    reach = reach_of(inputs.strides.double(), inputs.head.reg_max) if dialect.reach_limits else None
-    candidate, may_candidate = geometry.candidates_within(
-        small,
-        large,
-        inputs.anchors.double(),
-        floor,
-        torch.finfo(dtype).eps,
-        errors,
-        dialect,
-        reach,
-    )  # (M, A) twice
-    compared = overlap_mask(may_candidate, dialect)  # (M, A) where u and t are not zero
+    if not truths:
+        return {}
+    score_dtype = inputs.scores.dtype
+    first = None if errors is None else next(iter(errors.values()))
+    if first is not None and first.around is not None:
+        inputs = first.around
+    images = [
+        CandidatePairs.of(inputs, image, count, dialect, errors[image] if errors else None, geometry)
+        for image, count in truths.items()
+    ]
+    values = pair_values(inputs, images, score_dtype, dialect, geometry)
+    return {
+        image.image: _image_oracle(inputs, image, own, dialect, geometry)
+        for image, own in zip(images, values, strict=True)
+    }
+
+
+def _image_oracle(
+    inputs: AssignerInputs, found: CandidatePairs, values: PairValues, dialect: Dialect, geometry: Geometry
+) -> ImageOracle:
+    """Return the values and choices that the specification admits for one image, given those of its pairs."""
+    numbers, floor = inputs.hyperparameters, dialect.floor(inputs.head.strides)
+    small, large, pairs, compared = found.small, found.large, found.pairs, found.compared
+    candidate, may_candidate = found.candidate, found.may_candidate  # (M, A) twice
     anywhere = dialect.contested is Contested.ANY_OVERLAP
-    pairs = (torch.ones_like(compared) if anywhere else compared).nonzero(
-        as_tuple=True
-    )  # (P,), (P,): few of all
-    values = pair_values(inputs, image, small, pairs, dtype, errors, score_dtype, dialect, geometry)
     matrices = values.scatter_pairs(
         pairs, overlap_mask(candidate, dialect), dialect.signed_overlap
     )  # (8, M, A)

@@ -6,6 +6,7 @@ elongated boxes cancel: that of a 50:1 box at 45 degrees is 1/600 of its two pro
 P pairs of boxes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,8 +37,7 @@ class TurnedBox:
     @classmethod
     def around(cls, boxes: Tensor, error: Tensor | float, eps: float, variance: float = 0.0) -> "TurnedBox":
         """Return the enclosures of boxes (P, 5), float64, whose centres and sides err by up to `error` (P, 4)."""
-        columns = Enclosure.around(boxes[:, :4], error, eps)
-        x, y, w, h = (Enclosure(columns.low[:, at], columns.high[:, at], eps) for at in range(4))
+        x, y, w, h = columns(Enclosure.around(boxes[:, :4], error, eps))
         return cls(x, y, w, h, boxes[:, 4], variance)
 
     @property
@@ -51,6 +51,12 @@ class TurnedBox:
         return cosine_and_sine(self.angle, 0.0, self.eps)
 
     @cached_property
+    def turn_squares(self) -> tuple[Enclosure, Enclosure]:
+        """Enclosures of the squares of cosine and sine."""
+        cos, sin = self.turn
+        return cos.square(), sin.square()
+
+    @cached_property
     def axes(self) -> tuple[Enclosure, Enclosure]:
         """Enclosures of the Gaussian's variances along the box's own two axes."""
         return self.w.square() / 12.0 + self.variance, self.h.square() / 12.0 + self.variance
@@ -59,8 +65,9 @@ class TurnedBox:
     def covariance(self) -> tuple[Enclosure, Enclosure, Enclosure]:
         """Entries xx, yy, xy of the covariance matrix of the box's Gaussian."""
         (along, across), (cos, sin) = self.axes, self.turn
-        xx = along * cos.square() + across * sin.square()
-        yy = along * sin.square() + across * cos.square()
+        of_cos, of_sin = self.turn_squares
+        xx = along * of_cos + across * of_sin
+        yy = along * of_sin + across * of_cos
         return xx, yy, (along - across) * cos * sin
 
     @cached_property
@@ -180,13 +187,15 @@ class Probiou:
         (a, b, c), (dx, dy) = self.together, self.apart
         of_xx, of_yy, of_xy = self.of_covariance
         (along, across), (cos, sin) = self.second.axes, self.second.turn
-        of_along = of_xx * cos.square() + of_yy * sin.square() + of_xy * cos * sin
-        of_across = of_xx * sin.square() + of_yy * cos.square() - of_xy * cos * sin
+        of_cos, of_sin = self.second.turn_squares
+        mixed = of_xy * cos * sin
+        of_along = of_xx * of_cos + of_yy * of_sin + mixed
+        of_across = of_xx * of_sin + of_yy * of_cos - mixed
         both = cos * sin * 2.0
         of_angle = (
             of_xx * (across * both - along * both)
             + of_yy * (along * both - across * both)
-            + of_xy * (along - across) * (cos.square() - sin.square())
+            + of_xy * (along - across) * (of_cos - of_sin)
         )
         of_distance = (
             (b * dx - c * dy) * 2.0 / self.denominator,
@@ -224,7 +233,12 @@ def decoded(distances: Enclosure, angle: Tensor, centres: Tensor, variance: floa
 
 def columns(values: Enclosure) -> list[Enclosure]:
     """Return the columns (P,) of enclosures (P, n)."""
-    return [Enclosure(values.low[:, at], values.high[:, at], values.eps) for at in range(values.low.shape[1])]
+    return [values[:, at] for at in range(values.low.shape[1])]
+
+
+def from_columns(parts: Sequence[Enclosure]) -> Enclosure:
+    """Return enclosures (P, n) of n columns (P,)."""
+    return Enclosure(torch.stack([part.ends for part in parts], -1), parts[0].eps)
 
 
 def on_distances(
@@ -243,10 +257,6 @@ def on_distances(
     cos, sin = cosine_and_sine(angle, 0.0, distances.eps)
     of_across, of_down = (of_x * cos + of_y * sin) * 0.5, (of_y * cos - of_x * sin) * 0.5
     sides = of_w - of_across, of_h - of_down, of_w + of_across, of_h + of_down
-    stacked = Enclosure(
-        torch.stack([side.low for side in sides], 1),
-        torch.stack([side.high for side in sides], 1),
-        distances.eps,
-    )
+    stacked = from_columns(sides)  # (P, 4)
     of_turn = of_y * (across * cos - down * sin) - of_x * (across * sin + down * cos)
     return stacked, of_angle + of_turn

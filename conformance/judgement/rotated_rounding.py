@@ -33,7 +33,14 @@ from tal_conformance.judgement.loss_rounding import (
     side_unit,
     term_ranges,
 )
-from tal_conformance.judgement.probiou_bounds import Probiou, TurnedBox, columns, decoded, on_distances
+from tal_conformance.judgement.probiou_bounds import (
+    Probiou,
+    TurnedBox,
+    columns,
+    decoded,
+    from_columns,
+    on_distances,
+)
 from tal_reference import BatchTargets, Dialect, RotatedPredictions
 from tal_reference.anchors import Anchors
 from tal_reference.composed import total_factor
@@ -192,9 +199,7 @@ def _wanted(target: Tensor, target_error: Tensor, centres: Tensor, eps: float) -
     (cos, sin), dx, dy = box.turn, box.x - x, box.y - y
     across, down = dx * cos + dy * sin, dy * cos - dx * sin
     parts = (box.w * 0.5 - across, box.h * 0.5 - down, box.w * 0.5 + across, box.h * 0.5 + down)
-    return Enclosure(
-        torch.stack([part.low for part in parts], 1), torch.stack([part.high for part in parts], 1), eps
-    )
+    return from_columns(parts)
 
 
 @dataclass(frozen=True)

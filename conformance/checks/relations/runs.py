@@ -85,7 +85,9 @@ class Run:
     @cached_property
     def oracles(self) -> dict[int, ImageOracle]:
         """The oracle of every image that has ground truths."""
-        return {image: self.oracle(image) for image, truths in enumerate(self.truths) if len(truths)}
+        images = [image for image, truths in enumerate(self.truths) if len(truths)]
+        errors = None if self.input_errors is None else dict(enumerate(self.input_errors))
+        return self.expected.images(images, self.outcome.inputs, errors)
 
     @property
     def uniqueness(self) -> Uniqueness:
@@ -97,6 +99,8 @@ class Run:
 
         `moved` is the difference of the assigner's inputs between two runs, if any.
         """
+        if moved is None and image in self.oracles:
+            return self.oracles[image]
         hidden = self.input_errors[image] if self.input_errors else None
         if moved is not None and hidden is not None:
             moved = InputErrors(

@@ -171,3 +171,13 @@ def test_candidates_of_turned_boxes_on_an_edge():
         geometry.on_edge(boxes.double(), centres, (0, 0), EPS, None).tolist()
         == [[True, False, True, False]] * 2
     )
+
+
+def test_enclosures_of_fewer_dimensions_are_broadcast_as_tensors_are():
+    """Ends are stacked in front; a factor (K,) of enclosures (P, K) must not be taken for one of (2, K)."""
+    few, many = torch.tensor((2.0, -3.0, 5.0)).double(), torch.arange(6.0).view(2, 3).double()  # (K,), (P, K)
+    for first, second in ((few, many), (many, few)):
+        ends = Enclosure.around(first, 0.5, 0.0), Enclosure.around(second, 0.25, 0.0)
+        assert lies_in(first * second, ends[0] * ends[1]).all()
+        assert (ends[0] - ends[1]).low.equal(first - second - 0.75)
+        assert (ends[0] + ends[1]).high.equal(first + second + 0.75)
