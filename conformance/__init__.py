@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tal_conformance.testing.child import CannotFork
     from tal_conformance.testing.result import Cause, ConformanceResult
     from tal_conformance.training.callbacks import recording_callbacks
-    from tal_conformance.training.recorder import recording
+    from tal_conformance.training.summary import recording
 
 _HOMES = {
     "AssignerInputs": "core.outcome",
@@ -59,7 +59,7 @@ _HOMES = {
     "conformance_test": "testing.assertion",
     "load_implementation": "implementations.registry:find",
     "recipes": "batches.strategies",
-    "recording": "training.recorder",
+    "recording": "training.summary",
     "recording_callbacks": "training.callbacks",
     "run_conformance": "testing.assertion",
 }

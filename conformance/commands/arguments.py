@@ -74,6 +74,11 @@ def replay(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="judge the outcomes stored beside the cases, without running an implementation",
     )
+    parser.add_argument(
+        "--details",
+        action="store_true",
+        help="print batch, stages and picture of every case, which is the default for a single one",
+    )
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="folder of the pictures")
 
 

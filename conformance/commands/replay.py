@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,22 @@ from tal_conformance.checks.everything import run_every_check
 from tal_conformance.commands.cases import case_files
 from tal_conformance.commands.doctor import examined_case, raised_words
 from tal_conformance.commands.program import CommandError, dialect_named, program_name
+from tal_conformance.commands.replayed import (
+    TRACEBACK_LINES,
+    Replayed,
+    format_replay,
+    numbers_of,
+    outcome_fields,
+    printable,
+    word,
+)
 from tal_conformance.commands.results import set_result
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.files import default_report_dir
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.progress import no_progress, progress
-from tal_conformance.core.verdicts import Divergence, Judgement, State, Value, Verdict
+from tal_conformance.core.verdicts import Divergence, Judgement, Verdict
 from tal_conformance.doctor.finding import worst_line
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.guards.exceptions import TRACEBACK_ELSEWHERE
@@ -46,11 +55,6 @@ from tal_conformance.pictures.picture import can_be_drawn, failure_picture, pict
 from tal_reference import Dialect, parse
 from tal_reports import write_picture
 from tal_text import say, warn
-
-MAX_VALUES = 6
-"""Maximum number of differing values that are printed for the first divergence."""
-TRACEBACK_LINES = 12
-"""Maximum number of lines of a traceback that are printed: its end, where the exception was raised."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.offline:
         replay.find_implementations()
     found = [entry for name in options.case for entry in _case_files_or_error(name)]
+    replay.details = options.details or len(found) == 1
     with progress("Judging cases", len(found)) if len(found) > 1 else nullcontext(no_progress) as advance:
         for entry in found:
             if isinstance(entry, CommandError):
@@ -102,29 +107,6 @@ class CannotReplay(Exception):
     """Error: a case cannot be judged. The message states what is missing."""
 
 
-@dataclass(frozen=True)
-class Replayed:
-    """Result of judging one outcome (the results or exception of an implementation on a case) again.
-
-    Attributes:
-        who: name, version, device and dialect of the implementation, as the beginning of a sentence.
-        verdict: verdict of the judgement.
-        summary: one sentence about the first divergence; "" without a divergence.
-        judgement: judgement of every stage; None if nothing could be judged.
-        values: differing values of the first divergence.
-        picture: data from which a picture is drawn; None if a prediction is not finite or nothing was judged.
-        traceback: traceback of the implementation's exception; "" if it did not raise.
-    """
-
-    who: str
-    verdict: Verdict
-    summary: str = ""
-    judgement: Judgement | None = None
-    values: Sequence[Value] = ()
-    picture: dict[str, Any] | None = None
-    traceback: str = ""
-
-
 @dataclass
 class Replay:
     """Options of the command, and the results so far.
@@ -135,6 +117,7 @@ class Replay:
         device: device to run on, unless `offline` is set.
         against: dialect by which every implementation is judged; None for the dialect that it declares.
         pictures: folder of the pictures.
+        details: print batch, origin, stages and picture of results that conform, too.
         found: the loaded implementations.
         fails: True if an outcome does not conform.
         missing: True if a case could not be judged, or only in part.
@@ -147,6 +130,7 @@ class Replay:
     device: str
     against: Dialect | None
     pictures: Path
+    details: bool = True
     found: list[Implementation] = field(default_factory=list)
     fails: bool = False
     missing: bool = False
@@ -186,14 +170,15 @@ class Replay:
             return
         except (InvalidCase, OSError) as error:
             self.report_missing(error)
-            self._examine(path)
+            for line in self._examine(path)[0]:
+                say(line)
             return
-        say(printable(f"{path}: {batch.describe()}"))
-        if batch.origin:
-            say(printable(f"  {batch.origin}"))
-        for remark in remarks_on(batch):
-            say(printable(f"  remark: {remark}"))
-        finding = self._examine(path)
+        facts, finding = self._examine(path)
+        about = [printable(f"  remark: {remark}") for remark in remarks_on(batch)] + facts
+        heading = [f"{path}: {batch.describe()}"] + ([f"  {batch.origin}"] if batch.origin else [])
+        if self.details:
+            for line in [*map(printable, heading), *about]:
+                say(line)
         outcomes: list[dict[str, Any]] = []
         self.cases.append({
             "file": path, "id": batch.id, "batch": batch.origin or batch.describe(),
@@ -205,28 +190,44 @@ class Replay:
                 Verdict.INCONCLUSIVE,
                 Verdict.NOT_SUPPORTED,
             )
-            say("\n".join(printable(line) for line in format_replay(replayed)))
+            self._report(path, replayed, heading, about)
             picture_file = self._draw(batch, replayed)
             outcomes.append({**outcome_fields(replayed), "picture": picture_file})
 
-    def _examine(self, path: Path) -> str | None:
-        """Print what the loss raised on a recorded batch and the worst finding on its inputs; return the finding."""
+    def _report(self, path: Path, replayed: Replayed, heading: list[str], about: list[str]) -> None:
+        """Print one result: with details, all of it; else one line with the file, and the reasons for a failure.
+
+        Args:
+            path: path of the case file.
+            replayed: the result.
+            heading: lines about the batch, which are part of a failure's reasons.
+            about: printable lines about unusual inputs.
+        """
+        lines = [printable(line) for line in format_replay(replayed, self.details)]
+        if not self.details:
+            heading = [printable(f"  {line.strip().removeprefix(f'{path}: ')}") for line in heading]
+            failing = heading if replayed.verdict.fails else []
+            lines = [printable(f"{path}: ") + lines[0], *failing, *about, *lines[1:]]
+        say("\n".join(lines))
+
+    def _examine(self, path: Path) -> tuple[list[str], str | None]:
+        """Return printable lines about the recorded exception and the worst finding on a batch, and the finding."""
         try:
             examined = examined_case(path)
         except (InvalidCase, OSError):
-            return None
+            return [], None
         finding = worst_line(examined.findings)
-        if examined.inputs.circumstances.exception:
-            say(printable(f"  recorded: {raised_words(examined)}"))
-        if finding:
-            say(printable(f"  inputs: {finding}"))
-        return finding or None
+        raised = examined.inputs.circumstances.exception
+        lines = [f"  recorded: {raised_words(examined)}"] if raised else []
+        lines += [f"  inputs: {finding}"] if finding else []
+        return [printable(line) for line in lines], finding or None
 
     def verdicts(self) -> str:
         """Return the number of outcomes with each verdict, as one line."""
         counts = Counter(outcome["verdict"] for case in self.cases for outcome in case["outcomes"])
         parts = [f"{count} {verdict.replace('_', ' ')}" for verdict, count in counts.most_common()]
-        return f"{len(self.cases)} cases: {', '.join(parts) or 'nothing judged'}"
+        missing = f"; {len(self.problems)} could not be judged" if self.problems else ""
+        return f"{len(self.cases)} cases: {', '.join(parts) or 'nothing judged'}{missing}"
 
     def _live(self, batch: Batch) -> Iterator[Replayed]:
         """Run every loaded implementation on the batch, and yield the judged result of each."""
@@ -251,10 +252,12 @@ class Replay:
                     failure.values,
                     drawing,
                     failure.details or "",
+                    numbers_of(batch, dialect, outcomes[0]) if outcomes else None,
                 )
             else:
                 drawing = picture_of(batch, dialect, outcomes[0], judgement) if outcomes else None
-                yield Replayed(who, judgement.verdict, judgement=judgement, picture=drawing)
+                numbers = numbers_of(batch, dialect, outcomes[0]) if outcomes else None
+                yield Replayed(who, judgement.verdict, judgement=judgement, picture=drawing, numbers=numbers)
 
     def _stored(self, case: Path, batch: Batch) -> Iterator[Replayed]:
         """Judge every outcome that is stored beside the case file, and yield the results."""
@@ -284,11 +287,12 @@ class Replay:
         lines = [line for line in (replayed.who, replayed.summary, batch.describe(), batch.origin) if line]
         try:
             self.pictures.mkdir(parents=True, exist_ok=True)
-            write_picture(path, replayed.picture, f"{_word(replayed.verdict)}: case {batch.id}", lines)
+            write_picture(path, replayed.picture, f"{word(replayed.verdict)}: case {batch.id}", lines)
         except OSError as error:
             self.report_missing(f"cannot write the picture: {error}. Name another folder with --pictures")
             return None
-        say(printable(f"  picture: {path}"))
+        if self.details or replayed.verdict.fails:
+            say(printable(f"  picture: {path}"))
         return path
 
 
@@ -320,12 +324,22 @@ def judge_stored(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Repla
         first = error.judgement.first
         values = first.mismatch.values if first and first.mismatch else []
         drawing = picture_of(batch, dialect, stored.outcome, error.judgement)
-        return Replayed(who, error.judgement.verdict, f"at stage {error}", error.judgement, values, drawing)
+        numbers = numbers_of(batch, dialect, stored.outcome)
+        return Replayed(
+            who,
+            error.judgement.verdict,
+            f"at stage {error}",
+            error.judgement,
+            values,
+            drawing,
+            numbers=numbers,
+        )
     return Replayed(
         who,
         judgement.verdict,
         judgement=judgement,
         picture=picture_of(batch, dialect, stored.outcome, judgement),
+        numbers=numbers_of(batch, dialect, stored.outcome),
     )
 
 
@@ -333,57 +347,3 @@ def _summary(failure: Failure) -> str:
     """Return one sentence about a failure, without its reference to a report: this command does not write a report."""
     stage = f"at stage {failure.stage} ({failure.clause}): " if failure.stage else ""
     return stage + failure.summary.replace(TRACEBACK_ELSEWHERE, "")
-
-
-def _word(verdict: Verdict) -> str:
-    return verdict.value.replace("_", " ")
-
-
-def format_replay(replayed: Replayed) -> list[str]:
-    """Return the lines of text about one result."""
-    judgement = replayed.judgement
-    unique = (
-        f" ({judgement.uniqueness.value.replace('_', ' ')})"
-        if judgement and not (judgement.rejected or judgement.unsupported)
-        else ""
-    )
-    lines = [f"{replayed.who}: {_word(replayed.verdict).upper()}{unique}"]
-    if replayed.summary:
-        lines.append(f"  {replayed.summary}")
-    lines += [f"    {line}" for line in replayed.traceback.splitlines()[-TRACEBACK_LINES:]]
-    for value in replayed.values[:MAX_VALUES]:
-        bound = "" if value.bound in ("", "0", "none") else f" within {value.bound}"
-        lines.append(
-            f"    {value.where}: {value.quantity} is {value.implementation}, expected {value.reference}{bound}"
-        )
-    for stage in judgement.stages.values() if judgement else ():
-        has_margin = stage.margin is not None and stage.state is State.AGREES
-        margin = f", largest error {stage.margin:.3g} of its bound" if has_margin else ""
-        if stage.state is not State.NOT_SHOWN:
-            lines.append(f"  {stage.stage:14}{stage.state.value}{margin}")
-    notes = judgement.notes if judgement else []
-    if judgement and judgement.unsupported:
-        notes = [f"raises, as declared: {judgement.unsupported}", *notes]
-    return lines + [f"  {note.replace(TRACEBACK_ELSEWHERE, '')}" for note in notes]
-
-
-def outcome_fields(replayed: Replayed) -> dict[str, Any]:
-    """Return the machine-readable result of one judged outcome."""
-    judgement = replayed.judgement
-    return {
-        "implementation": replayed.who,
-        "verdict": replayed.verdict.value,
-        "summary": replayed.summary or None,
-        "stages": {
-            stage.stage: {"state": stage.state.value, "margin": stage.margin}
-            for stage in (judgement.stages.values() if judgement else ())
-        },
-        "values": [asdict(value) for value in replayed.values],
-        "notes": list(judgement.notes) if judgement else [],
-        "traceback": replayed.traceback or None,
-    }
-
-
-def printable(text: str) -> str:
-    """Return a text with control characters replaced, because the content of files could control the terminal."""
-    return "".join(character if character.isprintable() else "�" for character in text)

@@ -6,6 +6,7 @@ from tal_conformance.core.geometry import sides_to
 from tal_conformance.core.selection_limits import excessive_selections
 from tal_conformance.doctor.finding import Finding, Severity
 from tal_conformance.doctor.inputs import Inputs
+from tal_reference.varied_boxes import MEASURES
 
 SIDES = ("left", "top", "right", "bottom")
 
@@ -22,6 +23,7 @@ def candidate_findings(inputs: Inputs) -> list[Finding]:
             _no_candidate(inputs, candidates),
             _crowded(inputs, candidates),
             _beyond_bins(inputs, candidates),
+            _no_overlap(inputs, candidates),
         ]
     return [finding for finding in found if finding is not None]
 
@@ -169,6 +171,31 @@ def _beyond_bins(inputs: Inputs, candidates: dict[int, Tensor]) -> Finding | Non
         len(beyond),
         len(farthest),
         "ground truths",
+    )
+
+
+def _no_overlap(inputs: Inputs, candidates: dict[int, Tensor]) -> Finding | None:
+    """Return a finding if no prediction of a batch overlaps its ground truth: no box is learnt (TAL-MET-1)."""
+    boxes = inputs.predicted
+    if boxes is None or inputs.dialect.signed_overlap:
+        return None
+    measure = MEASURES[inputs.dialect.overlap]
+    overlaps = {
+        row: measure(inputs.boxes[row].float(), boxes[int(inputs.rows[row, 0]), found])
+        for row, found in candidates.items()
+        if len(found)
+    }
+    if not overlaps or any(bool((overlap > 0).any()) for overlap in overlaps.values()):
+        return None
+    row, best = next((row, float(overlap.max())) for row, overlap in overlaps.items())
+    sentence = (
+        "no ground truth has a candidate whose predicted box overlaps it. For that of "
+        f"{name_of(inputs, row)}, the largest overlap of {len(candidates[row])} candidates is {best:.3g}, which is "
+        "clamped to 0: every alignment metric and weight is 0, and this step teaches no box. After the first steps, "
+        "predictions are on another scale than the ground truths: compare strides, reg_max and initialisation"
+    )
+    return Finding(
+        "no overlap", "TAL-MET-1", Severity.REMARK, sentence, len(overlaps), len(candidates), "ground truths"
     )
 
 

@@ -16,7 +16,9 @@ from tal_conformance.core.circumstances import Circumstances
 from tal_conformance.core.geometry import anchors, pixel_boxes
 from tal_conformance.core.task import DETECT, TASKS
 from tal_reference import NEWEST, Dialect, Hyperparameters
+from tal_reference.anchors import Anchors
 from tal_reference.assignment import INSIDE, distance_inside
+from tal_reference.decoding import decode
 from tal_reference.end_to_end import branch_hyperparameters
 
 LISTED = 3
@@ -143,6 +145,19 @@ class Inputs:
     def real(self) -> Tensor:
         """Mask (N,) bool: True for usable rows that become real ground truths (ANN-3)."""
         return self.usable & (self.boxes.sum(1) > 0)
+
+    @cached_property
+    def predicted(self) -> Tensor | None:
+        """Predicted boxes (B, A, 4), float32, xyxy in pixels; None with branches or predictions that are not finite."""
+        if len(self.maps) != len(self.grids) or not all(level.isfinite().all() for level in self.maps):
+            return None
+        flat = torch.cat([level.float().flatten(2) for level in self.maps], 2)  # (B, channels, A)
+        centres, strides = self.anchors[0], self.anchors[1][:, None]  # (A, 2), (A, 1)
+        bins = self.content.head.reg_max
+        boxes = decode(
+            flat[:, : 4 * bins].mT, Anchors(centres / strides, strides), bins
+        )  # (B, A, 4) grid units
+        return boxes * strides
 
     def candidates(self, row: int) -> Tensor:
         """Return the indices of the candidate anchors of a row's ground truth (TAL-CAND-1, TAL-CAND-2)."""

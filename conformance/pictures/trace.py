@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import CheckedAssignment
 from tal_conformance.core.reference_inputs import reference_loss, truths_of
+from tal_conformance.core.task import DETECT
 from tal_reference import (
     AssignmentTrace,
     DetectionLoss,
@@ -23,6 +24,7 @@ from tal_reference import (
 from tal_reference.assignment import distance_inside, widened
 from tal_reference.dialect import SingleBin, WeightBroadcast
 from tal_reference.loss import box_loss, dfl_loss, distances_to, l1_loss, stacked
+from tal_reference.varied_boxes import MEASURES
 from tal_reports import anchor_lines, truth_lines
 
 MAX_ANCHORS = 48
@@ -131,6 +133,7 @@ class ImageTrace:
             str(number): {
                 "box": _numbers(boxes[place]),
                 "pairs": pairs[place],
+                **self._unclamped(number, [pair[0] for pair in pairs[place]]),
                 "loss": _numbers(terms[place]),
                 "outside": outside[place] if not pairs[place] else None,
             }
@@ -182,6 +185,14 @@ class ImageTrace:
                 ]
             )
         return pairs
+
+    def _unclamped(self, anchor: int, truths: list[int]) -> dict[str, list[float]]:
+        """Return the overlaps of an anchor and ground truths before they are clamped at 0; {} for rotated boxes."""
+        if not truths or self.batch.family.box_columns != DETECT.box_columns:
+            return {}
+        measure = MEASURES[self.dialect.overlap]
+        boxes = self.boxes()[anchor].expand(len(truths), 4)  # (N, 4)
+        return {"unclamped": _numbers(measure(self.truths.boxes[truths].to(boxes), boxes).cpu())}
 
     def _outside(self, indices: Tensor) -> list[list[Any] | None]:
         """Return for each anchor the nearest ground truth, and the distance of the centre from its box in pixels.

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tal_conformance.training.recorder import EVERY, LIMIT_MB, Recording, print_message, recording
-from tal_conformance.training.summary import summary_lines
+from tal_conformance.training.recorder import EVERY, LIMIT_MB, Recording, recording
+from tal_conformance.training.summary import print_summary
 
 
 def recording_callbacks(
@@ -51,5 +51,4 @@ class _Callbacks:
         if recorded is not None:
             self._stack.close()
             atexit.unregister(self.end)
-            for line in summary_lines(recorded):
-                print_message(line.removeprefix("conformance recorder: "))
+            print_summary(recorded)

@@ -1,9 +1,34 @@
 """The summary of a recording in words: nothing that was seen is left out silently."""
 
-from tal_conformance.training.recorder import Recording
+import contextlib
+from collections.abc import Iterator
+from functools import wraps
+from pathlib import Path
+
+from tal_conformance.training import recorder
+from tal_conformance.training.recorder import EVERY, LIMIT_MB, Recording, print_message
 from tal_conformance.training.selection import RAISED
 
 NOT_STORED = "the size limit is reached, or a case file cannot hold them"
+
+
+@wraps(recorder.recording)
+@contextlib.contextmanager
+def recording(folder: Path | str, every: int = EVERY, limit_mb: float = LIMIT_MB) -> Iterator[Recording]:
+    """Record as `recorder.recording`, and print the summary at the end, also if the training raised."""
+    recorded = None
+    try:
+        with recorder.recording(folder, every, limit_mb) as recorded:
+            yield recorded
+    finally:
+        if recorded is not None:
+            print_summary(recorded)
+
+
+def print_summary(recorded: Recording) -> None:
+    """Print the summary of a recording to standard error, after the messages about single batches."""
+    for line in summary_lines(recorded):
+        print_message(line.removeprefix("conformance recorder: "))
 
 
 def summary_lines(recorded: Recording) -> list[str]:

@@ -36,6 +36,7 @@ class Pair(NamedTuple):
             truth.
         equal: number of other anchors with the same t for this ground truth.
         selected: True if the ground truth selected the anchor (TAL-TOPK-1).
+        unclamped: overlap before it was clamped at 0 (IOU-1); NaN if unknown.
     """
 
     truth: int
@@ -45,6 +46,7 @@ class Pair(NamedTuple):
     rank: int
     equal: int
     selected: bool
+    unclamped: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -87,16 +89,17 @@ def anchor_facts(picture: dict[str, Any], number: int) -> AnchorFacts | None:
         next((rest for anchor, *rest in picture[side] or () if anchor == number), None)
         for side in ("reference", "implementation")
     ]
-    pairs = [_pair(row) for row in facts["pairs"]]
+    unclamped = facts.get("unclamped") or [None] * len(facts["pairs"])
+    pairs = [_pair(row, overlap) for row, overlap in zip(facts["pairs"], unclamped, strict=False)]
     return AnchorFacts(
         number, where, facts["box"], pairs, facts["loss"], facts.get("outside"), sides[0], sides[1]
     )
 
 
-def _pair(row: Sequence[Any]) -> Pair:
+def _pair(row: Sequence[Any], unclamped: Any) -> Pair:
     truth, score, overlap, metric, rank, equal, selected = row
     numbers = _float(score), _float(overlap), _float(metric)
-    return Pair(int(truth), *numbers, int(rank), int(equal), bool(selected))
+    return Pair(int(truth), *numbers, int(rank), int(equal), bool(selected), _float(unclamped))
 
 
 def anchor_lines(picture: dict[str, Any], number: int, who: str = "The implementation") -> list[str]:
@@ -145,11 +148,9 @@ def _candidates(picture: dict[str, Any], anchor: AnchorFacts) -> list[str]:
 def _candidate(picture: dict[str, Any], pair: Pair) -> str:
     if not pair.rank:
         truth = f"GT {pair.truth}{_class(picture, pair.truth)}"
-        return (
-            f"Not a candidate of {truth}: its centre lies outside; overlap u {_n(pair.overlap)} (TAL-CONF-1)."
-        )
+        return f"Not a candidate of {truth}: its centre lies outside; overlap {_overlap(pair)} (TAL-CONF-1)."
     facts = _facts(picture, pair.truth)
-    numbers = f"score s {_n(pair.score)}, overlap u {_n(pair.overlap)}, metric t {_n(pair.metric)}"
+    numbers = f"score s {_n(pair.score)}, overlap {_overlap(pair)}, metric t {_n(pair.metric)}"
     state = "selected" if pair.selected else "not selected"
     return (
         f"Candidate of GT {pair.truth}{_class(picture, pair.truth)}{_widened(picture, pair.truth)}: {numbers}, "
@@ -270,7 +271,7 @@ def truth_lines(picture: dict[str, Any], number: int) -> list[str]:
 
 
 def _row(pair: Pair, anchor: AnchorFacts, number: int) -> str:
-    numbers = f"s {_n(pair.score)}, u {_n(pair.overlap)}, t {_n(pair.metric)}"
+    numbers = f"s {_n(pair.score)}, {_overlap(pair)}, t {_n(pair.metric)}"
     owner = anchor.reference
     if owner is not None and owner[0] == number:
         state = f"weight {_n(owner[1])}" + ("" if pair.selected else ", won without being selected")
@@ -282,7 +283,14 @@ def _row(pair: Pair, anchor: AnchorFacts, number: int) -> str:
         rival = next((other for other in anchor.pairs if other.truth == owner[0]), None)
         u = "" if rival is None else f", whose u is {_n(rival.overlap)}"
         state = f"lost to GT {owner[0]}{u} (TAL-CONF-1)"
-    return f"  {pair.rank or '–':>4}. anchor {anchor.number}: {numbers}: {state}"
+    cell = f"stride {anchor.where.stride:g}, column {anchor.where.column}, row {anchor.where.row}"
+    return f"  {pair.rank or '–':>4}. anchor {anchor.number} ({cell}): {numbers}: {state}"
+
+
+def _overlap(pair: Pair) -> str:
+    """Return the overlap u in words, and its value before the clamp if the clamp changed it (TAL-MET-1)."""
+    before = f" ({_n(pair.unclamped)} before the clamp)" if pair.unclamped < 0 <= pair.overlap else ""
+    return f"u {_n(pair.overlap)}{before}"
 
 
 def _facts(picture: dict[str, Any], truth: int) -> dict[str, Any]:

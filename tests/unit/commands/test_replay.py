@@ -19,10 +19,12 @@ from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import Content, write
 from tal_conformance.core.circumstances import Circumstances
+from tal_conformance.core.reference_inputs import reference_loss
 from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.outcome_file import StoredOutcome, outcome_path, store
 from tal_conformance.implementations.registry import find
+from tal_reference import NEWEST
 
 ROOT = Path(__file__).parents[3]
 SMALL = Recipe(((Truth("ordinary"), Truth("tiny")), ()), classes=2, predictions="near").build()
@@ -84,7 +86,7 @@ def test_each_implementation_has_its_picture(replay: Run, case: Path):
 def test_a_folder_and_a_runs_folder(replay: Run, tmp_path: Path, case: Path):
     (tmp_path / "run" / "cases").mkdir(parents=True)
     SMALL.save(tmp_path / "run" / "cases" / "other.safetensors")
-    status, out, errors = replay(tmp_path, tmp_path / "run", "--implementation", "reference")
+    status, out, errors = replay(tmp_path, tmp_path / "run", "--implementation", "reference", "--details")
     assert (status, errors[:1]) == (0, ["Judging cases: 2 to do"])
     assert [line.split(":")[0] for line in out.splitlines() if " px, " in line] == [
         str(case),
@@ -201,7 +203,7 @@ def test_by_default_pictures_lie_where_reports_do(tmp_path: Path, case: Path):
 
 @pytest.mark.slow
 def test_what_comes_with_the_project_is_replayed(replay: Run):
-    status, out, errors = replay(recorded_cases()[0].parent, "--implementation", "reference")
+    status, out, errors = replay(recorded_cases()[0].parent, "--implementation", "reference", "--details")
     assert (status, errors[0]) == (0, "Judging cases: 7 to do")
     assert all(line.startswith("Judging cases: ") for line in errors)
     assert out.count("recorded: ultralytics") == len(recorded_cases())
@@ -268,5 +270,32 @@ def test_a_folder_ends_with_the_number_of_each_verdict(replay: Run, tmp_path: Pa
     SMALL.save(tmp_path / "other.safetensors")
     _, out, _ = replay(tmp_path, "--implementation", "reference")
     assert out.splitlines()[-1] == "2 cases: 2 within bound"
+    (tmp_path / "damaged.safetensors").write_bytes(b"nothing")
+    _, out, _ = replay(tmp_path, "--implementation", "reference")
+    assert out.splitlines()[-1] == "2 cases: 2 within bound; 1 could not be judged"
     _, out, _ = replay(case, "--implementation", "reference")
     assert " cases: " not in out
+
+
+def test_a_folder_has_one_line_for_each_batch_that_conforms(replay: Run, tmp_path: Path, case: Path):
+    """The line has the verdict, and losses and positives of implementation and reference."""
+    SMALL.save(tmp_path / "other.safetensors")
+    _, out, _ = replay(tmp_path, "--implementation", "reference")
+    one, other, _ = [line for line in out.splitlines() if not line.startswith(" ")]
+    assert one.startswith(f"{tmp_path}/case.safetensors: reference 1 on cpu, dialect ")
+    assert other.startswith(f"{tmp_path}/other.safetensors: ")
+    expected = reference_loss(SMALL, NEWEST)
+    positives = sum(int(image.foreground.sum()) for image in expected.targets)
+    assert f": box {expected.items[0]:.6g} (reference {expected.items[0]:.6g}), cls " in other
+    assert other.endswith(f", positives {positives} (reference {positives})")
+    _, out, _ = replay(tmp_path, "--implementation", "reference", "--details")
+    assert out.count("  candidates    agrees") == 2
+
+
+def test_the_reasons_of_a_failure_in_a_folder_are_printed(replay: Run, tmp_path: Path, case: Path):
+    SMALL.save(tmp_path / "other.safetensors")
+    status, out, _ = replay(tmp_path, "--implementation", "article", "--against", "ultralytics-8.4.190")
+    assert status == 1
+    assert "at stage candidates (TAL-CAND-2)" in out
+    assert "picture: " in out
+    assert "  candidates    diverges" not in out

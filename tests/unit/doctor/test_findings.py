@@ -252,6 +252,19 @@ def test_what_is_planted_is_found_first(case: str):
     assert 0 < first.count <= first.total
 
 
+def test_predictions_that_overlap_no_ground_truth_are_a_remark():
+    """Every box is a point, as with distances on a wrong scale; one box around its ground truth suffices."""
+    points = [level.clone() for level in BATCH.feature_maps]
+    for level in points:
+        level[:, : 4 * BATCH.head.reg_max : BATCH.head.reg_max] = 40.0
+    (finding,) = examine(Inputs(content(feature_maps=tuple(points))))
+    assert (finding.name, finding.clause, finding.severity) == ("no overlap", "TAL-MET-1", Severity.REMARK)
+    assert (finding.count, finding.total) == (3, 3)
+    assert "is clamped to 0" in finding.sentence
+    points[1] = BATCH.feature_maps[1]
+    assert not examine(Inputs(content(feature_maps=tuple(points))))
+
+
 def test_two_boxes_around_one_anchor_are_crowded():
     batch = one_truth()
     twice = torch.tensor([[0, 0, 12 / 64, 12 / 64, 8 / 64, 8 / 64], [0, 1, 12 / 64, 12 / 64, 8 / 64, 8 / 64]])

@@ -144,7 +144,7 @@ def test_a_ground_truth_in_words(crowded: ImageTrace):
     weights = crowded.loss.targets[0].weights
     owned = (crowded.trace.positives[1]).nonzero().flatten().tolist()
     for anchor in owned:
-        (line,) = [line for line in said if f"anchor {anchor}:" in line]
+        (line,) = [line for line in said if f"anchor {anchor} (" in line]
         assert float(re.search(r"weight ([\d.e-]+)", line)[1]) == pytest.approx(
             float(weights[anchor]), rel=1e-4
         )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import tal_conformance
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
@@ -212,3 +213,19 @@ def test_an_interrupted_training_is_not_a_batch_that_raised(tmp_path: Path):
 def test_other_arguments_are_refused_at_the_call(tmp_path: Path, wrong: Any):
     with recording(tmp_path) as rec, pytest.raises(TypeError, match="expected"):
         rec(*wrong)
+
+
+def test_a_recording_ends_with_its_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Nothing that was seen is left out silently, also if the loop raises; two steps, and one of them raises."""
+
+    def train() -> None:
+        with tal_conformance.recording(tmp_path / "recorded") as rec:
+            rec(*INPUTS)
+            with rec(*INPUTS):
+                raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        train()
+    lines = capsys.readouterr().err.splitlines()
+    assert any("batches of 2 recorded in" in line for line in lines)
+    assert any("1 raised: RuntimeError: out of luck" in line for line in lines)

@@ -129,12 +129,12 @@ def test_a_ground_truth():
             "6 candidates (TAL-CAND-1), fewer than k = 10 of them with t above 0: these are selected, and "
             "anchors with t 0 fill up (T1) (TAL-TOPK-1):"
         ),
-        "     2. anchor 6: s 0.7, u 0.64, t 0.05: weight 0.7",
+        "     2. anchor 6 (stride 8, column 2, row 1): s 0.7, u 0.64, t 0.05: weight 0.7",
         "3 positives in the end: best t* 0.4, best u* 0.9 (TAL-NORM-1).",
     ]
     assert (
-        "     4. anchor 6: s 0.61, u 0.41, t 0.004: lost to GT 1, whose u is 0.64 (TAL-CONF-1)"
-        in truth_lines(picture(), 0)
+        "     4. anchor 6 (stride 8, column 2, row 1): s 0.61, u 0.41, t 0.004: "
+        "lost to GT 1, whose u is 0.64 (TAL-CONF-1)" in truth_lines(picture(), 0)
     )
 
 
@@ -198,3 +198,10 @@ def test_places_level_by_level():
     assert place(drawn, 6399)[:3] == (636.0, 636.0, 8)
     assert place(drawn, 6400)[:3] == (8.0, 8.0, 16)
     assert place(drawn, 8400) is None
+
+
+def test_an_overlap_that_was_clamped_is_shown():
+    values = picture()
+    values["anchors"]["6"]["unclamped"] = [-0.25 for _ in values["anchors"]["6"]["pairs"]]
+    (line,) = [line for line in truth_lines(values, 1) if "anchor 6 " in line]
+    assert "u 0.64 (-0.25 before the clamp), t" in line
