@@ -1,10 +1,11 @@
 """The table and the summary lines that a run prints at its end."""
 
+from collections.abc import Collection
 from typing import Any
 
 from tal_reports.analysis.compare import change_sentence, compare
 from tal_reports.analysis.folding import identified_in_words
-from tal_reports.analysis.headline import result_of
+from tal_reports.analysis.headline import has_worth, result_of
 from tal_reports.analysis.history import entry_of, history_of, previous, read_history
 from tal_reports.analysis.summary import NO_BATCH, PARTLY, summarise, unsupported_sentence
 from tal_reports.html.render import NAME
@@ -14,6 +15,12 @@ from tal_reports.text import counted, listed, shortened, visible
 
 ALWAYS = ("exact", "within_bound", "admissible", "inconclusive", "divergent", "error")
 """Verdicts that have a column in the table even if no batch has them."""
+DISPENSABLE = ("admissible", "inconclusive", "within_bound", "exact", "error", "divergent")
+"""Verdicts whose columns are left out, in this order, if the table is too wide and no batch has them."""
+WORTH = "worth"
+"""Name of the clause that says what a pass is worth, among the parts of the table that may be left out."""
+TABLE_WIDTH = 100
+"""Number of characters of a line in a terminal of ordinary width, which wraps longer lines."""
 UNSUPPORTED = "not supported: "
 """Beginning of the reason for a test that is skipped because the adapter excludes a way of calling."""
 MAX_WIDTH = 36
@@ -61,21 +68,42 @@ def _since(log: Log, summary: dict[str, Any]) -> str:
 
 
 def _table(implementations: list[dict[str, Any]], worth: str) -> str:
+    """Return the verdicts of each implementation as a table of at most `TABLE_WIDTH` characters if that is possible.
+
+    A table that is too wide lacks, in this order: columns of verdicts that no batch has, the worth of a pass (which is
+    then a line of its own), the dialect, the version.
+    """
     if not implementations:
         return "No implementation was tested."
-    columns = [v for v in VERDICTS if v in ALWAYS or any(line["verdicts"][v] for line in implementations)]
-    rows = [
-        ["implementation", "version", "dialect", "batches", *(v.replace("_", " ") for v in columns), "result"]
-    ]
+    counted_verdicts = {v for line in implementations for v in VERDICTS if line["verdicts"][v]}
+    verdicts = [v for v in VERDICTS if v in ALWAYS or v in counted_verdicts]
+    left_out: list[str] = []
+    text = ""
+    for further in ("", *(v for v in DISPENSABLE if v not in counted_verdicts), WORTH, "dialect", "version"):
+        left_out.append(further)
+        text = _table_without(left_out, implementations, verdicts, worth)
+        if max(map(len, text.splitlines())) <= TABLE_WIDTH:
+            break
+    footnote = (
+        [f"conforms: {worth}"] if WORTH in left_out and any(map(has_worth, implementations)) and worth else []
+    )
+    return "\n".join([text, *footnote])
+
+
+def _table_without(
+    left_out: Collection[str], implementations: list[dict[str, Any]], verdicts: list[str], worth: str
+) -> str:
+    words = [name for name in ("name", "version", "dialect") if name not in left_out]
+    columns = [verdict for verdict in verdicts if verdict not in left_out]
+    titles = ["implementation", *words[1:], "batches", *(v.replace("_", " ") for v in columns), "result"]
+    rows = [titles, []]
     for line in implementations:
-        words = [_word(line["name"]), _word(line["version"]), _word(line["dialect"])]
-        numbers = [
-            f"{number:,}" for number in (line["batches"], *(line["verdicts"][verdict] for verdict in columns))
-        ]
-        rows.append([*words, *numbers, visible(result_of(line, worth))])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    numeric = range(3, len(widths) - 1)
+        numbers = (line["batches"], *(line["verdicts"][verdict] for verdict in columns))
+        result = visible(result_of(line, "" if WORTH in left_out else worth))
+        rows.append([*(_word(line[name]) for name in words), *(f"{number:,}" for number in numbers), result])
+    widths = [max(map(len, column)) for column in zip(*filter(None, rows), strict=True)]
+    rows[1] = ["-" * width for width in widths]
+    numeric = range(len(words), len(widths) - 1)
     return "\n".join(
         "  ".join(
             cell.rjust(width) if at in numeric else cell.ljust(width)

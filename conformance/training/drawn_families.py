@@ -42,14 +42,16 @@ class Training(NamedTuple):
     """Description of the model, a path in Ultralytics' folder of models."""
     turned: bool
     """True to train on turned rectangles."""
+    images: int
+    """Number of images of a batch."""
     limit_mb: float
     """Size limit of the recorded files in MB."""
 
 
 TRAININGS: Final = (
-    Training(E2E.name, "26/yolo26n.yaml", False, 0.1),
-    Training(OBB.name, "v8/yolov8n-obb.yaml", True, 0.15),
-    Training(OBB.name, "26/yolo26n-obb.yaml", True, 0.08),
+    Training(E2E.name, "26/yolo26n.yaml", False, TOGETHER, 0.06),
+    Training(OBB.name, "v8/yolov8n-obb.yaml", True, 1, 0.03),
+    Training(OBB.name, "26/yolo26n-obb.yaml", True, TOGETHER, 0.035),
 )
 
 
@@ -100,7 +102,7 @@ def record(folder: Path, training: Training, number: int) -> None:
     torch.set_num_threads(1)
     with recording(own / "recorded", every=REGULAR, limit_mb=training.limit_mb):
         model = YOLO(str(ROOT / "cfg" / "models" / training.model), verbose=False)
-        model.train(**training_options(own, description) | {"epochs": EPOCHS})
+        model.train(**training_options(own, description) | {"epochs": EPOCHS, "batch": training.images})
     (folder / training.task).mkdir(exist_ok=True)
     for path in sorted((own / "recorded").rglob("*.safetensors")):
         shutil.copy(path, folder / training.task / path.name)

@@ -76,7 +76,7 @@ def called(subject: Subject, batch: Batch, way: str) -> Judgement:
         if judge is not None:
             found = judge(subject, answer, plains)
         else:
-            found = difference(subject, answer, plains[answer.call], WAYS[way].same_bits)
+            found = difference(subject, answer, plains[answer.call], WAYS[way].keeps_bits())
         if found is not None:
             raise _failure(subject, plains[answer.call].batch, way, answer.how, found)
     return plains[0].judgement

@@ -26,6 +26,8 @@ from tal_conformance.implementations.calling.call import Answer, Caller
 from tal_conformance.implementations.guards.exceptions import failure_from
 
 RANKS = 2
+RANK_THREADS = 1
+"""Number of torch's threads in each process: the threads of a process do not survive its fork."""
 GET_FLAGS, SET_FLAGS, INTERFACE_UP = 0x8913, 0x8914, 1
 """Linux's numbers for reading and writing the flags of a network interface, and the flag of one that is on."""
 INTERFACE = struct.Struct("16sH14x")
@@ -59,7 +61,7 @@ def _run(caller: Caller, rank: int, folder: Path) -> None:
     """Make the call whose index is `rank`, in the process of this rank, and store the results in `folder`."""
     fields: dict[str, Any] = {}
     try:
-        torch.set_num_threads(1)
+        torch.set_num_threads(RANK_THREADS)
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         _raise_loopback()
         distributed.init_process_group(

@@ -19,7 +19,7 @@ from tal_conformance.implementations.calling.call import (
     gradients_of,
     named_gradients,
 )
-from tal_conformance.implementations.calling.ranks import in_two_processes
+from tal_conformance.implementations.calling.ranks import RANK_THREADS, in_two_processes
 
 SCALES = (2.0, 65536.0)
 """Factors of the total: a factor other than 1, and the initial one of GradScaler. Powers of two cause no rounding."""
@@ -44,6 +44,7 @@ class Way:
         same_bits: True if torch guarantees results bitwise equal to those of an ordinary call, because the
             same operations run on the same memory layout. False if another layout, number of threads or kernel may
             round differently, within the bound of two correct runs.
+        threads: number of torch's threads during the call; None for those of an ordinary call.
     """
 
     name: str
@@ -51,6 +52,14 @@ class Way:
     loss: Calling
     assign: Calling | None
     same_bits: bool
+    threads: int | None = None
+
+    def keeps_bits(self) -> bool:
+        """Return True if the results equal those of an ordinary call in this process bitwise.
+
+        Another number of threads adds the parts of a large sum in another order.
+        """
+        return self.same_bits and self.threads in (None, torch.get_num_threads())
 
 
 def scaled_gradients(caller: Caller) -> Iterator[Answer]:
@@ -412,7 +421,7 @@ WAYS: dict[str, Way] = {
         Way("deterministic-algorithms", "CALL-5", *DETERMINISTIC, False),
         Way("compile", "CALL-5", under_compile, assigned_under_compile, False),
         Way("out-of-memory", "CALL-6", out_of_memory(train_counted), out_of_memory(assign_counted), False),
-        Way("two-processes", "CALL-7", in_two_processes, None, True),
+        Way("two-processes", "CALL-7", in_two_processes, None, True, RANK_THREADS),
     )
 }  # fmt: skip
 """Every way of calling by name."""

@@ -1,5 +1,6 @@
 """Ways of calling (compiled, channels-last, ...): correct implementations pass, planted faults are found."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from tal_conformance.batches.calling import IMAGES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.calling.check import CallingFailure, applies, called, companion
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Loss
@@ -19,6 +21,7 @@ from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.planted_faults.calling import correct
 from tal_conformance.mutation.planted_faults.faulty_criterion import USAGE_FAULTS, UsageFault
+from tal_reference import NEWEST
 
 CALLED_RECIPE = Recipe(images=IMAGES[0], cells=(4, 6), strides=(8, 16), classes=3, reg_max=4)
 BATCH = CALLED_RECIPE.build()
@@ -160,3 +163,22 @@ def test_states_of_torch_are_as_before():
     assert before == (
         torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled(),
     )  # fmt: skip
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("seed", [41308, 41309, 41310])
+def test_processes_of_one_thread_may_round_differently_from_several_threads(seed: int):
+    """Each process has one thread; two threads add the parts of a large sum in another order."""
+    recipe = Recipe(
+        images=((Truth("huge"),),) * 4, cells=(16, 16), classes=256, predictions="near", seed=seed
+    )
+    subject = Subject(implementation_from(ReferenceAdapter(NEWEST), "reference"), "cpu")
+    assert not called(subject, recipe.build(), "two-processes").verdict.fails
