@@ -79,7 +79,7 @@ JOINT: tuple[Move, ...] = (
     _EVERYWHERE | {"at_least_one": True},
 )
 """Changes of several choices that are tried as one: `metric_masked` and `at_least_one` have no effect unless overlaps
-are computed off candidates too, and without them, that may explain less than before."""
+are computed off candidates too, and this change alone may explain fewer batches than before."""
 
 
 def values_of(name: str) -> list[Any]:
@@ -288,8 +288,8 @@ class Search:
     def explain(self, dialect: Dialect, sample: Sequence[Recipe], first: bool = True) -> Dialect:
         """Change choices of a dialect as long as it explains more of the sample, and return the dialect.
 
-        A dialect that was left is not tried again: gains are measured on unexplained batches of a sample, so each of
-        two dialects may seem better than the other. The argument `first` is that of `explained_from`.
+        The search does not return to an earlier dialect: gains are measured on the unexplained batches of a sample, so
+        that each of two dialects may seem better than the other. The argument `first` is that of `explained_from`.
         """
         self._passed = set()
         while unexplained := self.unexplained(dialect, sample):

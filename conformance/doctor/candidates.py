@@ -189,9 +189,9 @@ def _no_overlap(inputs: Inputs, candidates: dict[int, Tensor]) -> Finding | None
         return None
     row, best = next((row, float(overlap.max())) for row, overlap in overlaps.items())
     sentence = (
-        "no ground truth has a candidate whose predicted box overlaps it. For that of "
-        f"{name_of(inputs, row)}, the largest overlap of {len(candidates[row])} candidates is {best:.3g}, which is "
-        "clamped to 0: every alignment metric and weight is 0, and this step teaches no box. After the first steps, "
+        "no ground truth has a candidate whose predicted box overlaps it. The largest overlap of the "
+        f"{len(candidates[row])} candidates of {name_of(inputs, row)} is {best:.3g}, which is clamped to 0: "
+        "every alignment metric and weight is 0, and this step teaches no box. After the first steps, "
         "predictions are on another scale than the ground truths: compare strides, reg_max and initialisation"
     )
     return Finding(

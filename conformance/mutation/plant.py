@@ -50,8 +50,8 @@ EXPONENTS = (
     "official losses have alpha and beta built in, so that only the check of assigners draws other exponents"
 )
 ONE_SEQUENCE = (
-    "moves the loss by less than the hidden weights can, which the roundings of hidden boxes to 16 bits move; weights "
-    "that follow one sequence of roundings for all boxes would expose it, instead of the hull of all sequences"
+    "moves the loss by less than the roundings of hidden boxes to 16 bits, which move the hidden weights; bounds of "
+    "the weights for one sequence of roundings of all boxes, instead of the hull of all sequences, would expose it"
 )
 OPEN: dict[str, dict[str, str]] = {
     HIDDEN: {

@@ -12,11 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK
 from tal_conformance.batches.seeding import make_draws_reproducible
-from tal_conformance.checks.registry import CHECKS
-from tal_conformance.checks.relations.relations import RELATIONS_BY_TASK
-from tal_conformance.checks.state.sequences import TASKS_OF
 from tal_conformance.core.determinism import fixed_arithmetic
 from tal_conformance.core.interrupts import lost_interrupts
 from tal_conformance.core.task import DETECT
@@ -37,11 +33,11 @@ from tal_conformance.suite.options import (
     load_profile,
     seed_hypothesis,
 )
-from tal_conformance.suite.order import slow_modules_last
 from tal_conformance.suite.progress import TestProgress
 from tal_conformance.suite.reproduce import render_command
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_conformance.suite.running_messages import RunningMessages
+from tal_conformance.suite.selection import EVERY_TASK, select_tests
 from tal_conformance.suite.session import (
     RUN,
     SessionState,
@@ -58,7 +54,6 @@ from tal_conformance.suite.session import (
     note_absent,
     note_ledger,
     note_loose_bounds,
-    note_other_checks,
     note_unreached_hazards,
     stopped,
     too_unsupported,
@@ -80,13 +75,6 @@ from tal_conformance.suite.terminal_output import (
 )
 from tal_reports import RunLog, read_log, terminal_table
 from tal_text import encodable, prepare_streams, visible
-
-EVERY_TASK = "every_task"
-"""Mark of tests that are not generated checks, and that judge batches of the task of their implementation."""
-PARTS_OF_FURTHER_TASKS = 3
-"""In a run of several tasks, each task of an implementation after the first has the profile's number of batches divided
-by this, so that a run of all tasks takes about twice as long as one of detection. `--task` tests a task with all of
-them."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -251,113 +239,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that the options exclude, so that pytest does not list them as skipped; order the rest.
-
-    With `--case`, only case files are judged. Large batches are judged only with `--large`. For tasks other than
-    detection, only generated checks are run, if they have a Hypothesis strategy of the task, which they then use, and
-    tests with the mark `every_task`.
-    """
+    """Deselect the tests that the options exclude, so that pytest does not list them as skipped; order the rest."""
     run = config.stash.get(RUN, None)
-    if run is None:
-        return
-    own = [item for item in items if Path(__file__).resolve().parent in item.path.resolve().parents]
-    empty = ("test_cases", "test_findings")
-    dropped = [item for item in own if item.path.stem in empty and item.get_closest_marker("skip")]
-    if run.cases or run.unreadable:
-        dropped = [
-            item
-            for item in own
-            if item in dropped or item.path.stem != "test_cases" or _of_another_row(item, run)
-        ]
-    else:
-        large = config.getoption("--large")
-        dropped += [
-            item
-            for item in own
-            if (item.path.stem == "test_large" and not large) or _concerns_another_task(item, run)
-        ]
-        others = [item for item in own if item not in dropped and not _applies(item, task_of_item(item, run))]
-        dropped += others
-        if (
-            getattr(config, "workerinput", {}).get("workerid", "gw0") == "gw0"
-        ):  # every worker collects all tests
-            for task in run.tasks:
-                note_other_checks(run, task, [item for item in others if task_of_item(item, run) == task])
-    if dropped:
-        config.hook.pytest_deselected(items=dropped)
-        unwanted = set(dropped)
-        items[:] = [item for item in items if item not in unwanted]
-    kept = set(own)
-    for item in items:
-        if (
-            item in kept
-            and isinstance(item, pytest.Function)
-            and task_of_item(item, run) != DETECT.name
-            and name_of_check(item) in CHECKS
-        ):
-            parts = 1 if _is_first_row(item, run) else PARTS_OF_FURTHER_TASKS
-            item.obj = CHECKS[name_of_check(item)].test_for(task_of_item(item, run), parts)
-    items[:] = slow_modules_last(items)
-
-
-def task_of_item(item: pytest.Item, run: SessionState) -> str:
-    """Return the task that a test judges: that of its implementation, or else detection if the run tests it."""
-    callspec = getattr(item, "callspec", None)
-    subject = None if callspec is None else callspec.params.get("subject")
-    if subject is None:
-        return DETECT.name if DETECT.name in run.tasks else run.tasks[0]
-    task: str = subject.implementation.task
-    return task
-
-
-def _is_first_row(item: pytest.Function, run: SessionState) -> bool:
-    """Return True if a test judges the first task on which the run tests an implementation."""
-    subject: Any = item.callspec.params["subject"]
-    tested = subject.implementation
-    return next(row for row in run.implementations if row.spec == tested.spec).name == str(tested.name)
-
-
-def _of_another_row(item: pytest.Item, run: SessionState) -> bool:
-    """Return True if another row of the same implementation judges a test's case file, because it has the case's task.
-
-    If no row has this task, the first row has the test, which logs that the case is not tested.
-    """
-    parameters: dict[str, Any] = (
-        item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    )
-    subject, case = parameters.get("subject"), parameters.get("case")
-    if subject is None or case is None:
-        return False
-    rows = [row for row in run.implementations if row.spec == subject.implementation.spec]
-    judging = next((row for row in rows if row.task == case.task), rows[0])
-    return subject.implementation.name != judging.name
-
-
-def _concerns_another_task(item: pytest.Item, run: SessionState) -> bool:
-    """Return True if a test is that of a relation, sequence or recorded batch of another task than its row's."""
-    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
-    relation, task = parameters.get("relation"), task_of_item(item, run)
-    if relation is not None:
-        return relation.clause not in RELATIONS_BY_TASK[task]
-    if "sequence" in parameters:
-        return task not in TASKS_OF.get(parameters["sequence"], (task,))
-    return parameters.get("task", task) != task
-
-
-def name_of_check(item: pytest.Item) -> str:
-    """Return the name in `CHECKS` of the check that a test may be."""
-    return str(getattr(item, "originalname", item.name)).removeprefix("test_")
-
-
-def _applies(item: pytest.Item, task: str) -> bool:
-    """Return True if a test of the suite applies to a task."""
-    if task == DETECT.name:
-        return True
-    if item.get_closest_marker(EVERY_TASK) is not None:
-        strategy = item.callspec.params.get("name") if hasattr(item, "callspec") else None
-        return strategy is None or strategy in STRATEGIES_BY_TASK[task]
-    name = name_of_check(item)
-    return name in CHECKS and CHECKS[name].strategy_of(task) is not None
+    if run is not None:
+        select_tests(run, config, items)
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,10 @@ from tal_conformance.suite.checker import Checker
 SLOW = ("two-processes", "compile")
 """Ways of calling that take seconds, which the profile `dev` leaves out."""
 REDUCED_BRANCHES = (
-    "each branch of an end-to-end loss has its own N, of whose reduction the total tells nothing"
+    "each branch of an end-to-end loss has its own N, and the total does not show whether each N is reduced over "
+    "the ranks"
 )
+"""Reason why end-to-end losses that reduce N over the ranks are not called in two processes."""
 OTHERS = tuple(name for name in WAYS if name not in SLOW)
 
 

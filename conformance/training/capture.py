@@ -1,10 +1,10 @@
 """Capture the calls of the official losses during a training, for any release. Nothing is recomputed.
 
-Captured are the losses of detection, of rotated boxes, and of end-to-end heads: as one call with both branches if these
-are branches of detection, else as one call of each branch.
+The losses of detection, of rotated boxes and of end-to-end heads are captured. A call of an end-to-end loss is one
+capture with both branches if these are branches of detection, else one capture for each branch.
 
 The predictions that a loss receives have one of two structures, depending on the release: a list of feature maps, or a
-dictionary of boxes and scores. Those of an end-to-end head are a dictionary of both branches' predictions. In a
+dictionary of boxes and scores. An end-to-end head passes a dictionary of both branches' predictions. In a
 validation, they are the second item of a tuple. From release 8.4.0 on, the head calls the method `loss` of the loss
 object; earlier releases, and the losses of end-to-end heads, are called themselves. The method that is called is
 wrapped during the capture.
@@ -291,7 +291,7 @@ def _branch_of(criterion: Any) -> Any:
 def hyperparameters_of(criterion: Any, task: str = DETECT.name) -> Hyperparameters:
     """Return the hyperparameters of an official loss and its assigner.
 
-    Those of an end-to-end loss are its gains and the state of its weights (E2E-2, E2E-4).
+    An end-to-end loss has its gains and the state of its weights; its assigners' settings are fixed (E2E-2, E2E-4).
     """
     assigner, gains = _branch_of(criterion).assigner, _branch_of(criterion).hyp
     if task == E2E.name:
@@ -460,12 +460,13 @@ def _wrapped(
         whole = int(listened.task == E2E.name)
         inside[0] += whole
         try:
-            result = official(*given, **named)
+            try:
+                result = official(*given, **named)
+            finally:  # also after Ctrl-C, which a notebook survives
+                inside[0] -= whole
         except Exception as error:
-            inside[0] -= whole
             report(given, named, None, error)
             raise
-        inside[0] -= whole
         report(given, named, result, None)
         return result
 

@@ -5,7 +5,6 @@ A relation of detection compares a branch's results on two batches. The other br
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import count
 
 import torch
 
@@ -37,11 +36,11 @@ SUM_ROUNDINGS = 4
 
 
 class BranchRuns:
-    """The runs of one implementation on batches of an end-to-end head, each of them once.
+    """Cache of the runs of one implementation on batches of an end-to-end head.
 
     Args:
         subject: the implementation, and the device to run it on.
-        batch: a batch that all others are made from.
+        batch: the batch from which all other batches are made.
     """
 
     def __init__(self, subject: Subject, batch: Batch) -> None:
@@ -218,7 +217,7 @@ def one_positive(runs: BranchRuns, judgement: Judgement, clause: str) -> None:
     part = runs.parts(runs.batch)["one2one"]
     outcome = runs.outcome(runs.batch).branches["one2one"]
     to = Comparison(judgement, clause, "within one run")
-    for image, truths in zip(count(), Expectation(part, runs.subject.implementation.dialect).truths):
+    for image, truths in enumerate(Expectation(part, runs.subject.implementation.dialect).truths):
         if outcome.assignment is not None and (outcome.loss is None or outcome.from_loss):
             owners = outcome.assignment.truth_index[image][outcome.assignment.foreground[image]]  # (P,)
             counts = torch.bincount(owners.long(), minlength=1)  # (M,)

@@ -1,6 +1,8 @@
 """The check that images are independent goes on after a batch to which its relation does not apply."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, Never
 
 import pytest
 
@@ -17,3 +19,20 @@ def test_a_batch_without_the_relation_does_not_end_the_check():
 
     with pytest.raises(AssertionError, match="found"):
         check_independence(checker, PROFILES["dev"][0])  # type: ignore[arg-type] # only called
+
+
+class Untested(Exception):
+    """Error that stands for a skipped test."""
+
+
+def test_a_scope_without_any_compared_batch_is_logged_as_not_tested():
+    class Checker(SimpleNamespace):
+        def __call__(self, *_: object, **__: object) -> None:
+            raise NotApplicable("no gradient of background")
+
+        def not_tested(self, reason: str) -> Never:
+            raise Untested(reason)
+
+    checker: Any = Checker()
+    with pytest.raises(Untested, match="META-SPLIT applies to no batch"):
+        check_independence(checker, PROFILES["dev"][0])
