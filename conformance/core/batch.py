@@ -68,9 +68,10 @@ class Batch:
         _check_hyperparameters(self.hyperparameters)
         _check_class_weights(self.head)
         _check_keypoints(self.head, self.family)
-        _check_masks(self.head, self.annotations, self.family)
+        _check_masks(self.head, self.family)
         _check_maps(self.feature_maps, self.head, self.family)
         _check_annotations(self.annotations, self.images, self.head, self.device, self.family)
+        _check_pixels(self.annotations, self.head, self.family)
         _check_extras(self.extras, self.device, self.family)
 
     def __repr__(self) -> str:
@@ -350,7 +351,11 @@ def _check_annotations(
     for number, row in enumerate(annotations[:, : task.annotation_columns].tolist()):
         image, label, _, _, width, height, *_ = row
         if not finite[number]:
-            raise ValueError(f"annotation row {number} is not finite: {row}; remove the row or correct it")
+            column = int((~annotations[number].isfinite()).nonzero()[0])
+            raise ValueError(
+                f"annotation row {number} is not finite: column {column} is {float(annotations[number, column])};"
+                " remove the row or correct it"
+            )
         if image not in range(images):
             raise ValueError(f"annotation row {number} names image {image:g}, expected 0 to {images - 1}")
         if label not in range(classes):
@@ -365,7 +370,7 @@ def _check_keypoints(head: Head, task: Task) -> None:
         expected = "the number of keypoints, such as (17, 3)" if task.has_keypoints else "None"
         raise ValueError(f"head.keypoints is {head.keypoints!r}; task {task.name!r} expects {expected}")
     sigmas = head.keypoint_sigmas
-    if sigmas is None:  # no tensor for nothing: most heads have no keypoints
+    if sigmas is None:  # as for most heads
         return
     for number, (sigma, stored) in enumerate(zip(sigmas, torch.tensor(sigmas).tolist(), strict=True)):
         if sigma != stored:
@@ -374,17 +379,19 @@ def _check_keypoints(head: Head, task: Task) -> None:
             )
 
 
-def _check_masks(head: Head, annotations: Tensor, task: Task) -> None:
-    """Raise ValueError unless the head has masks exactly if the task has (SEG-IN-1), and the rows fit their encoding.
-
-    Pixels are between 0 and 1. Masks of one picture per image are 0 or 1, and do not overlap (SEG-IN-2).
-    """
+def _check_masks(head: Head, task: Task) -> None:
+    """Raise ValueError unless the head has masks exactly if the task has (SEG-IN-1)."""
     if (head.masks is not None) != task.has_masks:
         expected = "the height and width of the true masks" if task.has_masks else "None"
         raise ValueError(f"head.masks is {head.masks!r}; task {task.name!r} expects {expected}")
-    if not task.has_masks or annotations.dim() != 2 or annotations.shape[1] != task.columns(head):
-        return  # `_check_annotations` names rows of another shape
-    if annotations.device.type != "cpu" or not len(annotations):
+
+
+def _check_pixels(annotations: Tensor, head: Head, task: Task) -> None:
+    """Raise ValueError unless the masks of valid annotation rows fit the head's encoding.
+
+    Pixels are between 0 and 1. Masks of one picture per image are 0 or 1, and do not overlap (SEG-IN-2).
+    """
+    if not task.has_masks or annotations.device.type != "cpu" or not len(annotations):
         return
     pixels = annotations[:, task.annotation_columns :]  # (N, h_m w_m)
     if bool(((pixels < 0) | (pixels > 1)).any()):
@@ -393,7 +400,7 @@ def _check_masks(head: Head, annotations: Tensor, task: Task) -> None:
         )
     if not head.overlapping_masks:
         return
-    image = annotations[:, 0].long().clamp(min=0)  # (N,)
+    image = annotations[:, 0].long()  # (N,)
     count = pixels.new_zeros(int(image.max()) + 1, pixels.shape[1]).index_add(
         0, image, pixels
     )  # (B, h_m w_m)

@@ -44,7 +44,8 @@ def decoded(tensors: Mapping[str, Tensor], head: Head, task: str) -> Tensor:
         raise ValueError(f"unexpected tensors {sorted(tensors)}: expected masks with a task that has them")
     values, lengths = tensors[VALUES], tensors[LENGTHS]
     width = family.columns(head) - family.annotation_columns  # pixels of a mask
-    pixels = len(rows) * width
+    count = rows.shape[0] if rows.dim() == 2 else 0
+    pixels = count * width
     if pixels > MOST_PIXELS:
         raise ValueError(f"masks have {pixels} pixels, expected at most {MOST_PIXELS}")
     shapes = rows.dim() == 2 and values.dim() == lengths.dim() == 1 and len(values) == len(lengths)
@@ -57,7 +58,7 @@ def decoded(tensors: Mapping[str, Tensor], head: Head, task: str) -> Tensor:
     ):
         raise ValueError(
             f"the runs of masks are {tuple(values.shape)} {values.dtype} and {tuple(lengths.shape)} {lengths.dtype};"
-            f" expected positive lengths with the sum {pixels}, the pixels of {len(rows)} masks"
+            f" expected positive lengths with the sum {pixels}, the pixels of {count} masks"
         )
-    masks = values.repeat_interleave(lengths).unflatten(0, (len(rows), width))  # (N, h_m w_m)
+    masks = values.repeat_interleave(lengths).unflatten(0, (count, width))  # (N, h_m w_m)
     return torch.cat((rows, masks), dim=1)

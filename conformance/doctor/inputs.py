@@ -149,9 +149,10 @@ class Inputs:
     @cached_property
     def predicted(self) -> Tensor | None:
         """Predicted boxes (B, A, 4), float32, xyxy in pixels; None with branches or predictions that are not finite."""
-        if len(self.maps) != len(self.grids) or not all(level.isfinite().all() for level in self.maps):
+        levels = self.maps[: len(self.grids)]  # without the prototypes of a head with masks
+        if len(TASKS[self.content.task].branches) > 1 or not all(level.isfinite().all() for level in levels):
             return None
-        flat = torch.cat([level.float().flatten(2) for level in self.maps], 2)  # (B, channels, A)
+        flat = torch.cat([level.float().flatten(2) for level in levels], 2)  # (B, channels, A)
         centres, strides = self.anchors[0], self.anchors[1][:, None]  # (A, 2), (A, 1)
         bins = self.content.head.reg_max
         boxes = decode(

@@ -16,7 +16,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.judgement.bounds import ROUNDINGS, precision, smallest
 from tal_conformance.judgement.enclosure import Enclosure
 from tal_conformance.judgement.loss_reference import ZERO, ReferenceLoss, loss_precision
-from tal_conformance.judgement.loss_rounding import LossRounding, rounding_units
+from tal_conformance.judgement.loss_rounding import LossRounding, shared_rounding_units
 from tal_reference import BatchTargets, Dialect
 from tal_reference.composed import total_factor
 from tal_reference.keypoints import (
@@ -53,8 +53,7 @@ def keypoint_rounding_units(
     """
     given, numbers = exact.predictions, batch.hyperparameters
     assert isinstance(given, KeypointPredictions)
-    shared = [batch.family.item_names.index(name) for name in ("box", "cls", "dfl")]
-    detection = rounding_units(batch, targets, replace(exact, items=exact.items[shared]), dialect, edges)
+    detection = shared_rounding_units(batch, targets, exact, dialect, edges)
     eps = torch.finfo(loss_precision(batch)).eps
     positives = targets.positives
     moved = edges[positives.image, positives.anchor] if isinstance(edges, Tensor) else 0.0  # (P,) pixels

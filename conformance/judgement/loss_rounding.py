@@ -4,7 +4,7 @@ B images, A anchors, C classes, R bins, P positives of the whole batch.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import torch
@@ -143,6 +143,14 @@ def class_gradient_unit(logits: Tensor, targets: BatchTargets, dialect: Dialect)
     unit = logits.sigmoid()  # (B, A, C)
     unit[positives.image, positives.anchor, positives.labels] += positives.weights.double()
     return unit * targets.foreground[..., None] if dialect.class_loss is ClassLoss.POSITIVES else unit
+
+
+def shared_rounding_units(
+    batch: Batch, targets: BatchTargets, exact: ReferenceLoss, dialect: Dialect, edges: Tensor | float
+) -> LossRounding:
+    """Return the effect of rounding on box, cls and dfl of a loss with further terms; arguments of `rounding_units`."""
+    shared = [batch.family.item_names.index(name) for name in ("box", "cls", "dfl")]
+    return rounding_units(batch, targets, replace(exact, items=exact.items[shared]), dialect, edges)
 
 
 def rounding_units(

@@ -8,7 +8,7 @@ B images, A anchors, P positives of the whole batch, p of one image, n prototype
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.judgement.bounds import ROUNDINGS, precision, smallest
 from tal_conformance.judgement.enclosure import Enclosure
 from tal_conformance.judgement.loss_reference import ZERO, ReferenceLoss, loss_precision
-from tal_conformance.judgement.loss_rounding import LossRounding, rounding_units
+from tal_conformance.judgement.loss_rounding import LossRounding, shared_rounding_units
 from tal_reference import BatchTargets, Dialect
 from tal_reference.composed import total_factor
 from tal_reference.masks import MaskPredictions, mask_logits, resized_prototypes, size_of
@@ -47,8 +47,7 @@ def mask_rounding_units(
     """
     given, numbers = exact.predictions, batch.hyperparameters
     assert isinstance(given, MaskPredictions)
-    shared = [batch.family.item_names.index(name) for name in ("box", "cls", "dfl")]
-    detection = rounding_units(batch, targets, replace(exact, items=exact.items[shared]), dialect, edges)
+    detection = shared_rounding_units(batch, targets, exact, dialect, edges)
     eps, tiny = torch.finfo(loss_precision(batch)).eps, STEPS * smallest(precision(batch.dtype))
     positives = targets.positives
     moved = edges[positives.image, positives.anchor] if isinstance(edges, Tensor) else 0.0  # (P,) pixels
@@ -241,13 +240,11 @@ def share_of(boxes: Enclosure, size: tuple[int, int]) -> Enclosure:
     low, high = boxes.low, boxes.high
     sides = Enclosure.between(low[:, 2:] - high[:, :2], high[:, 2:] - low[:, :2], boxes.eps)  # (p, 2)
     shares = sides / Enclosure.around(sides.low.new_tensor((size[1], size[0])), 0.0, boxes.eps)
-    return Enclosure.between(shares.low[:, 0], shares.high[:, 0], boxes.eps) * Enclosure.between(
-        shares.low[:, 1], shares.high[:, 1], boxes.eps
-    )
+    return shares[:, 0] * shares[:, 1]
 
 
 def insides(boxes: Enclosure, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return masks (p, h_m, w_m) bool of the pixels that are inside in every case, and of those that may be (SEG-2)."""
+    """Return two masks (p, h_m, w_m) bool: pixels that are inside in every case, and pixels that may be (SEG-2)."""
     rows = torch.arange(size[0], device=boxes.low.device)[:, None]  # (h_m, 1)
     columns = torch.arange(size[1], device=boxes.low.device)  # (w_m,)
 

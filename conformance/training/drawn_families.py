@@ -6,7 +6,6 @@ Ultralytics' own trainer trains a YOLO26n on upright rectangles, and a YOLOv8n-O
 from random weights and without network. The two branches of YOLO26n-OBB are recorded one by one, as rotated boxes.
 """
 
-import argparse
 import math
 import shutil
 from pathlib import Path
@@ -22,6 +21,7 @@ from tal_conformance.training.rectangles import (
     IMAGES,
     SIDE,
     TOGETHER,
+    new_folder,
     training_options,
     write_dataset,
     write_images,
@@ -116,14 +116,10 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m tal_conformance.training.drawn_families",
-        description="Make the recorded batches of end-to-end heads and of rotated boxes again.",
+    main(
+        new_folder(
+            "drawn_families",
+            "Make the recorded batches of end-to-end heads and of rotated boxes again.",
+            "data sets, trainings and batches",
+        )
     )
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="takes data sets, trainings and batches; is made"
-    )
-    chosen: Path = parser.parse_args().folder
-    if chosen.exists():
-        parser.error(f"{chosen} already exists: name another folder")
-    main(chosen)

@@ -112,15 +112,27 @@ def main(folder: Path) -> None:
             total.sum().backward()
 
 
-if __name__ == "__main__":
+def new_folder(module: str, description: str, content: str) -> Path:
+    """Return the folder that the command line of a module of this package names; end the program if it exists.
+
+    Args:
+        module: name of the module.
+        description: description of the command.
+        content: content of the folder in words.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m tal_conformance.training.rectangles",
-        description="Make the recorded batches of this project again.",
+        prog=f"python -m tal_conformance.training.{module}", description=description
     )
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="takes data set, training and batches; is made"
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help=f"new folder for {content}")
+    folder: Path = parser.parse_args().folder
+    if folder.exists():
+        parser.error(f"{folder} already exists: name another folder")
+    return folder
+
+
+if __name__ == "__main__":
+    main(
+        new_folder(
+            "rectangles", "Make the recorded batches of this project again.", "data set, training and batches"
+        )
     )
-    chosen: Path = parser.parse_args().folder
-    if chosen.exists():
-        parser.error(f"{chosen} already exists: name another folder")
-    main(chosen)

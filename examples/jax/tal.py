@@ -108,12 +108,10 @@ def loss(maps, labels, truths, real, class_weights, settings, head):
     cross_entropy = jnp.maximum(logits, 0) - logits * scores + jnp.log1p(jnp.exp(-jnp.abs(logits)))
     cls = (cross_entropy * class_weights).sum() / total  # LOSS-CLS-1, COR-7
     positive = foreground[..., None]
-    boxes = jnp.where(
-        positive, targets["boxes"] / stride, jnp.array((0.0, 0, 1, 1))
-    )  # background: no 0 / 0 in the
-    learnt = jnp.where(
-        positive, decoded, jnp.array((0.0, 0, 1, 1))
-    )  # derivative, which `where` would not remove
+    # on background any box with an area, so that no derivative is 0 / 0: `where` on the result would leave NaN
+    unit = jnp.array((0.0, 0, 1, 1))
+    boxes = jnp.where(positive, targets["boxes"] / stride, unit)
+    learnt = jnp.where(positive, decoded, unit)
     box = (weights * (1 - ciou(boxes, learnt))).sum() / total  # LOSS-BOX-1
     wanted = jnp.concatenate((centres - boxes[..., :2], boxes[..., 2:] - centres), -1)  # (B, A, 4)
     if bins == 1:  # COR-1

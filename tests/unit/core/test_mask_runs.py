@@ -62,6 +62,12 @@ def test_runs_that_do_not_fit_are_rejected(changed: dict[str, torch.Tensor]):
         decoded(encoded(ROWS, HEAD, SEGMENT.name) | changed, HEAD, SEGMENT.name)
 
 
+@pytest.mark.parametrize("rows", [torch.tensor(1.0), torch.zeros(6)])
+def test_runs_of_rows_that_are_not_a_table_are_rejected(rows: torch.Tensor):
+    with pytest.raises(ValueError, match="the pixels of 0 masks"):
+        decoded(encoded(ROWS, HEAD, SEGMENT.name) | {"annotations": rows}, HEAD, SEGMENT.name)
+
+
 def test_runs_without_values_or_without_masks_are_rejected():
     tensors = encoded(ROWS, HEAD, SEGMENT.name)
     for wrong, task in (

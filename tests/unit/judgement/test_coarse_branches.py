@@ -39,7 +39,7 @@ FAULTS = {
     "items_of_one2many": "items",
     "total_without_weights": "total",
 }
-"""Planted faults, and the branch or stage at which they must be found; "" for whichever the wrong weight shows in."""
+"""Planted faults, and the branch or stage at which they must be found; "" where several stages may show it."""
 
 
 def batch_in(precision: str, seed: int = 0) -> Batch:

@@ -223,6 +223,14 @@ def test_rows_and_heads_of_masks():
     wrong[:, 6] = 2.0
     with pytest.raises(ValueError, match=r"a pixel of a mask lies outside \[0, 1\]"):
         replace(batch, annotations=wrong, head=replace(batch.head, overlapping_masks=False))
+    for place, value, words in (
+        ((0, 0), 1e9, "names image 1e[+]09, expected 0 to 1"),
+        ((0, 9), float("nan"), "row 0 is not finite: column 9 is nan"),
+    ):
+        wrong = batch.annotations.clone()
+        wrong[place] = value
+        with pytest.raises(ValueError, match=words):
+            replace(batch, annotations=wrong)
     with pytest.raises(ValueError, match="expected a number of at least 1, a height and a width"):
         Head((8,), 2, prototypes=3)
 
