@@ -35,6 +35,7 @@ from tal_reference.masks import segmentation_loss
 from tal_reference.rotated import RotatedPredictions, probiou, rotated_loss
 from tal_reference.settings import Head, Hyperparameters
 from tal_reference.variations import (
+    BuiltInK,
     ClassLoss,
     Contested,
     DflClamp,
@@ -59,6 +60,7 @@ __all__ = [
     "Anchors",
     "AssignmentTrace",
     "BatchTargets",
+    "BuiltInK",
     "ClassLoss",
     "Contested",
     "DetectionLoss",

@@ -19,6 +19,7 @@ from tal_reference.dialect import (
     WeightBroadcast,
 )
 from tal_reference.variations import (
+    BuiltInK,
     ClassLoss,
     Contested,
     DflClamp,
@@ -184,8 +185,13 @@ CHOICES: dict[str, Choice] = {
     ),
     "built_in_k": _choice(
         "TAL-TOPK-1",
-        {False: "k is that of the hyperparameters", True: "k is 10, whatever the hyperparameters say"},
-        {True: "k built in as 10"},
+        {
+            BuiltInK.NO: "k is that of the hyperparameters",
+            BuiltInK.TEN: "k is 10, whatever the hyperparameters say",
+            BuiltInK.THIRTEEN: "k is 13, whatever the hyperparameters say",
+            BuiltInK.NINE: "k is 9, whatever the hyperparameters say",
+        },
+        {each: f"k built in as {each.value}" for each in (BuiltInK.NINE, BuiltInK.TEN, BuiltInK.THIRTEEN)},
     ),
     "k_offset": _choice(
         "TAL-TOPK-1",

@@ -65,6 +65,23 @@ class Exponents(Enum):
     """alpha is the exponent of the overlap, beta that of the score."""
 
 
+class BuiltInK(Enum):
+    """TAL-TOPK-1: the number k of anchors that a ground truth selects."""
+
+    NO = "no"
+    """k is that of the hyperparameters."""
+    NINE = "9"
+    """k is 9, the number of ATSS."""
+    TEN = "10"
+    """k is 10, the number of YOLOv8."""
+    THIRTEEN = "13"
+    """k is 13, the number of TOOD and YOLOv6."""
+
+    def of(self, given: int) -> int:
+        """Return k, where the hyperparameters say `given`."""
+        return given if self is BuiltInK.NO else int(self.value)
+
+
 class Gains(Enum):
     """LOSS-GAIN-1: the gains by which the three loss terms are multiplied."""
 
@@ -138,7 +155,7 @@ class Variations:
         metric_masked: TAL-MET-1: True if the metric t is zero for non-candidates even if their u is not.
         dropped_picks: TAL-TOPK-1: anchors among the k best that are not selected.
         at_least_one: TAL-TOPK-1: True if a ground truth that selects no anchor takes the anchor with its largest t.
-        built_in_k: TAL-TOPK-1: True if k is always 10, whatever the hyperparameters say.
+        built_in_k: TAL-TOPK-1: the k that is used whatever the hyperparameters say, if any.
         k_offset: TAL-TOPK-1: number added to k, -1 or 1 for an error by one; the sum is at least 1.
         k_cut: TAL-TOPK-2: True if k is cut to the number of anchors; otherwise a larger k raises.
         exponents: TAL-MET-1: exponents of score and overlap.
@@ -172,7 +189,7 @@ class Variations:
     metric_masked: bool = False
     dropped_picks: DroppedPicks = DroppedPicks.NONE
     at_least_one: bool = False
-    built_in_k: bool = False
+    built_in_k: BuiltInK = BuiltInK.NO
     k_offset: int = 0
     k_cut: bool = False
     exponents: Exponents = Exponents.GIVEN
@@ -238,7 +255,7 @@ class Variations:
                 changes |= {name: getattr(default, name) for name in ("box_gain", "cls_gain", "dfl_gain")}
             case Gains.EXCHANGED:
                 changes |= {"box_gain": given.cls_gain, "cls_gain": given.box_gain}
-        topk = max(1, (default.topk if self.built_in_k else given.topk) + self.k_offset)
+        topk = max(1, self.built_in_k.of(given.topk) + self.k_offset)
         if topk != given.topk or self.k_cut:
             changes["topk"] = min(topk, anchors) if self.k_cut else topk
         topk2 = None if self.topk2_ignored else given.effective_topk2
@@ -252,7 +269,7 @@ class Variations:
     def settled(self: Varied) -> Varied:
         """The same dialect without the choices that `effective` has already applied to the hyperparameters."""
         return replace(
-            self, exponents=Exponents.GIVEN, gains=Gains.GIVEN, built_in_k=False, k_offset=0, k_cut=False,
+            self, exponents=Exponents.GIVEN, gains=Gains.GIVEN, built_in_k=BuiltInK.NO, k_offset=0, k_cut=False,
             topk2_ignored=False, topk2_offset=0,
         )  # fmt: skip
 

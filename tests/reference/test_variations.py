@@ -12,6 +12,7 @@ from tal_reference import (
     CHOICES,
     DIALECTS,
     NEWEST,
+    BuiltInK,
     Dialect,
     DroppedPicks,
     Exponents,
@@ -121,8 +122,12 @@ def test_unknown_choices_are_refused(choices: dict[str, Any]):
 def test_effective_hyperparameters():
     given = Hyperparameters(topk=5, alpha=1.0, beta=4.0, box_gain=2.0, topk2=3)
     assert NEWEST.effective(given, 100) == given
-    built_in = NEWEST.but(exponents=Exponents.BUILT_IN, built_in_k=True, k_cut=True, topk2_ignored=True)
+    built_in = NEWEST.but(
+        exponents=Exponents.BUILT_IN, built_in_k=BuiltInK.TEN, k_cut=True, topk2_ignored=True
+    )
     assert built_in.effective(given, 8) == Hyperparameters(topk=8, box_gain=2.0)
+    assert NEWEST.but(built_in_k=BuiltInK.THIRTEEN).effective(given, 100).topk == 13
+    assert parse("ultralytics-8.4.190, built_in_k=13") == NEWEST.but(built_in_k=BuiltInK.THIRTEEN)
     exchanged = NEWEST.but(exponents=Exponents.EXCHANGED).effective(given, 100)
     assert (exchanged.alpha, exchanged.beta) == (4.0, 1.0)
     assert not built_in.settled.is_varied

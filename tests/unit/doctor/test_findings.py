@@ -23,7 +23,7 @@ from tal_conformance.doctor.finding import Finding, Severity
 from tal_conformance.doctor.inputs import Inputs, read_inputs
 from tal_conformance.doctor.predictions import saturation
 from tal_conformance.judgement.rejection import rejection_for
-from tal_reference import DIALECTS, NEWEST, Hyperparameters
+from tal_reference import DIALECTS, NEWEST, BuiltInK, Hyperparameters
 
 ROWS = torch.tensor([
     [0, 0, 0.3, 0.4, 0.4, 0.25],
@@ -386,7 +386,7 @@ def test_keypoints_of_the_head_are_those_of_the_task():
     ("numbers", "choices", "words"),
     [
         (Hyperparameters(topk=1000), {"k_cut": True}, None),
-        (Hyperparameters(topk=1000), {"built_in_k": True}, None),
+        (Hyperparameters(topk=1000), {"built_in_k": BuiltInK.TEN}, None),
         (Hyperparameters(topk2=505), {"topk2_ignored": True}, None),
         (Hyperparameters(topk=503), {"k_offset": 2}, "topk is 505, but an image has only 504 anchors"),
     ],
