@@ -1,6 +1,7 @@
 """The table and the summary lines that a run prints at its end."""
 
 from collections.abc import Collection
+from itertools import accumulate
 from typing import Any
 
 from tal_reports.analysis.compare import change_sentence, compare
@@ -11,7 +12,7 @@ from tal_reports.analysis.summary import NO_BATCH, PARTLY, summarise, unsupporte
 from tal_reports.html.render import NAME
 from tal_reports.log.batches import FAILING, VERDICTS
 from tal_reports.log.reader import Log
-from tal_reports.text import counted, listed, shortened, visible
+from tal_reports.text import counted, listed, shortened, visible, wrapped_rows
 
 ALWAYS = ("exact", "within_bound", "admissible", "inconclusive", "divergent", "error")
 """Verdicts that have a column in the table even if no batch has them."""
@@ -25,8 +26,10 @@ UNSUPPORTED = "not supported: "
 """Beginning of the reason for a test that is skipped because the adapter excludes a way of calling."""
 MAX_WIDTH = 36
 """Maximum number of characters of a name."""
-MAX_CAUSES = 5
-"""Maximum number of causes that are printed for one implementation."""
+MAX_ROWS = 12
+"""Maximum number of rows of the causes that are printed for one implementation; its first cause is always printed."""
+NOTE_LENGTH = 40
+"""Maximum number of characters of the note that replaces the middle part of a text."""
 
 
 def terminal_table(log: Log) -> str:
@@ -114,10 +117,12 @@ def _table_without(
 
 
 def _divergences(implementation: dict[str, Any]) -> str:
-    causes = implementation["first_divergences"]
-    lines = [_divergence(implementation["name"], cause) for cause in causes[:MAX_CAUSES]]
-    if len(causes) > MAX_CAUSES:
-        lines.append(f"  and {counted(len(causes) - MAX_CAUSES, 'more cause')} in the report")
+    """Return the causes of an implementation's failures that fit into `MAX_ROWS` rows, and the number of the others."""
+    causes = [_divergence(implementation["name"], cause) for cause in implementation["first_divergences"]]
+    ends = list(accumulate(wrapped_rows(cause, TABLE_WIDTH) for cause in causes))
+    lines = [cause for number, cause in enumerate(causes) if not number or ends[number] <= MAX_ROWS]
+    if len(causes) > len(lines):
+        lines.append(f"  and {counted(len(causes) - len(lines), 'more cause')} in the report")
     if not causes and implementation["result"] in FAILING:
         lines.append(f"{_word(implementation['name'])}: {implementation['result']}; see the report")
     return "\n".join(lines)
@@ -127,14 +132,23 @@ def _divergence(name: str, cause: dict[str, Any]) -> str:
     where = f" at {cause['stage']}" if cause["stage"] else ""
     where += f" ({cause['clause']})" if cause["clause"] else ""
     case = f", case {cause['case']}" if cause["case"] else ""
-    summary = " ".join(shortened(cause["summary"], 300).split())
-    choice = f"{cause['choice']}; " if cause["choice"] else ""
-    lines = [f"{_word(name)}: {cause['verdict']}{where}{case}", f"  {choice}{summary}"]
+    choice = f"  {cause['choice']}; " if cause["choice"] else "  "
+    lines = [
+        f"{_word(name)}: {cause['verdict']}{where}{case}",
+        choice + _in_two_rows(cause["summary"], len(choice)),
+    ]
     stages = list(dict.fromkeys(part["stage"] or "before any stage" for part in cause["follows"]))
     others = [stage for stage in stages if stage != cause["stage"]]
     if others:
         lines.append(f"  this cause also leads to failures at {listed(others)}")
     return "\n".join(visible(line) for line in lines)
+
+
+def _in_two_rows(text: str, indentation: int) -> str:
+    """Return the text without its middle part if it does not fit into two rows of a terminal after `indentation`."""
+    words = " ".join(visible(" ".join(text.split())).split())
+    room = 2 * TABLE_WIDTH - indentation
+    return words if len(words) <= room else shortened(words, max(room - NOTE_LENGTH, NOTE_LENGTH))
 
 
 def _scopes(scopes: list[dict[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ from tal_text import visible
 
 __all__ = [
     "capital", "clock", "counted", "listed", "moment", "real", "seconds", "short", "shortened", "size", "visible",
+    "wrapped_rows",
 ]  # fmt: skip
 
 
@@ -17,6 +18,11 @@ def shortened(text: str, limit: int) -> str:
         return text
     head, tail = limit * 2 // 3, limit // 3
     return f"{text[:head]} … ({len(text) - head - tail:,} characters left out) … {text[-tail:]}"
+
+
+def wrapped_rows(text: str, width: int) -> int:
+    """Return the number of rows of a terminal with `width` columns that the lines of a text fill."""
+    return sum(max(1, math.ceil(len(line) / width)) for line in text.splitlines())
 
 
 def capital(text: str) -> str:

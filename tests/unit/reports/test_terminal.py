@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from tests.common import run_logs as factory
 from tests.common.run_logs import HOSTILE, batch, divergence, implementation, run_line
+from tests.unit.reports.analysis.test_folding import explained, identification
 
 from tal_reports import read_log, render, terminal_table
+from tal_reports.text import wrapped_rows
 
 
 def table_of(folder: Path, lines: factory.Lines) -> str:
@@ -59,6 +61,28 @@ def test_first_divergences_have_stage_clause_case_and_summary(run_dir: Path):
     )
     assert expected in table
     assert f"run: {run_dir}" in table
+
+
+@pytest.mark.parametrize("choice", ["", "plain IoU in place of CIoU in the assignment"])
+@pytest.mark.parametrize("length", [60, 190, 2000])
+def test_causes_fit_on_a_screen_that_wraps_long_lines(run_dir: Path, length: int, choice: str):
+    """At most 12 rows describe the causes of an implementation, and a last row has the number of the others."""
+    lines = factory.failing(9)
+    failures = [
+        line for kind, line in lines if kind == "divergence" and line["implementation"] == "my-assigner"
+    ]
+    for number, line in enumerate(failures):
+        line["summary"] = f"{number} {'s' * length} end"
+    if choice:
+        causes = [explained(f"{choice} {number}", line) for number, line in enumerate(failures)]
+        lines.insert(-1, ("identification", identification(*causes)))
+    blocks = table_of(run_dir, lines).split("\n\n")
+    (text,) = [block for block in blocks if block.startswith("my-assigner: divergent at")]
+    assert 4 <= wrapped_rows(text, 100) <= 12 + 1
+    assert all(wrapped_rows(line, 100) <= 2 for line in text.splitlines())
+    assert " end" in text
+    assert "more causes in the report" in text
+    assert ("characters left out" in text) == (length == 2000 or (length == 190 and bool(choice)))
 
 
 @pytest.mark.slow

@@ -26,6 +26,11 @@ def test_long_text_loses_its_middle():
     assert short == "a" * 20 + " … (1,170 characters left out) … " + "b" * 10
 
 
+def test_rows_of_wrapped_lines_are_counted():
+    assert text.wrapped_rows("", 10) == 0
+    assert text.wrapped_rows(f"{'a' * 10}\n\n{'b' * 11}", 10) == 1 + 1 + 2
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
