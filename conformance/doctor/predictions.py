@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tal_conformance.core.task import KEYPOINT_COLUMNS, TASKS
+from tal_conformance.core.task import KEYPOINT_COLUMNS, TASKS, Task
 from tal_conformance.doctor.finding import Finding, Severity
 from tal_conformance.doctor.inputs import Inputs
 
@@ -108,8 +108,7 @@ def _keypoints(inputs: Inputs) -> Finding | None:
     if task is None or (keypoints is not None) == task.has_keypoints:
         return None
     expected = "the number of keypoints, such as (17, 3)" if task.has_keypoints else "None"
-    sentence = f"head.keypoints is {keypoints!r}: task {task.name!r} expects {expected}"
-    return Finding("keypoints of the head", "POSE-IN-1", Severity.RAISES, sentence, 1, 1, "heads")
+    return _unexpected("keypoints", "POSE-IN-1", keypoints, task, expected)
 
 
 def _masks(inputs: Inputs) -> Finding | None:
@@ -118,8 +117,13 @@ def _masks(inputs: Inputs) -> Finding | None:
     if task is None or (masks is not None) == task.has_masks:
         return None
     expected = "the height and width of the true masks, such as (160, 160)" if task.has_masks else "None"
-    sentence = f"head.masks is {masks!r}: task {task.name!r} expects {expected}"
-    return Finding("masks of the head", "SEG-IN-1", Severity.RAISES, sentence, 1, 1, "heads")
+    return _unexpected("masks", "SEG-IN-1", masks, task, expected)
+
+
+def _unexpected(name: str, clause: str, found: object, task: Task, expected: str) -> Finding:
+    """Return the finding that an attribute of the head does not fit the task."""
+    sentence = f"head.{name} is {found!r}: task {task.name!r} expects {expected}"
+    return Finding(f"{name} of the head", clause, Severity.RAISES, sentence, 1, 1, "heads")
 
 
 def fields_of(inputs: Inputs, level: str = "") -> dict[str, slice]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.common.hidden import HidesEverything, subject_of
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,8 +21,7 @@ from tal_conformance.core.task import SEGMENT, StageName, task_of
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
-from tal_conformance.implementations.protocol import implementation_from
-from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.failure import Failure
 from tal_conformance.judgement.mask_rounding import box_edges, insides
 from tal_conformance.mutation.planted_faults import FaultyReference
 from tal_conformance.mutation.planted_faults.keypoints import SHARED
@@ -44,21 +44,6 @@ MASKED = Recipe(
     prototypes=3,
 )
 """Two images with different numbers of ground truths."""
-
-
-class HidesEverything(ReferenceAdapter):
-    """The reference's loss without assignment and assigner inputs."""
-
-    exposes_stages = False
-    assign = None  # type: ignore[assignment] # an implementation of a loss alone
-
-    def loss(self, *arguments: Any) -> Loss:
-        """Return total and items alone."""
-        return replace(super().loss(*arguments), assignment=None, inputs=None)
-
-
-def subject_of(adapter: Any) -> Subject:
-    return Subject(implementation_from(adapter, adapter.name), "cpu")
 
 
 @pytest.mark.parametrize("name", NAMES)

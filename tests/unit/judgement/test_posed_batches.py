@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.common.hidden import HidesEverything, subject_of
 
 from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK
 from tal_conformance.batches.recipe import Recipe
@@ -19,7 +20,7 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.expectation import Expectation
-from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.failure import Failure
 from tal_conformance.judgement.keypoint_rounding import PoseErrors
 from tal_conformance.mutation.planted_faults import Fault, FaultyReference
 from tal_conformance.mutation.planted_faults.keypoints import POSE_FAULTS, SHARED
@@ -43,21 +44,6 @@ POSED = Recipe(
     keypoints=(4, 3),
 )
 """Two images with different numbers of ground truths, with gains of pose and kobj."""
-
-
-class HidesEverything(ReferenceAdapter):
-    """The reference's loss without assignment and assigner inputs."""
-
-    exposes_stages = False
-    assign = None  # type: ignore[assignment] # an implementation of a loss alone
-
-    def loss(self, *arguments: Any) -> Loss:
-        """Return total and items alone."""
-        return replace(super().loss(*arguments), assignment=None, inputs=None)
-
-
-def subject_of(adapter: Any) -> Subject:
-    return Subject(implementation_from(adapter, adapter.name), "cpu")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.common.hidden import HidesEverything, subject_of
 
 from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK, TURNABLE
 from tal_conformance.batches.recipe import Recipe
@@ -16,8 +17,7 @@ from tal_conformance.core.task import OBB, StageName
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
-from tal_conformance.implementations.protocol import implementation_from
-from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.failure import Failure
 from tal_conformance.judgement.judge import NOT_IN_16_BITS
 from tal_conformance.mutation.planted_faults import Fault, FaultyReference
 from tal_conformance.mutation.planted_faults.rotated import ROTATED_FAULTS
@@ -45,21 +45,6 @@ TURNED = Recipe(
     task=OBB.name,
 )
 """Two images with turned ground truths, with class weights and a gain of the angle loss."""
-
-
-class HidesEverything(ReferenceAdapter):
-    """The reference's loss without assignment and assigner inputs."""
-
-    exposes_stages = False
-    assign = None  # type: ignore[assignment] # an implementation of a loss alone
-
-    def loss(self, *arguments: Any) -> Loss:
-        """Return total and items alone."""
-        return replace(super().loss(*arguments), assignment=None, inputs=None)
-
-
-def subject_of(adapter: Any) -> Subject:
-    return Subject(implementation_from(adapter, adapter.name), "cpu")
 
 
 @pytest.mark.parametrize("adapter", [ReferenceAdapter, UltralyticsAdapter])
