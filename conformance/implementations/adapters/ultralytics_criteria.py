@@ -1,7 +1,7 @@
 """Criteria of a release of Ultralytics that are kept over several calls: of several tasks, and end to end."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,8 +10,26 @@ from tal_conformance.core.outcome import Loss
 from tal_conformance.core.task import task_of
 from tal_reference import Head, Hyperparameters
 
-if TYPE_CHECKING:
-    from tal_conformance.implementations.adapters.ultralytics import EndToEndAdapter
+
+class MakesCriteria(Protocol):
+    """The methods of an adapter that make and call a criterion."""
+
+    def _new_criterion(
+        self, head: Head, hyperparameters: Hyperparameters, device: torch.device
+    ) -> tuple[Any, Any]:
+        """Return a new criterion, with recorders of its branches."""
+        ...
+
+    def _call(
+        self,
+        made: tuple[Any, Any],
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        """Return the loss of a criterion that `_new_criterion` made."""
+        ...
 
 
 class CriterionOfTasks:
@@ -47,7 +65,7 @@ class EndToEndCriterion:
         hyperparameters: hyperparameters of the first call.
     """
 
-    def __init__(self, adapter: "EndToEndAdapter", head: Head, hyperparameters: Hyperparameters) -> None:
+    def __init__(self, adapter: MakesCriteria, head: Head, hyperparameters: Hyperparameters) -> None:
         self._adapter, self._head, self._numbers = adapter, head, hyperparameters
         self._made: tuple[Any, Any] | None = None
 
