@@ -107,7 +107,9 @@ class MaskErrors:
         assert positives.owners is not None
         size = size_of(masks[0])
         prototypes, backward = resizing(given.prototypes, size)
-        slack = eps * (STEPS + max(size_of(given.prototypes))) if size != size_of(given.prototypes) else 0.0
+        slack = (
+            interpolation_slack(size_of(given.prototypes), eps) if size != size_of(given.prototypes) else 0.0
+        )
         images = []
         for image, own in enumerate(positives.image == i for i in range(len(masks))):
             at = positives.anchor[own]  # (p,)
@@ -129,6 +131,16 @@ class MaskErrors:
             torch.cat([image.coefficients for image in images]),
             backward(of_resized) + slack * turned,
         )
+
+
+def interpolation_slack(size: tuple[int, int], eps: float) -> float:
+    """Return the largest error of a bilinear interpolation, as a share of the largest value, from maps of `size`.
+
+    The place (i + 0.5) s - 0.5 of a pixel along an axis is rounded three times, each time by at most half an eps of the
+    axis' length. Neighbouring values differ by at most twice the largest value, so that each axis adds 3 eps times its
+    length. The weighted sum of four neighbours adds a few roundings.
+    """
+    return eps * (STEPS + 3 * sum(size))
 
 
 @dataclass(frozen=True)

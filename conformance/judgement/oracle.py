@@ -368,7 +368,10 @@ def oracles(
         return {}
     score_dtype = inputs.scores.dtype
     first = None if errors is None else next(iter(errors.values()))
-    if first is not None and first.around is not None:
+    if errors is not None and first is not None and first.around is not None:
+        assert all(each.around is first.around for each in errors.values()), (
+            "the images have different inputs"
+        )
         inputs = first.around
     images = [
         CandidatePairs.of(inputs, image, count, dialect, errors[image] if errors else None, geometry)

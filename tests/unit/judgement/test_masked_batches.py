@@ -22,7 +22,7 @@ from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_conformance.judgement.failure import Failure
-from tal_conformance.judgement.mask_rounding import box_edges, insides
+from tal_conformance.judgement.mask_rounding import box_edges, insides, interpolation_slack
 from tal_conformance.mutation.planted_faults import FaultyReference
 from tal_conformance.mutation.planted_faults.keypoints import SHARED
 from tal_conformance.mutation.planted_faults.masks import MASK_FAULTS
@@ -224,3 +224,18 @@ def test_stages_of_masks_follow_those_of_detection():
     assert list(SEGMENT.clauses)[8:] == ["cls", "box", "dfl", "seg", "sem", "total", "gradients"]
     assert SEGMENT.item_of == {"cls": 2, "box": 0, "dfl": 3, "seg": 1, "sem": 4}
     assert [term.name for term in SEGMENT.terms if not term.weighted] == [StageName.SEG, StageName.SEM]
+
+
+@pytest.mark.parametrize(("size", "to"), [(160, 97), (33, 49), (97, 160), (20, 13), (8, 31)])
+def test_the_interpolation_of_prototypes_rounds_within_its_bound(size: int, to: int):
+    """A checkerboard has the largest differences of neighbours."""
+    places = torch.arange(size)
+    board = ((places[:, None] + places) % 2 * 2 - 1)[None, None].float()  # (1, 1, size, size)
+    coarse, exact = (
+        functional.interpolate(maps, (to, to), mode="bilinear", align_corners=False)
+        for maps in (board, board.double())
+    )
+    error = float((coarse.double() - exact).abs().max())
+    eps = torch.finfo(torch.float32).eps
+    assert 0 < error <= interpolation_slack((size, size), eps)
+    assert interpolation_slack((size, size), eps) < 1e-3  # still finds an error of a thousandth
