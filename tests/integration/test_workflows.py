@@ -30,6 +30,7 @@ ELSEWHERE = {
     "Lint, tests and the main job": "it runs this test, among the others",
     "The driver": "needs a GPU",
     "The environment of the quality tests": "installs, as the environment of other jobs does",
+    "The frameworks of the examples": "it downloads them; test_frameworks.py is skipped without",
     "The tests of the suite's quality, long ones too": "takes an hour or more; CI runs those that are not long",
     "What reports are made with": "downloads; the next step fails where it did not work",
 }
