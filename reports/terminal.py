@@ -16,8 +16,21 @@ from tal_reports.text import counted, listed, shortened, visible, wrapped_rows
 
 ALWAYS = ("exact", "within_bound", "admissible", "inconclusive", "divergent", "error")
 """Verdicts that have a column in the table even if no batch has them."""
-DISPENSABLE = ("admissible", "inconclusive", "within_bound", "exact", "error", "divergent")
-"""Verdicts whose columns are left out, in this order, if the table is too wide and no batch has them."""
+DISPENSABLE = (
+    "worth",
+    "inconclusive",
+    "admissible",
+    "dialect",
+    "version",
+    "within_bound",
+    "exact",
+    "error",
+    "divergent",
+)
+"""Parts of the table that are left out, in this order, if it is too wide: columns, and what a pass is worth.
+
+A line at the beginning of a run names version and dialect. Columns of verdicts that a batch has are never left out.
+"""
 WORTH = "worth"
 """Name of the clause that says what a pass is worth, among the parts of the table that may be left out."""
 TABLE_WIDTH = 100
@@ -73,8 +86,7 @@ def _since(log: Log, summary: dict[str, Any]) -> str:
 def _table(implementations: list[dict[str, Any]], worth: str) -> str:
     """Return the verdicts of each implementation as a table of at most `TABLE_WIDTH` characters if that is possible.
 
-    A table that is too wide lacks, in this order: columns of verdicts that no batch has, the worth of a pass (which is
-    then a line of its own), the dialect, the version.
+    A table that is too wide lacks the parts of `DISPENSABLE`; what a pass is worth is then a line of its own.
     """
     if not implementations:
         return "No implementation was tested."
@@ -82,7 +94,7 @@ def _table(implementations: list[dict[str, Any]], worth: str) -> str:
     verdicts = [v for v in VERDICTS if v in ALWAYS or v in counted_verdicts]
     left_out: list[str] = []
     text = ""
-    for further in ("", *(v for v in DISPENSABLE if v not in counted_verdicts), WORTH, "dialect", "version"):
+    for further in ("", *(part for part in DISPENSABLE if part not in counted_verdicts)):
         left_out.append(further)
         text = _table_without(left_out, implementations, verdicts, worth)
         if max(map(len, text.splitlines())) <= TABLE_WIDTH:
