@@ -35,10 +35,11 @@ def test_boxes_and_levels_are_drawn(task: str):
 def test_tasks_without_layers_and_infinite_predictions_are_not_drawn(task: str):
     batch = BATCHES[task]
     assert can_be_drawn(batch) is (task in LAYERS_BY_TASK)
+    before = batch.feature_maps[-1][0, 0, 0, 0].clone()
     batch.feature_maps[-1][0, 0, 0, 0] = torch.inf
     try:
         assert not can_be_drawn(batch)
         name = batch.named_maps[-1][0]
         assert f"1 of {batch.feature_maps[-1][:, 0].numel()} at {name}" in non_finite_remark(batch)
     finally:
-        batch.feature_maps[-1][0, 0, 0, 0] = 0.0
+        batch.feature_maps[-1][0, 0, 0, 0] = before
