@@ -96,6 +96,7 @@ def test_plain_iou_without_topk2():
     assert {choice.name for choice in found.choices} == {"overlap", "topk2"}
 
 
+@pytest.mark.long
 def test_an_old_assigner_that_ignores_topk2():
     """Case 16: an assigner that does not widen boxes and ignores topk2 is identified as release 8.3.253."""
     found = identified(small_box_floor="none", topk2_ignored=True)

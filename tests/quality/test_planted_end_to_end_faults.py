@@ -80,7 +80,7 @@ def test_a_fault_of_the_sum_is_named_where_the_branches_are_hidden(name: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("check", ["loss", "topk2"])
+@pytest.mark.parametrize("check", ["loss", pytest.param("topk2", marks=pytest.mark.long)])
 def test_the_reference_has_no_fault(check: str):
     """The reference without a fault passes."""
     assert attack(find("reference"), check, task=E2E.name) is None

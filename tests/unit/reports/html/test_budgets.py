@@ -45,6 +45,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_log_has_the_expected_size(night: Path):
     log = read_log(night)
     assert log.batches.judged >= 10_000
@@ -53,12 +54,14 @@ def test_the_log_has_the_expected_size(night: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_report_is_small(night: Path):
     size = (night / "report.html").stat().st_size
     assert 500_000 < size < BYTES
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_cards_share_the_budget_for_pictures(night: Path):
     page = (night / "report.html").read_text(encoding="utf-8")
     every = page.count("it predicts (")
@@ -82,12 +85,14 @@ def test_the_page_does_not_grow_with_the_batches(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_page_has_few_elements(night: Path):
     page = (night / "report.html").read_text(encoding="utf-8")
     assert 5_000 < elements(page.partition("<body>")[2].partition("<script>")[0]) < ELEMENTS
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.browser
 def test_few_elements_are_visible_at_first_and_after_filtering(browser: Any, night: Path):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
