@@ -63,7 +63,8 @@ def test_a_run_repeats_from_another_folder_and_with_more_loaded(tmp_path: Path):
 def judged(reports: Path, where: Path, *target: str) -> list[str]:
     done = run(
         *(sys.executable, "-m", "pytest", *target, "-p", "no:cacheprovider", "-k", "test_topk and not recorded"),
-        *("--task", "detect", "--conformance-profile", "ci", "--examples", "12", "--device", "cpu", "--report-dir", str(reports)),
+        *("--task", "detect"),
+        *("--conformance-profile", "ci", "--examples", "12", "--device", "cpu", "--report-dir", str(reports)),
         cwd=where,
     )  # fmt: skip
     logs = list(reports.glob("2*/log.jsonl"))
