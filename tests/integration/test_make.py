@@ -149,7 +149,7 @@ def ci(tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
 
 STEPS = [
     *("make setup 1", "make lint 1", "make test 1", "make test-slow 1", "make docs 1"),
-    "make conformance PROFILE=ci 1",
+    "make conformance PROFILE=ci ARGS=-n 2 1",
 ]
 """Calls of make in .ci/run. With TAL_REQUIRE_BROWSER=1, tests that need a browser fail without a browser."""
 
