@@ -60,8 +60,8 @@ class KeptAdapter:
     def _updated(self, head: Head, hyperparameters: Hyperparameters) -> Callable[..., Loss] | None:
         """Return the criterion of an earlier epoch after its further updates (E2E-5), and forget its earlier state.
 
-        Return None if there is no such criterion: the latest one has been updated more often, which a trainer undoes by
-        making a new one, or criteria have no method `update`.
+        Return None if no criterion can be updated: criteria have no method `update`, or the latest criterion has been
+        updated more often than the batch says. A trainer then makes a new one.
         """
         base = _without_progress(hyperparameters)
         latest = next(

@@ -27,19 +27,21 @@ from tal_conformance.mutation.planted_faults import FAULTS_BY_TASK
 from tal_reference import NEWEST, Hyperparameters
 
 COARSE = [name for name, (dtype, _) in PRECISIONS.items() if dtype not in (torch.float64, torch.float32)]
+WEIGHTED = "total", "one2many/gradients", "one2one/gradients"
+"""Stages that depend on the weights of the branches."""
 FAULTS = {
     "alpha_of_one_in_one2one": "one2one",
     "iou_for_ciou_in_the_loss_in_one2many": "one2many",
     "label_of_the_first_in_one2one": "one2one",
     "one2one_keeps_all": "one2one",
-    "weights_of_one": "",
-    "weights_exchanged": "",
-    "weights_never_updated": "",
-    "one2one_detached": "",
+    "weights_of_one": WEIGHTED,
+    "weights_exchanged": WEIGHTED,
+    "weights_never_updated": WEIGHTED,
+    "one2one_detached": WEIGHTED,
     "items_of_one2many": "items",
     "total_without_weights": "total",
 }
-"""Planted faults, and the branch or stage at which they must be found; "" where several stages may show it."""
+"""Planted faults, and the branch, stage or stages at which they must be found."""
 
 
 def batch_in(precision: str, seed: int = 0) -> Batch:
