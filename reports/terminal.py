@@ -99,10 +99,17 @@ def _table(implementations: list[dict[str, Any]], worth: str) -> str:
         text = _table_without(left_out, implementations, verdicts, worth)
         if max(map(len, text.splitlines())) <= TABLE_WIDTH:
             break
-    footnote = (
-        [f"conforms: {worth}"] if WORTH in left_out and any(map(has_worth, implementations)) and worth else []
-    )
-    return "\n".join([text, *footnote])
+    footnote = _worth_line(implementations, worth) if WORTH in left_out else ""
+    return f"{text}\n{footnote}".rstrip()
+
+
+def _worth_line(implementations: list[dict[str, Any]], worth: str) -> str:
+    """Return a line that says what `conforms` is worth; it names the task if rows of other tasks conform too."""
+    conforming = [line for line in implementations if line["result"] == "conforms"]
+    if not worth or not any(map(has_worth, conforming)):
+        return ""
+    task = "" if all(map(has_worth, conforming)) else " in the task detect"
+    return f"conforms{task}: {worth}"
 
 
 def _table_without(
