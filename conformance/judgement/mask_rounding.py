@@ -200,18 +200,24 @@ class ImageErrors:
         summing = eps * (STEPS + pixels / 2)
         of_loss = slope.abs() * error + error.square() / 8 + eps * parts + summing * losses
         value = losses * off + of_loss * most  # (p, h_m, w_m)
-        loss = (value * perhaps + (losses * most) * unsure).sum()
+        loss = (value.where(perhaps, 0.0) + (losses * most).where(unsure, 0.0)).sum()
         certain = logits.sigmoid() * (1 - logits.sigmoid())  # (p, h_m, w_m): slope of the sigmoid
         of_slope = certain * error + CURVATURE * error.square() + STEPS * eps * (logits.sigmoid() + true)
         size = slope.abs() + of_slope  # (p, h_m, w_m)
-        moves = (slope.abs() * off + of_slope * most) * perhaps + (size * most) * unsure  # (p, h_m, w_m)
-        whole = size * most * perhaps  # (p, h_m, w_m)
+        certainly = (slope.abs() * off + of_slope * most).where(perhaps, 0.0)  # (p, h_m, w_m)
+        moves = certainly + (size * most).where(unsure, 0.0)  # (p, h_m, w_m)
+        whole = (size * most).where(perhaps, 0.0)  # (p, h_m, w_m)
         over_pixels = torch.einsum("phw,nhw->pn", moves + summing * whole, prototypes.abs())
         over_pixels = over_pixels + torch.einsum("phw,nhw->pn", whole, of_prototype)
         over_positives = eps * (STEPS + len(coefficients) / 2)
         largest = torch.einsum("phw,pn->nhw", whole, coefficients.abs())  # (n, h_m, w_m)
         of_prototypes = torch.einsum("phw,pn->nhw", moves, coefficients.abs()) + over_positives * largest
-        untrained = (torch.full_like(losses, 2.0).log() * most * perhaps).sum()
+        untrained = (torch.full_like(losses, 2.0).log() * most).where(perhaps, 0.0).sum()
+        # A box whose area may be zero has an unlimited scale, of which the product with zero is unlimited, too.
+        loss, untrained, over_pixels, of_prototypes, largest = (
+            errors.nan_to_num(nan=torch.inf, posinf=torch.inf)
+            for errors in (loss, untrained, over_pixels, of_prototypes, largest)
+        )
         return cls(loss, untrained, over_pixels, of_prototypes, largest)
 
 

@@ -21,6 +21,8 @@ FAILURE, DECLARED, UNLISTED = "failure", "declared difference", "not in the log"
 def write_case_index(log: Log, folder: Path) -> Path | None:
     """Write the table of the case files of a run; return its path, or None if the run has no case file.
 
+    Without a case file, the table that an earlier report left is removed.
+
     Args:
         log: the run.
         folder: folder of the run, with the folder `cases`.
@@ -28,14 +30,15 @@ def write_case_index(log: Log, folder: Path) -> Path | None:
     Raises:
         OSError: the table cannot be written.
     """
+    path = folder / "cases" / NAME
     stored = sorted(path.stem for path in (folder / "cases").glob("*.safetensors"))
     if not stored:
+        path.unlink(missing_ok=True)
         return None
     text = StringIO()
     table = csv.DictWriter(text, COLUMNS, restval="", dialect="excel-tab", lineterminator="\n")
     table.writeheader()
     table.writerows(rows_of(log, stored))
-    path = folder / "cases" / NAME
     write_whole(path, text.getvalue())
     return path
 

@@ -46,6 +46,15 @@ def test_a_run_without_cases_has_no_table(tmp_path: Path):
     assert list((tmp_path / "run" / "cases").iterdir()) == []
 
 
+def test_a_table_of_cases_that_no_longer_exist_is_removed(tmp_path: Path):
+    run = finished_run(tmp_path, "first", "aaaaaaaaaaaa")
+    render(run)
+    for case in (run / "cases").glob("*.safetensors"):
+        case.unlink()
+    render(run)
+    assert not (run / "cases" / NAME).exists()
+
+
 def test_a_merged_run_has_a_table_of_all_cases(tmp_path: Path):
     runs = [finished_run(tmp_path, name, case) for name, case in (("a", "a" * 12), ("b", "b" * 12))]
     for run in runs:
