@@ -21,8 +21,8 @@ from tal_conformance.core.task import SEGMENT, StageName, task_of
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
-from tal_conformance.judgement.failure import Failure
 from tal_conformance.judgement.enclosure import Enclosure
+from tal_conformance.judgement.failure import Failure
 from tal_conformance.judgement.mask_rounding import ImageErrors, box_edges, insides, interpolation_slack
 from tal_conformance.mutation.planted_faults import FaultyReference
 from tal_conformance.mutation.planted_faults.keypoints import SHARED
@@ -146,7 +146,7 @@ def test_a_box_without_area_leaves_gradients_of_masks_open():
 
 
 def test_a_box_whose_area_may_be_zero_has_unlimited_errors_and_none_that_are_nan():
-    """SEG-2: where the scale is unlimited, losses that are exactly zero have no bound; NaN would compare as a failure."""
+    """SEG-2: where the scale is unlimited, losses of exactly zero have no bound; NaN would compare as a failure."""
     boxes = torch.tensor([[2.0, 2.0, 2.0, 6.0], [1.0, 1.0, 5.0, 5.0]]).double()  # (2, 4): one without area
     logits = torch.tensor([[1000.0], [-1000.0]]).double()  # (2, 1): losses of 0 or 1000
     true = torch.ones(2, 8, 8).double()
