@@ -206,8 +206,9 @@ def _loss_body(target: Target, predictions: str, annotations: str, missing: list
         "        total, items = result if isinstance(result, tuple) else (result, None)\n"
         "        if isinstance(items, dict):\n"
         "            items = torch.stack(list(items.values()))\n"
-        "        # total: what is differentiated, times the number of images (LOSS-GAIN-1); items: (3,) box, cls, dfl\n"
-        "        return Loss(total=total, items=torch.zeros(3) if items is None else items)\n"
+        "        # total: what is differentiated, times the number of images (LOSS-GAIN-1)\n"
+        "        # items: (3,) box, cls, dfl as logged; None if there is only the total\n"
+        "        return Loss(total=total, items=items)\n"
     )
 
 

@@ -2,31 +2,39 @@
 
 import argparse
 import ast
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.trial_recipes import NUMBER as BATCHES
+from tal_conformance.batches.trial_recipes import trial_recipes
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.commands.adapter_text import AdapterText, adapter_texts
 from tal_conformance.commands.program import CommandError, prepare_judging
 from tal_conformance.commands.results import failure_fields, set_result
 from tal_conformance.core.files import write_atomically
 from tal_conformance.core.progress import Advance, progress
+from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import Verdict
+from tal_conformance.dialects.identification import explain
+from tal_conformance.dialects.observations import Observations
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.inspection import inspected
+from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.non_finite import judge_any
+from tal_conformance.mutation.planted_faults import FAULTS
 from tal_reports import visible
 from tal_text import say
 
-BATCHES = 10
-"""Number of batches that a new adapter is tried on."""
+SEARCH_SECONDS = 20.0
+"""Budget of processor time of the search for the cause of a difference."""
+LONGEST_RECIPE = 300
+"""Length of the longest batch that is printed as a line of Python."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class Trial:
         failing: the first failure of a batch on which the adapter raised, or the reason why it could not be loaded.
         failing_batch: the batch of `failing` in words, or None.
         raised: number of batches on which the adapter raised.
+        failed: recipes of the batches on which the adapter differed or raised.
+        cause: what the adapter computes instead, as a sentence; "" if it is not known.
     """
 
     conforming: int = 0
@@ -46,6 +56,8 @@ class Trial:
     failing: str | None = None
     failing_batch: str | None = None
     raised: int = 0
+    failed: tuple[Recipe, ...] = ()
+    cause: str = ""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -73,7 +85,8 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(str(error)) from error
     prepare_judging()
-    text, trial = _best(texts, file)
+    text, trial = _best(texts, file, options.task)
+    trial = replace(trial, cause=_cause(text, file, options.task, trial))
     try:
         with write_atomically(file) as part:
             part.write_text(text.source, encoding="utf-8")
@@ -89,6 +102,7 @@ def run(options: argparse.Namespace) -> int:
         raised=trial.raised,
         failing=trial.failing,
         failing_batch=trial.failing_batch,
+        cause=trial.cause or None,
         differing=None if trial.differing is None else failure_fields(trial.differing),
         next=_command(f"{file}:{text.adapter}").strip(),
     )
@@ -105,10 +119,9 @@ def report(file: Path, text: AdapterText, trial: Trial) -> list[str]:
     if trial.failing_batch is not None:
         lines.append(f"  batch {trial.failing_batch}")
     if trial.differing is not None:
-        lines += [
-            f"differs: {line}" if at == 0 else line
-            for at, line in enumerate(str(trial.differing).splitlines())
-        ]
+        lines += _difference(trial.differing)
+    if trial.cause:
+        lines.append(f"cause: {trial.cause}")
     lines.append(f"{trial.conforming} of {BATCHES} batches conform")
     name = f"{file}:{text.adapter}"
     if text.missing or trial.failing is not None:
@@ -121,17 +134,23 @@ def report(file: Path, text: AdapterText, trial: Trial) -> list[str]:
     return [visible(line) for line in lines]
 
 
+def _difference(failure: Failure) -> list[str]:
+    """Return a failure as lines; the line of Python that repeats its batch is left out where it is long."""
+    first, *rest = str(failure).splitlines()
+    return [f"differs: {first}", *(line for line in rest if len(line) <= LONGEST_RECIPE)]
+
+
 def _command(name: str) -> str:
     return f"  pytest --pyargs tal_conformance --implementation {name}"
 
 
-def _best(texts: Sequence[AdapterText], file: Path) -> tuple[AdapterText, Trial]:
+def _best(texts: Sequence[AdapterText], file: Path, task: str) -> tuple[AdapterText, Trial]:
     """Try the adapters; return the adapter with most conforming batches (on a tie, fewest errors), and its trial."""
     best: tuple[AdapterText, Trial] | None = None
     with progress("Trying the adapter", BATCHES * len(texts)) as advance:
         for text in texts:
             ast.parse(text.source)
-            trial = _tried(text, file, advance)
+            trial = _tried(text, file, task, advance)
             if best is None or _rank(trial) > _rank(best[1]):
                 best = text, trial
             if trial.conforming == BATCHES:
@@ -144,8 +163,13 @@ def _rank(trial: Trial) -> tuple[int, int]:
     return trial.conforming, -trial.raised if trial.failing is None or trial.raised else -BATCHES - 1
 
 
-def _tried(text: AdapterText, file: Path, advance: Advance) -> Trial:
-    """Judge an adapter in a worker process, from a temporary file beside `file`, and return the result."""
+@contextmanager
+def _loaded(text: AdapterText, file: Path) -> Iterator[Implementation]:
+    """Load an adapter in a worker process, from a temporary file beside `file`.
+
+    Raises:
+        UnknownImplementation, ProtocolViolation: the adapter cannot be loaded.
+    """
     with TemporaryDirectory(prefix=".tal-conformance-", dir=file.resolve().parent) as folder:
         draft = Path(folder) / file.name
         source = f"import sys\nsys.path.append({str(file.resolve().parent)!r})\n{text.source}"
@@ -153,30 +177,52 @@ def _tried(text: AdapterText, file: Path, advance: Advance) -> Trial:
         try:
             implementation = find(f"{draft}:{text.adapter}", isolate=True)
         except (UnknownImplementation, ProtocolViolation) as error:
-            return Trial(failing=" ".join(str(error).replace(str(draft), str(file)).split()))
+            raise type(error)(" ".join(str(error).replace(str(draft), str(file)).split())) from error
         try:
-            return _judged(Subject(implementation, "cpu"), advance)
+            yield implementation
         finally:
             implementation.adapter.worker.close()
 
 
-def _judged(subject: Subject, advance: Advance) -> Trial:
-    conforming, raised, differing, error = 0, 0, None, None
-    for recipe in trial_recipes():
+def _tried(text: AdapterText, file: Path, task: str, advance: Advance) -> Trial:
+    """Judge an adapter on the batches of the trial, and return the result without its cause."""
+    try:
+        with _loaded(text, file) as implementation:
+            return _judged(Subject(implementation, "cpu"), advance, task)
+    except (UnknownImplementation, ProtocolViolation) as error:
+        return Trial(failing=str(error))
+
+
+def _judged(subject: Subject, advance: Advance, task: str) -> Trial:
+    """Judge an adapter on the batches of the trial, and return the result without its cause."""
+    trial = Trial()
+    for recipe in trial_recipes(task):
         try:
             judge_against_reference(subject, recipe.build(), judge=judge_any)
-            conforming += 1
+            trial = replace(trial, conforming=trial.conforming + 1)
         except Failure as failure:
-            if failure.verdict is Verdict.ERROR:
-                raised, error = raised + 1, error or failure
-            else:
-                differing = differing or failure
+            trial = _with_failure(trial, failure, recipe)
         advance()
-    if error is None:
-        return Trial(conforming, differing)
-    return Trial(conforming, differing, error.summary, f"{error.batch.id}: {error.batch.describe()}", raised)
+    return trial
 
 
-def trial_recipes() -> tuple[Recipe, ...]:
-    """Return the recipes of the batches on which a new adapter is tried; every call returns the same recipes."""
-    return sample_recipes(recipes(), BATCHES)[:BATCHES]
+def _with_failure(trial: Trial, failure: Failure, recipe: Recipe) -> Trial:
+    trial = replace(trial, failed=(*trial.failed, recipe))
+    if failure.verdict is not Verdict.ERROR:
+        return replace(trial, differing=trial.differing or failure)
+    if trial.failing is not None:
+        return replace(trial, raised=trial.raised + 1)
+    batch = f"{failure.batch.id}: {failure.batch.describe()}"
+    return replace(trial, failing=failure.summary, failing_batch=batch, raised=1)
+
+
+def _cause(text: AdapterText, file: Path, task: str, trial: Trial) -> str:
+    """Return what an adapter that differs computes instead, as a sentence; "" if no known cause explains it."""
+    if trial.differing is None or task != DETECT.name:
+        return ""
+    passing = [recipe for recipe in trial_recipes() if recipe not in trial.failed]
+    title = f"Looking for the cause (at most {SEARCH_SECONDS:g} s of processor time)"
+    with progress(title) as advance, _loaded(text, file) as implementation:
+        observations, faults = Observations(implementation), FAULTS.values()
+        found = explain(observations, trial.failed, passing, SEARCH_SECONDS, advance, faults=faults)
+    return "" if found.as_declared else found.sentence

@@ -41,6 +41,7 @@ from tal_conformance.training.selection import (
     BatchSelector,
 )
 from tal_conformance.training.store import SUFFIX, CaseStore
+from tal_conformance.training.time_left import TimeLeft
 from tal_reference import Head, Hyperparameters
 from tal_text import warn
 
@@ -109,6 +110,7 @@ class Recording:
     _printed: set[str] = field(default_factory=set)
     _next_line: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN_LINES)
     _trainer: Any = None
+    _time_left: TimeLeft = field(default_factory=TimeLeft)
     _names: dict[str, LossName] = field(default_factory=dict)
     _open: Step | None = None
 
@@ -222,6 +224,7 @@ class Recording:
         if call.criterion not in self._losses:
             if facts is None:
                 self._trainer = trainer_above(sys._getframe(1))
+                self._time_left = TimeLeft()
             resumed = bool(getattr(self._trainer, "start_epoch", 0))
             self._losses[call.criterion] = len(self._selectors)
             self._selectors.append(BatchSelector(self.every, resumed))
@@ -249,12 +252,15 @@ class Recording:
         )
 
     def _show_progress(self) -> None:
-        """Print the number of captured calls and stored batches, at most once a minute."""
+        """Print the number of captured calls and stored batches, and the time left, at most once a minute."""
         now = time.monotonic()
         if now >= self._next_line:
             self._next_line = now + SECONDS_BETWEEN_LINES
             stored, size = len(self.shelf.cases), self.shelf.size / 1e6
-            print_message(f"{self.calls} calls of the loss captured, {stored} batches stored ({size:.1f} MB)")
+            left = self._time_left.text(self._trainer, self.calls, len(self._selectors))
+            print_message(
+                f"{self.calls} calls of the loss captured, {stored} batches stored ({size:.1f} MB){left}"
+            )
 
     def _decide(self, pending: Pending) -> None:
         """Store the batch of a pending call if there is a reason to (`BatchSelector.reasons`), then the one before.
