@@ -34,6 +34,7 @@ SETTINGS = {
     "numbers.box_gain": ("box_gain", "lambda_box"),
     "numbers.cls_gain": ("cls_gain", "lambda_cls"),
     "numbers.dfl_gain": ("dfl_gain", "lambda_dfl"),
+    "(numbers.box_gain, numbers.cls_gain, numbers.dfl_gain)": ("gains", "loss_gains"),
     "head.classes": ("num_classes", "nc", "classes", "n_classes"),
     "head.reg_max": ("reg_max",),
     "list(head.strides)": ("stride", "strides", "fpn_strides"),
@@ -52,6 +53,12 @@ SHAPES = {
     "inputs.truth_mask": "(B, M, 1)",
     "inputs.strides": "(A, 1) pixels",
 }
+LIMITS = """\
+    # def supports(self, head, hyperparameters):  # what your code does not do; there it has to raise
+    #     return True if head.reg_max == 16 else "only 16 bins"
+
+"""
+"""Comment of an adapter that shows how limits are declared."""
 LOSS_VARIANTS = {
     "boxes and scores, rows by name": ("split", "by_name"),
     "feature maps, rows by name": ("maps", "by_name"),
@@ -151,7 +158,7 @@ def _text(
         f'    name = "{target.attribute}"\n'
         '    version = "unknown"  # version of your code, for the report\n'
         f'    dialect = "{NEWEST.name}"  # the behaviour that it is held to; `tal-conformance identify` finds it\n'
-        f'    tasks = ("{task}",)\n\n{body}'
+        f'    tasks = ("{task}",)\n\n{LIMITS}{body}'
     )
     return AdapterText(variant, source.replace("\n\n\n\n", "\n\n\n"), adapter, tuple(missing))
 

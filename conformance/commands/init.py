@@ -125,8 +125,10 @@ def report(file: Path, text: AdapterText, trial: Trial) -> list[str]:
     lines.append(f"{trial.conforming} of {BATCHES} batches conform")
     name = f"{file}:{text.adapter}"
     if text.missing or trial.failing is not None:
+        some = 0 < trial.raised < BATCHES
+        limits = ", or declare in `supports` what your code does not do" if some else ""
         lines += [
-            f"next: edit {file} where it says TODO or where the failure above points, then",
+            f"next: edit {file} where it says TODO or where the failure above points{limits}, then",
             _command(name),
         ]
     else:

@@ -66,6 +66,7 @@ class Checker(BatchChecker):
         known_issues: unexpired entries of the ledger that concern the subject.
         shrinking: decides which failing batches are shrunk; None to shrink all of them.
         announce: receives the first failure of the test, before the failing batch is shrunk; None for nothing.
+        after_batch: called after every judged batch; None for nothing.
         failed: True once a batch failed: all later batches are Hypothesis' attempts to shrink it.
         excused: number of batches whose failure is a known issue.
         judged: number of supported batches that were judged before the first batch failed.
@@ -86,6 +87,7 @@ class Checker(BatchChecker):
     known_issues: tuple[KnownIssue, ...] = ()
     shrinking: TestShrinking | None = None
     announce: Callable[[Failure], None] | None = None
+    after_batch: Callable[[], None] | None = None
     failed: bool = field(default=False)
     excused: int = field(default=0)
     judged: int = field(default=0)
@@ -288,6 +290,8 @@ class Checker(BatchChecker):
             parameter=self.parameter,
         )
         self.sink.batch(judged)
+        if self.after_batch is not None:
+            self.after_batch()
 
 
 def _size(batch: Batch) -> int:

@@ -299,7 +299,15 @@ def checker(request: pytest.FixtureRequest, run: SessionState, subject: Subject)
     shrinking = TestShrinking(run.shrinking, subject.id)
     messages: Any = request.config.pluginmanager.get_plugin(RunningMessages.NAME)
     checker = Checker(
-        subject, run.recorder, name, group, parameter_of(request.node), entries, shrinking, messages.announce
+        subject,
+        run.recorder,
+        name,
+        group,
+        parameter_of(request.node),
+        entries,
+        shrinking,
+        messages.announce,
+        messages.print_running,
     )
     yield checker
     note_absent(run, checker)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from tal_conformance.core.files import PACKAGES, TemporaryFolder
 from tal_conformance.core.processes import descendants, kill
+from tal_conformance.core.waiting import report_waiting
 from tal_conformance.implementations.errors import InvalidSetting
 from tal_conformance.implementations.workers import confine
 from tal_conformance.implementations.workers.memory import INTERVAL, used_memory
@@ -162,6 +163,7 @@ class Worker:
             raise WorkerFailed(f"its worker process could not be started: {error}") from error
         self._end = weakref.finalize(self, self._running.end)
         self.starts += 1
+        self._about = Message({})
         fields = {
             "adapter": self.launch.adapter,
             "arguments": dict(self.launch.arguments),
@@ -255,10 +257,11 @@ class Worker:
         assert self._running is not None
         if os.fstat(self._running.log.fileno()).st_size > LONGEST_LOG:
             os.truncate(self._running.log.fileno(), 0)
-        deadline = time.monotonic() + self.timeout
+        began = time.monotonic()
+        deadline = began + self.timeout
         try:
             send(self._running.requests, request, deadline)
-            pipe, check = self._running.answers, self._check_memory
+            pipe, check = self._running.answers, lambda: self._check(began)
             return decoded(lambda count: receive(pipe, count, deadline, check), text, longest)
         except TooLong as error:
             raise self._failed(f"sent too long an answer: {error}") from error
@@ -271,6 +274,23 @@ class Worker:
             raise failure from error
         except (EOFError, BrokenPipeError, ConnectionError) as error:
             raise self._failed(f"died{self._how()}") from error
+
+    def _check(self, began: float) -> None:
+        """Report that the process has not answered yet, and kill it if it uses too much memory.
+
+        Args:
+            began: time of the request, from `time.monotonic`.
+
+        Raises:
+            WorkerFailed: the process was killed.
+        """
+        self._check_memory()
+        seconds = time.monotonic() - began
+        doing = "computing" if self._about.fields else "starting"
+        report_waiting(
+            f"the worker of {self.launch.adapter} has been {doing} for {seconds:.0f} s "
+            f"(killed after {self.timeout:g} s)"
+        )
 
     def _check_memory(self) -> None:
         """Kill the process if it and its descendants use more memory than `memory_limit` allows.

@@ -1,10 +1,13 @@
 """While tests run, the terminal has each implementation's first failure and the time left."""
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tal_conformance.core.waiting import report_waiting
+from tal_conformance.suite import running_messages
 from tal_conformance.suite.progress import ATTRIBUTE
 from tal_conformance.suite.running_messages import CONTINUES, RunningMessages
 from tal_conformance.suite.terminal_output import LOGGED
@@ -43,12 +46,14 @@ class Terminal:
         self.messages.pytest_collection_finish(session)
 
     def fail(self, name: str, logged: bool = True) -> None:
-        report: Any = SimpleNamespace(longrepr=FAILURE, when="call", **{ATTRIBUTE: name, LOGGED: logged})
+        report: Any = SimpleNamespace(
+            longrepr=FAILURE, when="call", nodeid="", **{ATTRIBUTE: name, LOGGED: logged}
+        )
         self.messages.pytest_runtest_logreport(report)
 
     def end_test(self, seconds: float) -> None:
         self.seconds += seconds
-        report: Any = SimpleNamespace(when="teardown")
+        report: Any = SimpleNamespace(when="teardown", nodeid="suite.py::test_ended")
         self.messages.pytest_runtest_logreport(report)
 
 
@@ -100,3 +105,46 @@ def test_long_runs_print_few_lines():
     for _ in range(7200):
         terminal.end_test(1)
     assert 20 < len(terminal.lines) < 80
+
+
+def test_a_long_test_is_named_while_it_runs():
+    terminal = Terminal()
+    terminal.collect(10)
+    terminal.end_test(20)
+    terminal.messages.pytest_runtest_logstart("suite.py::test_every_image[mine]")
+    for _ in range(9):
+        terminal.seconds += 5
+        terminal.messages.print_running()
+    assert terminal.lines == [
+        "conformance: 1 of 10 tests, about 0:04:30 left",
+        "conformance: 1 of 10 tests, about 0:09:00 left; test_every_image[mine] has run for 0:00:40",
+    ]
+
+
+def test_a_slow_worker_is_named():
+    terminal = Terminal()
+    terminal.collect(3)
+    terminal.messages.pytest_runtest_logstart("suite.py::test_loss")
+    terminal.seconds += 31
+    report_waiting("the worker of mine has been computing for 31 s (killed after 120 s)")
+    terminal.messages.pytest_unconfigure()
+    terminal.seconds += 31
+    report_waiting("after the end of the run")
+    (line,) = terminal.lines
+    assert line.startswith(
+        "conformance: 0 of 3 tests; test_loss has run for 0:00:31; the worker of mine has been"
+    )
+
+
+def test_the_controller_of_xdist_names_a_long_test_without_any_report(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(running_messages, "SECONDS_BETWEEN_LOOKS", 0.01)
+    terminal = Terminal()
+    terminal.messages.pytest_xdist_node_collection_finished(None, ["test"] * 4)
+    terminal.messages.pytest_runtest_logstart("suite.py::test_training")
+    terminal.seconds += 60
+    for _ in range(200):
+        if terminal.lines:
+            break
+        time.sleep(0.01)
+    terminal.messages.pytest_unconfigure()
+    assert terminal.lines == ["conformance: 0 of 4 tests; test_training has run for 0:01:00"]
