@@ -10,11 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from tal_conformance.implementations.errors import UnknownImplementation
+from tal_conformance.implementations.protocol import ADAPTER_METHODS, takes
 
 SECONDS = 120.0
 """Time limit of the import."""
-ADAPTER_METHODS = {"assign": 1, "loss": 4, "make": 2}
-"""Methods of the protocol of adapters, with their number of arguments."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def signatures_of(name: str) -> dict[str, Any]:
 
     target = object_of(name)
     kind = "class" if isinstance(target, type) else "function" if inspect.isroutine(target) else "object"
-    methods = [method for method, count in ADAPTER_METHODS.items() if _takes(target, method, count)]
+    methods = [method for method, count in ADAPTER_METHODS.items() if takes(target, method, count)]
     owner = target if isinstance(target, type) else type(target)
     if kind == "function":
         call = _parameters(target, name)
@@ -122,19 +121,6 @@ def signatures_of(name: str) -> dict[str, Any]:
         call = [] if defined is None else _parameters(defined, name)[1:]
     constructor = _parameters(target, name) if kind == "class" else []
     return {"kind": kind, "constructor": constructor, "call": call, "adapter_methods": methods}
-
-
-def _takes(target: Any, method: str, count: int) -> bool:
-    """Return True if an object, or every instance of a class, has a method that accepts `count` arguments."""
-    function = getattr(target, method, None)
-    if not callable(function):
-        return False
-    unbound = isinstance(target, type) and inspect.isfunction(function)
-    try:
-        inspect.signature(function).bind(*[None] * (count + unbound))
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def _parameters(target: Any, name: str) -> list[dict[str, Any]]:

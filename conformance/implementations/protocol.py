@@ -18,6 +18,7 @@ An adapter needs only this module and torch.
 """
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ from tal_reference import NEWEST, Dialect, Head, Hyperparameters, parse
 
 MIXED = ("autocast-float16", "autocast-bfloat16")
 """Precisions that occur in training with automatic mixed precision."""
+ADAPTER_METHODS = {"assign": 1, "loss": 4, "make": 2}
+"""Methods of the protocol of adapters, with their number of arguments."""
 EVERY = ("float64", *MIXED, "float16", "bfloat16")
 """All precisions that are tested besides float32."""
 
@@ -220,8 +223,8 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
         adapter = LossOfCriterion(adapter)
     if not isinstance(adapter, (Assigner, LossFunction)):
         raise ProtocolViolation(
-            f"{name} is a {type(adapter).__name__} with neither `assign(inputs)` nor `loss(feature_maps, annotations, "
-            "head, hyperparameters)`: see the README's template adapter"
+            f"{name} has type {type(adapter).__name__}, without `assign(inputs)` and without `loss(feature_maps, "
+            f"annotations, head, hyperparameters)`; expected an adapter with one of them. {_init_hint(name)}"
         )
     dialect = getattr(adapter, "dialect", NEWEST)
     if isinstance(dialect, str):
@@ -322,9 +325,36 @@ def _called(factory: Any, name: str) -> Any:
             return factory()
         except BaseException as error:
             interrupts.raise_if_arrived()
+            needs_arguments = isinstance(error, TypeError) and not _is_adapter(factory)
+            hint = f". {_init_hint(name)}" if needs_arguments else ""
             raise ProtocolViolation(
-                f"{name}: making the adapter raised {exception_text(error)}", own_traceback(error)
+                f"{name}: making the adapter raised {exception_text(error)}{hint}", own_traceback(error)
             ) from error
+
+
+def _is_adapter(target: Any) -> bool:
+    """Return True if an object, or every instance of a class, has a method of adapters, with its arguments."""
+    return any(takes(target, method, count) for method, count in ADAPTER_METHODS.items())
+
+
+def takes(target: Any, method: str, count: int) -> bool:
+    """Return True if an object, or every instance of a class, has a method that accepts `count` arguments."""
+    function = getattr(target, method, None)
+    if not callable(function):
+        return False
+    unbound = isinstance(target, type) and inspect.isfunction(function)
+    try:
+        inspect.signature(function).bind(*[None] * (count + unbound))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _init_hint(name: str) -> str:
+    return (
+        "For an assigner or loss that is not an adapter, write one: "
+        f"tal-conformance init my_adapter.py --from {name}"
+    )
 
 
 def exposes_stages_of(adapter: Any) -> bool:

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Callable
@@ -260,10 +261,21 @@ def _module(name: str) -> ModuleType:
         except BaseException as error:
             interrupts.raise_if_arrived()
             raise UnknownImplementation(
-                f"importing {name} raised {exception_text(error)}", own_traceback(error)
+                f"importing {name} raised {exception_text(error)}{_similar_modules(name, error)}",
+                own_traceback(error),
             ) from error
         finally:
             sys.path.pop(0)
+
+
+def _similar_modules(name: str, error: BaseException) -> str:
+    """Return a suggestion of similar modules if the error says that the named module does not exist; else ""."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if not missing or not f"{name}.".startswith(f"{missing}."):
+        return ""
+    package, _, last = missing.rpartition(".")
+    folders = getattr(sys.modules.get(package), "__path__", ()) if package else [str(Path.cwd())]
+    return suggestion(last, [module.name for module in pkgutil.iter_modules(list(folders))])
 
 
 def _module_from_file(path: Path) -> ModuleType:

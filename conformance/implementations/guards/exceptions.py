@@ -107,7 +107,12 @@ def failure_from(error: BaseException) -> ImplementationFailed:
     )
 
 
-OWN_FRAMES = (f"{os.sep}importlib{os.sep}", "<frozen importlib", str(Path(__file__).resolve().parents[1]))
+OWN_FRAMES = (
+    f"{os.sep}importlib{os.sep}",
+    "<frozen importlib",
+    str(Path(__file__).parents[1]),
+    str(Path(__file__).resolve().parents[1]),  # src/ holds links
+)
 """Beginnings or parts of the files whose frames `own_traceback` leaves out: imports, and this package."""
 
 

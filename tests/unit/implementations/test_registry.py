@@ -209,12 +209,12 @@ class Nothing:
 
 
 VIOLATIONS: dict[str, tuple[Any, str]] = {
-    "a number": (3, "x is a int with neither `assign(inputs)` nor `loss("),
-    "None": (None, "x is a NoneType with neither"),
-    "a module": (sys, "x is a module with neither"),
-    "an object without methods": (Nothing(), "x is a Nothing with neither"),
-    "a class without methods": (Nothing, "x is a Nothing with neither"),
-    "a function that returns None": (lambda: None, "x is a NoneType with neither"),
+    "a number": (3, "x has type int, without `assign(inputs)` and without `loss("),
+    "None": (None, "x has type NoneType, without `assign"),
+    "a module": (sys, "x has type module, without `assign"),
+    "an object without methods": (Nothing(), "x has type Nothing, without `assign"),
+    "a class without methods": (Nothing, "x has type Nothing, without `assign"),
+    "a function that returns None": (lambda: None, "x has type NoneType, without `assign"),
     "a function that raises": (raising, "x: making the adapter raised ValueError: no weights"),
     "a function that exits": (exiting, "x: making the adapter raised SystemExit: no weights"),
     "a function with arguments": (lambda weights: Assigner(), "x: making the adapter raised TypeError"),
@@ -233,6 +233,27 @@ def test_violations(adapter: str):
     with pytest.raises(ProtocolViolation) as caught:
         implementation_from(what, "x")
     assert str(caught.value).startswith(message)
+
+
+class LossWithSettings:
+    def __init__(self, num_classes: int) -> None: ...
+
+    def assign(self, scores: Any, boxes: Any) -> None: ...
+
+
+@pytest.mark.parametrize(("target", "is_hinted"), [(LossWithSettings, True), (NeedsArguments, False)])
+def test_a_loss_that_is_no_adapter_is_told_how_to_get_one(target: Any, is_hinted: bool):
+    with pytest.raises(ProtocolViolation) as caught:
+        implementation_from(target, "my.loss:Loss")
+    hint = "write one: tal-conformance init my_adapter.py --from my.loss:Loss"
+    assert (hint in str(caught.value)) == is_hinted
+
+
+def test_a_mistyped_module_is_answered_with_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "nearly_right.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownImplementation, match=r"'nearly_rihgt'; did you mean 'nearly_right'\?"):
+        find("nearly_rihgt:Adapter")
 
 
 def test_what_an_adapter_need_not_say():
