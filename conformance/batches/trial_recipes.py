@@ -83,7 +83,7 @@ OF_DETECTION = (
         levels=1,
         seed=1683,
         streams=(171,),
-        hyperparameters=Hyperparameters(topk=5),
+        hyperparameters=Hyperparameters(topk=5, topk2=2),
     ),
     Recipe(
         images=(

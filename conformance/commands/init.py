@@ -48,7 +48,7 @@ class Trial:
         failing_batch: the batch of `failing` in words, or None.
         raised: number of batches on which the adapter raised.
         failed: recipes of the batches on which the adapter differed or raised.
-        cause: what the adapter computes instead, as a sentence; "" if it is not known.
+        cause: what the adapter computes instead, and how that is declared, as lines; "" if it is not known.
     """
 
     conforming: int = 0
@@ -121,7 +121,7 @@ def report(file: Path, text: AdapterText, trial: Trial) -> list[str]:
     if trial.differing is not None:
         lines += _difference(trial.differing)
     if trial.cause:
-        lines.append(f"cause: {trial.cause}")
+        lines += f"cause: {trial.cause}".splitlines()
     lines.append(f"{trial.conforming} of {BATCHES} batches conform")
     name = f"{file}:{text.adapter}"
     if text.missing or trial.failing is not None:
@@ -219,7 +219,7 @@ def _with_failure(trial: Trial, failure: Failure, recipe: Recipe) -> Trial:
 
 
 def _cause(text: AdapterText, file: Path, task: str, trial: Trial) -> str:
-    """Return what an adapter that differs computes instead, as a sentence; "" if no known cause explains it."""
+    """Return what an adapter that differs computes instead, as lines; "" if no known cause explains it."""
     if trial.differing is None or task != DETECT.name:
         return ""
     passing = [recipe for recipe in trial_recipes() if recipe not in trial.failed]
@@ -227,4 +227,8 @@ def _cause(text: AdapterText, file: Path, task: str, trial: Trial) -> str:
     with progress(title) as advance, _loaded(text, file) as implementation:
         observations, faults = Observations(implementation), FAULTS.values()
         found = explain(observations, trial.failed, passing, SEARCH_SECONDS, advance, faults=faults)
-    return "" if found.as_declared else found.sentence
+    if found.as_declared:
+        return ""
+    if not found.choices or found.fault is not None:
+        return found.sentence
+    return f'{found.sentence}\n  if this is intended, declare it in the adapter: dialect = "{found.dialect.name}"'
