@@ -28,7 +28,7 @@ from tal_conformance.judgement.loss_reference import (
     Gradients,
     ReferenceLoss,
     class_factors_of,
-    logit_gradient_roundings,
+    class_gradient_roundings,
     loss_precision,
 )
 from tal_conformance.judgement.mixed_gradients import Branches, MixedGradients
@@ -219,8 +219,8 @@ def rounding_units(
     stored = (
         ZERO if mixed is None else logit_gradient_error(logit_gradient, ZERO, scale, batch.dtype)
     )  # (B, A, C)
-    roundings = logit_gradient_roundings(batch)
-    logit_gradient = logit_gradient * ((coarse if mixed is None else eps) * roundings * scale)
+    logit_roundings = class_gradient_roundings(batch, given.logits, logit_gradient)  # (B, A, C)
+    logit_gradient = logit_roundings * ((coarse if mixed is None else eps) * scale)
     slope = GradientRounding(
         target,
         predicted,

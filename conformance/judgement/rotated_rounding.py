@@ -18,7 +18,7 @@ from tal_conformance.judgement.loss_reference import (
     ZERO,
     ReferenceLoss,
     class_factors_of,
-    logit_gradient_roundings,
+    class_gradient_roundings,
     loss_precision,
 )
 from tal_conformance.judgement.loss_rounding import (
@@ -138,9 +138,9 @@ def rotated_rounding_units(  # noqa: PLR0915 (one formula for each term and fiel
     ranges = torch.maximum(ranges, exact.items.abs()).clamp(min=4 * smallest(loss_precision(batch)))
 
     factor = total_factor(batch.images, dialect) / score_sum
-    roundings = logit_gradient_roundings(batch)
-    logit_scale = numbers.cls_gain * factor * factors * (coarse * roundings)  # (C,), or a scalar
-    of_logits = class_gradient_unit(given.logits, targets, dialect) * logit_scale  # (B, A, C)
+    logit_scale = numbers.cls_gain * factor * factors * coarse  # (C,), or a scalar
+    sizes = class_gradient_unit(given.logits, targets, dialect)  # (B, A, C)
+    of_logits = class_gradient_roundings(batch, given.logits, sizes) * logit_scale  # (B, A, C)
     of_sides, of_angle = on_distances(box.gradient, sides, angle)  # (P, 4), (P,)
     if reg_max == 1:
         wanted_error = wanted_error + share_error(distances, of_input, precision(batch.dtype))

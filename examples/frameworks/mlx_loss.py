@@ -4,16 +4,22 @@ pip install mlx           # on Linux: pip install 'mlx[cpu]'
 pytest conformance --task detect --implementation examples/frameworks/mlx_loss.py:MlxLoss
 """
 
+from functools import partial
 from importlib.metadata import version
 
-import mlx.core as mx
-from array_loss import ArrayLoss
+try:
+    import mlx.core as mx
+except ModuleNotFoundError as error:
+    raise ImportError("MLX is not installed: pip install mlx (on Linux 'mlx[cpu]')") from error
+from array_loss import ArrayLoss, total_and_items
 
 
 class MlxLoss(ArrayLoss):
     """The loss with `mlx.core`."""
 
     name, version = "mlx-loss", version("mlx")
-    ops = mx
     array = staticmethod(mx.array)
-    value_and_grad = staticmethod(mx.value_and_grad)  # by the first result, the total
+
+    def value_and_grad(self, bins):
+        """Return the loss and its derivative by the maps, of the first result: the total."""
+        return mx.value_and_grad(partial(total_and_items, mx, bins))

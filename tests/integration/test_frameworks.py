@@ -1,5 +1,6 @@
-"""The loss in MLX conforms in process, and a planted mistake is found."""
+"""The losses in MLX and Keras conform in process, and a planted mistake is found."""
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -28,12 +29,23 @@ BATCHES = (
 
 
 @pytest.mark.parametrize(
+    ("adapter", "backend", "module"),
+    [
+        ("mlx_loss.py:MlxLoss", "", "mlx.core"),
+        ("keras_loss.py:KerasLoss", "torch", "keras"),
+        ("keras_loss.py:KerasLoss", "jax", "keras"),
+    ],
+    ids=["mlx", "keras-torch", "keras-jax"],
+)
+@pytest.mark.parametrize(
     ("right", "wrong"),
     [("", ""), ("ops.stop_gradient(v / (1 - iou + v + EPS))", "v / (1 - iou + v + EPS)")],
     ids=["as it is", "a gradient through the weight of the aspect ratio"],
 )
-def test_the_loss_in_mlx_is_judged(right: str, wrong: str, tmp_path: Path):
-    pytest.importorskip("mlx.core")
+def test_the_loss_is_judged(adapter: str, backend: str, module: str, right: str, wrong: str, tmp_path: Path):
+    for needed in (module, backend):
+        if needed and importlib.util.find_spec(needed.split(".")[0]) is None:
+            pytest.skip(f"{needed} is not installed: pip install -e '.[frameworks]'")
     for folder in ("numpy", "frameworks"):
         shutil.copytree(ROOT / "examples" / folder, tmp_path / folder)
     source = tmp_path / "frameworks" / "array_loss.py"
@@ -43,9 +55,10 @@ def test_the_loss_in_mlx_is_judged(right: str, wrong: str, tmp_path: Path):
     for number, recipe in enumerate(BATCHES):
         recipe.build().save(tmp_path / f"{number}.safetensors")
     done = run(
+        *("env", f"KERAS_BACKEND={backend or 'torch'}"),
         *(sys.executable, "-m", "tal_conformance", "replay", "--json"),
         *(f"{number}.safetensors" for number in range(len(BATCHES))),
-        *("--implementation", "frameworks/mlx_loss.py:MlxLoss"),
+        *("--implementation", f"frameworks/{adapter}"),
         cwd=tmp_path,
     )
     assert done.returncode == int(bool(right)), done.stderr
