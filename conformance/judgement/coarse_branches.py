@@ -16,6 +16,10 @@ from tal_conformance.judgement.expectation import Expectation
 
 Judged = Callable[[Outcome, Expectation], Judgement]
 """Function that returns the judgement of an outcome, whether or not it fails."""
+VALUES_LEFT = (
+    "the loss hides this branch's assignment or values, so that in 16 bits its values are judged with the whole loss"
+)
+"""Note on a branch of which the gradients alone are judged."""
 
 
 def judged_coarsely(
@@ -46,7 +50,8 @@ def judged_coarsely(
     judgement = judged(of_gradients, weighted(part, weight))
     judgement.open_items = tuple((value / weight, error / weight) for value, error in judgement.open_items)
     if not outcome.loss.knows_total or not outcome.from_loss:
-        return judgement  # without the assignment of the loss, values are judged given the gradients
+        judgement.notes.append(VALUES_LEFT)
+        return judgement
     values = judged(replace(outcome, loss=replace(outcome.loss, gradients=(), term_gradients=())), part)
     for name, stage in values.stages.items():
         judgement.stages[name].merge(stage)

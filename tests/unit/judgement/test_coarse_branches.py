@@ -19,7 +19,7 @@ from tal_conformance.core.verdicts import State
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import EVERY, Implementation, implementation_from
 from tal_conformance.implementations.registry import find
-from tal_conformance.judgement.coarse_branches import weighted
+from tal_conformance.judgement.coarse_branches import VALUES_LEFT, weighted
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.attack import faulty
@@ -90,6 +90,15 @@ def test_right_losses_conform(name: str, precision: str):
     assert not judgement.inconclusive
     for stage in ("one2many/gradients", "one2one/gradients", "items", "total", "weights"):
         assert judgement.stages[stage].state is State.AGREES, stage
+
+
+def test_the_log_says_that_values_of_a_hidden_branch_are_judged_with_the_whole_loss():
+    shown, hidden = (
+        judged(implementation_from(adapter, adapter.name), batch_in("autocast-bfloat16"))
+        for adapter in (ReferenceAdapter, Hidden)
+    )
+    assert any(VALUES_LEFT in note for note in hidden.notes)
+    assert not any(VALUES_LEFT in note for note in shown.notes)
 
 
 @pytest.mark.parametrize("precision", mostly_nightly(COARSE, ("autocast-bfloat16",)))
