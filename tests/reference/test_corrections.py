@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.reference.four_anchors import AWAY, PREFER_0_0_1, THIRD, WIDE, run, taken, truths
 from tests.reference.official import (
     Drawn,
     batch_of,
@@ -14,7 +15,6 @@ from tests.reference.official import (
     predictions_of,
     relative_difference,
 )
-from tests.reference.test_assignment import AWAY, PREFER_0_0_1, THIRD, WIDE, run, taken, truths
 from torch import Tensor
 
 from tal_reference import Head, Hyperparameters, detection_loss
