@@ -17,7 +17,7 @@ from tal_conformance.judgement.expectation import Expectation
 Judged = Callable[[Outcome, Expectation], Judgement]
 """Function that returns the judgement of an outcome, whether or not it fails."""
 VALUES_LEFT = (
-    "the loss hides this branch's assignment or values, so that in 16 bits its values are judged with the whole loss"
+    "the loss hides this branch's assignment or values: in 16 bits, its values are judged with the whole loss"
 )
 """Note on a branch of which the gradients alone are judged."""
 

@@ -62,8 +62,8 @@ class Bounded(NamedTuple):
     extra_tolerance: Tensor | None = None
     value_range: Tensor | None = None
 
-    def at(self, places: Tensor) -> "Bounded":
-        """Return the expected values at some indices of the first dimension."""
+    def at(self, places: Tensor | int) -> "Bounded":
+        """Return the expected values at an index, or at some indices, of the first dimension."""
 
         def selected(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[places]

@@ -3,9 +3,6 @@
 B images, A anchors, C classes, R bins, P positives of the whole batch.
 """
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -14,40 +11,25 @@ from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
 from tal_conformance.judgement.bounds import bound
 from tal_conformance.judgement.comparators import (
-    MAX_TOLERANCE_SHARE,
     Bounded,
     Quantity,
     all_finite,
     assert_within,
-    assert_within_at,
 )
 from tal_conformance.judgement.expectation import Expectation, LossExpectation
-from tal_conformance.judgement.gradient_range import exceeds_range, untrained_loss
-from tal_conformance.judgement.gradient_term import gradient_remark
-from tal_conformance.judgement.loss_reference import fields_of, loss_precision
+from tal_conformance.judgement.gradients import judge_gradients, like_division_by_zero
+from tal_conformance.judgement.loss_reference import loss_precision
 from tal_conformance.judgement.loss_rounding import (
     LossRounding,
-    add_gradients,
     divisor,
-    gradient_bound,
     no_jumps,
 )
 from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_reference import Dialect
 from tal_reference.composed import total_factor
 
-DIMENSIONS = {
-    "positives": ("image", "anchor", "channel"),
-    "anchors": ("image", "anchor", "channel"),
-    "image": ("image", "channel", "row", "column"),
-}
-"""Names of the dimensions of a head field's gradient, by the field's place."""
 SCORE_SUM_CLAUSE = "LOSS-SUM-1"
-TOO_WIDE = (
-    "{} is not judged: on a level its bound is more than "
-    f"{MAX_TOLERANCE_SHARE:.0%} of the gradient itself and of that of an untrained head"
-)
-"""Reason for an inconclusive judgement."""
+"""Clause of the divisor N, which all terms share."""
 
 
 def judge_loss(
@@ -76,38 +58,55 @@ def judge_loss(
         slack = known.uncertainty(unsure)
     judgement.undefined = judgement.undefined or not known.is_defined
     judgement.inconclusive = judgement.inconclusive or judgement.undefined
-    dtype = loss_precision(expected.batch)
-    exact, same_dtype, unit = known.exact.items, known.same_dtype.items, known.rounding.items
-    terms = expected.batch.family.terms
-    quantities = [term.quantity for term in terms]
-    enclosed = known.rounding.enclosed
-    # the error of the naive computation is a part of the enclosed errors of 16-bit code
-    naive = same_dtype if enclosed is None else exact
-    rounding = [
-        bound(naive[place], exact[place], unit[place], dtype, name if enclosed is None else "")
-        for place, name in enumerate(quantities)
-    ]
-    allowed = torch.stack(rounding) + slack.items  # (T,)
-    if enclosed is not None:
-        allowed = allowed + enclosed
-    items = like_division_by_zero(loss.items, same_dtype, expected.dialect)  # (T,)
-    same_dtype = like_overflow(same_dtype, items, known)  # (T,)
-    remark = ""
-    if loss.shows_items:
-        remark = score_sum_remark(items.double(), exact, allowed, targets.scores.double(), expected.dialect)
-    for stage, place in expected.batch.family.item_of.items():
-        if not loss.shows_items or (stage == StageName.BOX and not known.is_defined):
-            continue
-        value_range = None if known.rounding.ranges is None else known.rounding.ranges[place]
-        bounded = Bounded(exact[place], allowed[place], same_dtype[place], slack.items[place], value_range)
-        clause = SCORE_SUM_CLAUSE if remark else judgement.task.clauses[stage]
-        judgement.note(stage, assert_term, Quantity(quantities[place], clause), items[place], bounded, remark)
+    items = judge_items(judgement, loss, known, slack)
     if loss.knows_total and loss.shows_items:
         judge_total(judgement, expected, loss)
     elif known.is_defined:
-        _judge_without_items(judgement, expected, loss, Bounded(exact, allowed, same_dtype))
+        _judge_without_items(judgement, expected, loss, items)
     if loss.gradients:
         judge_gradients(judgement, loss, known, slack, defined_fields(known))
+
+
+def judge_items(
+    judgement: Judgement, loss: LossOutcome, known: LossExpectation, slack: LossRounding
+) -> Bounded:
+    """Judge each term of the loss, if it shows its terms, and return all expected terms with their tolerances (T,).
+
+    Args:
+        judgement: the judgement of the batch, to which the results are added.
+        loss: loss and items of the implementation.
+        known: expectation of the targets that the loss used.
+        slack: additional tolerance for an uncertain assignment.
+    """
+    family, dialect = known.expected.batch.family, known.expected.dialect
+    exact, allowed = known.exact.items, tolerated_items(known) + slack.items  # (T,) each
+    items = like_division_by_zero(loss.items, known.same_dtype.items, dialect)  # (T,)
+    same_dtype = like_overflow(known.same_dtype.items, items, known)  # (T,)
+    bounded = Bounded(exact, allowed, same_dtype, slack.items, known.rounding.ranges)
+    if not loss.shows_items:
+        return bounded
+    scores = known.targets.scores.double()
+    remark = score_sum_remark(items.double(), exact, allowed, scores, dialect)
+    for stage, place in family.item_of.items():
+        if stage == StageName.BOX and not known.is_defined:
+            continue
+        clause = SCORE_SUM_CLAUSE if remark else judgement.task.clauses[stage]
+        quantity = Quantity(family.terms[place].quantity, clause)
+        judgement.note(stage, assert_term, quantity, items[place], bounded.at(place), remark)
+    return bounded
+
+
+def tolerated_items(known: LossExpectation) -> Tensor:
+    """Return the largest admissible error of each term (T,) for a known assignment."""
+    exact, unit, enclosed = known.exact.items, known.rounding.items, known.rounding.enclosed
+    # the error of the naive computation is a part of the enclosed errors of 16-bit code
+    naive = known.same_dtype.items if enclosed is None else exact
+    dtype = loss_precision(known.expected.batch)
+    rounding = [
+        bound(naive[place], exact[place], unit[place], dtype, term.quantity if enclosed is None else "")
+        for place, term in enumerate(known.expected.batch.family.terms)
+    ]
+    return torch.stack(rounding) + (0.0 if enclosed is None else enclosed)
 
 
 def defined_fields(known: LossExpectation) -> tuple[str, ...]:
@@ -122,18 +121,6 @@ def defined_fields(known: LossExpectation) -> tuple[str, ...]:
     undefined = [term for term, item in zip(family.terms, items, strict=True) if not item.isfinite()]
     read = {name for term in undefined if not term.weighted for name in term.reads}
     return tuple(field.name for field in family.fields if field.name not in read)
-
-
-def like_division_by_zero(observed: Tensor, same_dtype: Tensor, dialect: Dialect) -> Tensor:
-    """Return `observed` with the infinities and NaN of `same_dtype` where both are non-finite, if N may be 0.
-
-    In a dialect without a floor of N (LOSS-SUM-1, before 8.0.35) a term is x / 0: infinite, or NaN if x is 0 too, and
-    rounding decides whether the cross-entropy x of saturated logits is 0. In other dialects nothing is replaced.
-    """
-    if dialect.score_sum_floor > 0:
-        return observed
-    neither = ~observed.isfinite() & ~same_dtype.isfinite()
-    return torch.where(neither, same_dtype.to(observed.dtype), observed)
 
 
 def like_overflow(same_dtype: Tensor, items: Tensor, known: LossExpectation) -> Tensor:
@@ -252,76 +239,3 @@ def judge_hidden_items(
     quantity = Quantity("total", judgement.task.clauses[StageName.TOTAL])
     observed = like_division_by_zero(loss.total, same_dtype, expected.dialect)
     judgement.note(StageName.TOTAL, assert_within, quantity, observed, bounded)
-
-
-def judge_gradients(
-    judgement: Judgement,
-    loss: LossOutcome,
-    expected: LossExpectation,
-    slack: LossRounding,
-    fields: tuple[str, ...],
-) -> None:
-    """Judge the gradients of the total loss, and of each term if known, on the head fields (LOSS-GRAD-1).
-
-    At background anchors the gradient on distance logits and angles must be exactly zero.
-
-    Args:
-        judgement: the judgement of the batch, to which the results are added.
-        loss: gradients of the implementation.
-        expected: expectation of the targets that the loss used.
-        slack: additional tolerance for an uncertain assignment.
-        fields: names of the head fields to judge.
-    """
-    batch, at = expected.expected.batch, expected.positives
-    exact, same_dtype, unit = expected.exact, expected.same_dtype, expected.rounding
-    # float32's bounds are far below every range; without autocast, the dtypes of 16-bit code's operations are not known
-    untrained = untrained_loss(expected) if unit.enclosed is not None and batch.autocast else exact
-    of_total = (
-        exact.of_total, same_dtype.of_total, unit.of_total, unit.jumps_of_total, slack.of_total,
-        untrained.of_total,
-    )  # fmt: skip
-    rows = [("total", loss.gradients, *of_total)]
-    may_divide_by_zero = expected.expected.dialect.score_sum_floor == 0 or batch.family.has_masks
-    if loss.term_gradients and not (
-        may_divide_by_zero and not all_finite(same_dtype.items)
-    ):  # of one tensor's parts, zero times infinity is NaN
-        names = [term.name for term in batch.family.terms]
-        of_terms = (
-            exact.of_terms, same_dtype.of_terms, unit.of_terms, unit.jumps, slack.of_terms, untrained.of_terms
-        )  # fmt: skip
-        rows = [*zip(names, loss.term_gradients, *of_terms, strict=True), *rows]
-    clause = judgement.task.clauses[StageName.GRADIENTS]
-    for term, maps, *computed in rows:
-        for place, (field, gradient) in enumerate(
-            zip(batch.family.fields, fields_of(maps, batch), strict=True)
-        ):
-            if field.name not in fields:
-                continue
-            wanted, naive, rounding, jump, moves, longest = (values[place] for values in computed)
-            observed = like_division_by_zero(gradient, naive, expected.expected.dialect)  # (B, A, width)
-            check: Callable[..., Agreement] = assert_within
-            if field.place == "positives":  # elsewhere exactly zero
-                wanted, naive, check = wanted[at], naive[at], partial(assert_within_at, at=at)  # (P, width)
-                longest = longest[at]  # (P, width)
-            extra = add_gradients(jump, moves)
-            allowed = gradient_bound(
-                batch, field.quantity, wanted, naive, rounding, unit.enclosed is not None
-            )
-            tolerance = add_gradients(allowed, extra)
-            branches = slack.branches or unit.branches
-            if branches is not None and field.name == "distances" and term in ("total", "box"):
-                longest = torch.maximum(longest.abs(), branches.largest(wanted))
-                wanted, tolerance = branches.nearest(observed[at].double(), wanted, tolerance)
-            bounded = Bounded(wanted, tolerance, naive, extra)
-            quantity = Quantity(f"gradient of {term} on {field.quantity}", clause, DIMENSIONS[field.place])
-            stage = judgement.stages[StageName.GRADIENTS]
-            agreed = stage.mismatch is None
-            judgement.note(StageName.GRADIENTS, check, quantity, observed, bounded=bounded)
-            if untrained is not exact and exceeds_range(
-                batch, wanted, longest, bounded.tolerance, None if field.name == "logits" else at[1]
-            ):
-                judgement.leave_open(TOO_WIDE.format(quantity.name))
-            if agreed and stage.mismatch is not None and term == "total":
-                stage.mismatch.summary += gradient_remark(
-                    judgement, batch, field.name, observed, wanted, bounded.tolerance, at
-                )
