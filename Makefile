@@ -70,7 +70,7 @@ eras: $(USER)  ## releases of Ultralytics against the table of eras (RELEASES=ca
 PYTEST := $(BIN)/python -m pytest -n $(strip $(WORKERS)) --dist worksteal --maxprocesses 8
 
 test: $(STAMP)  ## the tests of this project itself, without those marked slow
-	$(BIN)/python -m pytest tests/reference $(SHAPES) $(ARGS)
+	$(PYTEST) tests/reference $(SHAPES) $(ARGS)
 	$(PYTEST) tests --ignore tests/reference -m 'not slow' $(ARGS)
 
 test-slow: $(STAMP)  ## the other tests: launches of whole runs, shrinking, planted faults, browsers

@@ -71,7 +71,7 @@ def test_the_projects_tests_run_over_all_cores_or_as_many_as_are_asked_for(tmp_p
 
 def test_the_references_own_tests_check_shapes(tmp_path: Path):
     commands = "\n".join(printed("test", f"VENV={tmp_path}"))
-    assert "pytest tests/reference --jaxtyping-packages=tal_reference,beartype.beartype" in commands
+    assert "maxprocesses 8 tests/reference --jaxtyping-packages=tal_reference,beartype.beartype" in commands
 
 
 def test_the_main_job_installs_no_tools_of_developers(tmp_path: Path):
