@@ -4,7 +4,7 @@ B images, A anchors, C classes, R bins, P positives of the whole batch.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, reduce
 
 import torch
@@ -15,30 +15,19 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.judgement.bounds import (
     bce_sum_unit,
     bound,
-    box_unit,
     dfl_unit,
-    distance_unit,
     gradient_range,
-    overlap_unit,
     precision,
     smallest,
 )
 from tal_conformance.judgement.loss_reference import (
     ZERO,
     Gradients,
-    ReferenceLoss,
-    class_factors_of,
-    class_gradient_roundings,
     loss_precision,
 )
 from tal_conformance.judgement.mixed_gradients import Branches, MixedGradients
-from tal_conformance.judgement.mixed_precision import MixedTerms, logit_gradient_error
-from tal_reference import NEWEST, BatchTargets, ClassLoss, Dialect, WeightBroadcast, varied_loss
-from tal_reference.anchors import Anchors
-from tal_reference.composed import total_factor
-from tal_reference.decoding import decode
-from tal_reference.loss import Positives, distances_to
-from tal_reference.varied_boxes import MEASURES
+from tal_reference import NEWEST, BatchTargets, ClassLoss, Dialect, varied_loss
+from tal_reference.loss import Positives
 
 
 @dataclass(frozen=True)
@@ -143,110 +132,6 @@ def class_gradient_unit(logits: Tensor, targets: BatchTargets, dialect: Dialect)
     unit = logits.sigmoid()  # (B, A, C)
     unit[positives.image, positives.anchor, positives.labels] += positives.weights.double()
     return unit * targets.foreground[..., None] if dialect.class_loss is ClassLoss.POSITIVES else unit
-
-
-def shared_rounding_units(
-    batch: Batch, targets: BatchTargets, exact: ReferenceLoss, dialect: Dialect, edges: Tensor | float
-) -> LossRounding:
-    """Return the effect of rounding on box, cls and dfl of a loss with further terms; arguments of `rounding_units`."""
-    shared = [batch.family.item_names.index(name) for name in ("box", "cls", "dfl")]
-    return rounding_units(batch, targets, replace(exact, items=exact.items[shared]), dialect, edges)
-
-
-def rounding_units(
-    batch: Batch,
-    targets: BatchTargets,
-    exact: ReferenceLoss,
-    dialect: Dialect,
-    edges: Tensor | float = 0.0,
-) -> LossRounding:
-    """Return the effect of rounding on a batch's loss for given targets.
-
-    Args:
-        batch: any batch.
-        targets: labels, boxes and scores that the batch's anchors learn.
-        exact: the loss in float64.
-        dialect: the dialect to follow.
-        edges: (B, A) errors of the target boxes' edges in pixels; zero by default.
-    """
-    numbers, reg_max = batch.hyperparameters, batch.head.reg_max
-    coarse = torch.finfo(precision(batch.dtype)).eps  # of the predictions, and of gradients that they keep
-    eps = torch.finfo(loss_precision(batch)).eps
-    given, positives = exact.predictions, targets.positives
-    at = _, anchor = positives.image, positives.anchor  # (P,), (P,)
-    own = positives.weights.double()  # (P,)
-    score_sum = divisor(own, batch.images, dialect)
-    weights = own.sum().expand_as(own) if dialect.weights_meet is WeightBroadcast.ALL_PAIRS else own  # (P,)
-    strides, centres = given.anchors.strides[anchor], given.anchors.centres[anchor]  # (P, 1), (P, 2)
-    target = positives.boxes.double() / strides  # (P, 4) grid units
-    distances = given.distances[at]  # (P, 4R)
-    predicted = decode(distances, Anchors(centres, strides), reg_max)  # (P, 4)
-    distance_error = distance_unit(distances, reg_max, coarse)  # (P, 4)
-    given_edge = edges[at][:, None] / strides if isinstance(edges, Tensor) else edges  # (P, 1) grid units
-    of_target = given_edge[:, 0] if isinstance(given_edge, Tensor) else torch.zeros_like(own)  # (P,)
-    mixed = MixedTerms.of(batch, dialect, distances, centres, target, weights)
-    of_box = (
-        box_unit(predicted, centres, distance_error, coarse).amax(1) if mixed is None else mixed.edge_errors()
-    )
-    edge = (
-        of_box + of_target + eps * target.abs().amax(1)
-    )  # (P,) of both boxes, and of the division by the stride
-
-    measure = dialect.box_overlap
-    box = weights * (
-        overlap_unit(measure, target, predicted, edge if mixed is None else of_target, eps)
-        + 2 * eps * (1 - MEASURES[measure](target, predicted))
-    )  # (P,)
-    factors = class_factors_of(batch, given.logits)  # (C,), or a scalar
-    cls = class_unit(given.logits, positives, eps, coarse if mixed is None else 0.0, dialect, factors)
-    wanted = distances_to(target, centres)  # (P, 4)
-    wanted_error = eps * (centres.repeat(1, 2) + target.abs() + wanted.abs()) + given_edge  # (P, 4)
-    wanted_error = wanted_error + (0.0 if mixed is None else mixed.centre_errors().repeat(1, 2))
-    of_input = strides / strides.new_tensor(given.size).flip(0).repeat(2)  # (P, 4) shares, for the L1 form
-    side = weights * side_unit(distances, wanted, wanted_error, of_input, batch, dialect)  # (P,)
-    gains = torch.tensor((numbers.box_gain, numbers.cls_gain, numbers.dfl_gain)).to(own)
-    terms = torch.stack((box.sum(), cls, side.sum())) * gains / score_sum
-    items = terms + 3 * eps * exact.items.abs()  # (T,): sum, gain and quotient
-    learning = given.logits[(*at, positives.labels)] * of_labels(factors, positives.labels)  # (P,)
-    enclosed = None if mixed is None else mixed.term_errors(learning, own) * gains / score_sum  # (T,)
-    ranges = term_ranges(weights, given.logits, learning * own, reg_max, factors) * gains / score_sum  # (T,)
-    # a term that is zero has a bound too, by underflow
-    ranges = torch.maximum(ranges, exact.items.abs()).clamp(min=4 * smallest(loss_precision(batch)))
-
-    share = total_factor(batch.images, dialect) / score_sum
-    scale = numbers.cls_gain * share / class_count(given.logits, dialect) * factors  # (C,), or a scalar
-    logit_gradient = class_gradient_unit(given.logits, targets, dialect)  # (B, A, C)
-    stored = (
-        ZERO if mixed is None else logit_gradient_error(logit_gradient, ZERO, scale, batch.dtype)
-    )  # (B, A, C)
-    logit_roundings = class_gradient_roundings(batch, given.logits, logit_gradient)  # (B, A, C)
-    logit_gradient = logit_roundings * ((coarse if mixed is None else eps) * scale)
-    slope = GradientRounding(
-        target,
-        predicted,
-        distances,
-        wanted,
-        wanted_error + (share_error(distances, of_input, precision(batch.dtype)) if reg_max == 1 else 0.0),
-        edge,
-        reg_max,
-        precision(batch.dtype),
-        dialect,
-    )
-
-    of_weights = (weights * share)[:, None, None]  # (P, 1, 1)
-    of_sides = (
-        of_weights * (of_input[..., None] if reg_max == 1 else 1.0) * (numbers.dfl_gain / 4)
-    )  # (P, 4, 1)
-    mixed_gradients = None if mixed is None else MixedGradients(mixed, of_target)
-    box_rounds, box_jumps, side_rounds, side_jumps = distance_gradient_units(
-        slope, mixed_gradients, distance_error, of_weights * numbers.box_gain, of_sides, strides
-    )  # (P, 4R) each
-    rounding = (box_rounds, ZERO), (ZERO, logit_gradient), (side_rounds, ZERO)
-    jumps = (box_jumps, ZERO), (ZERO, stored), (side_jumps, ZERO)
-    if mixed_gradients is None:
-        return LossRounding(items, rounding, jumps, enclosed, ranges)
-    branches = mixed_gradients.box_branches(of_weights * numbers.box_gain)
-    return LossRounding(items, rounding, jumps, enclosed, ranges, branches)
 
 
 def side_unit(
