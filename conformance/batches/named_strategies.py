@@ -185,8 +185,8 @@ STRATEGIES_BY_TASK = {
     | {"relation": end_to_end(RELATABLE), "fewer_anchors_than_k": end_to_end(TOO_SMALL)}
     | dict.fromkeys(OF_CALLS, CALLED_WITH_BRANCHES)
     | dict.fromkeys(OF_DEVICES, end_to_end(st.one_of(*LOSS_STRATEGIES.values()))),
-    POSE.name: posed_strategies(WITH_PARTS),
-    SEGMENT.name: masked_strategies(WITH_PARTS),
+    POSE.name: posed_strategies(WITH_PARTS | {"relation": RELATABLE}),
+    SEGMENT.name: masked_strategies(WITH_PARTS | {"relation": RELATABLE}),
 }
 """The strategies of every task: by the names of `STRATEGIES`, and of other tasks than detection by those of `TURNABLE`
 too."""

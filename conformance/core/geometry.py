@@ -53,8 +53,12 @@ def flatten(feature_maps: Sequence[Tensor], head: Head) -> tuple[Tensor, Tensor]
 
 
 def other_fields(feature_maps: Sequence[Tensor], head: Head) -> Tensor:
-    """Return the values (B, A, others) of the channels after the class logits, such as angles; (B, A, 0) if none."""
-    return torch.cat([level[:, head.channels :].flatten(2) for level in feature_maps], dim=2).transpose(1, 2)
+    """Return the values (B, A, others) of the channels after the class logits, such as angles; (B, A, 0) if none.
+
+    Maps after those of the levels are left out.
+    """
+    levels = feature_maps[: len(head.strides)]
+    return torch.cat([level[:, head.channels :].flatten(2) for level in levels], dim=2).transpose(1, 2)
 
 
 def fold(distances: Tensor, classes: Tensor, grids: Sequence[Grid], *others: Tensor) -> tuple[Tensor, ...]:

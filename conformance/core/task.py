@@ -228,6 +228,15 @@ class Task:
         names = [term.name for term in self.terms]
         return {stage: names.index(stage) for stage in self.stages_of("term")}
 
+    @property
+    def counts_in_full(self) -> bool:
+        """True if a term counts every positive in full, also those of weight 0 (COR-2)."""
+        return not all(term.weighted for term in self.terms)
+
+    def is_weighted(self, field: HeadField) -> bool:
+        """Return True if the weights of the positives scale the gradient on a head field, and N divides it."""
+        return any(term.weighted for term in self.terms if field.name in term.reads)
+
     def as_log_line(self) -> dict[str, Any]:
         """Return the stages and terms, in order, as the fields that describe the task in a run log's first line."""
         return {

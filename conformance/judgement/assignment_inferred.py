@@ -72,7 +72,7 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
         for image, oracle in enumerate(oracles)
         if oracle is not None
     }
-    in_full = not all(term.weighted for term in batch.family.terms)
+    in_full = batch.family.counts_in_full
     read = None if in_full else ReadAssignment.of(loss, expected, every)
     from_gradients = None if read is None else read.settled(loss, expected, every)
     judged, chosen, untried = explained_by_an_assignment(ReplayedLoss(loss, expected, oracles), every, read)

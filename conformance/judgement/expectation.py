@@ -238,13 +238,24 @@ class Expectation:
 
     def targets_of(self, assignment: CheckedAssignment) -> BatchTargets:
         """Return the targets of an assignment, boxes in float64, with keypoints or masks of the ground truths' rows."""
+        boxes = assignment.boxes.double()
+        targets = BatchTargets(assignment.foreground, boxes, assignment.scores)
+        return self.with_parts(targets, assignment.truth_index)
+
+    def with_parts(self, targets: BatchTargets, truth_index: Tensor) -> BatchTargets:
+        """Return targets with the keypoints or masks of the ground truths that own the anchors.
+
+        Args:
+            targets: targets of boxes.
+            truth_index: (B, A) index of each positive's ground truth in its image.
+        """
         keypoints = None
         if self.batch.family.has_keypoints:
             padded = pad_sequence(keypoints_of(self.batch), batch_first=True)  # (B, M, K, 3)
             if not padded.shape[1]:
                 padded = padded.new_zeros(padded.shape[0], 1, *padded.shape[2:])
             image = torch.arange(len(padded), device=padded.device)[:, None]  # (B, 1)
-            index = assignment.truth_index.long().clamp(0, padded.shape[1] - 1)  # (B, A)
+            index = truth_index.long().clamp(0, padded.shape[1] - 1)  # (B, A)
             keypoints = padded[image, index]  # (B, A, K, 3)
         owners = masks = None
         if self.batch.family.has_masks:
@@ -253,12 +264,9 @@ class Expectation:
                 image if len(image) else image.new_zeros(1, *image.shape[1:])
                 for image in masks_of(self.batch)
             ]
-            last = torch.tensor(
-                [len(image) - 1 for image in masks], device=assignment.truth_index.device
-            )  # (B,)
-            owners = torch.minimum(assignment.truth_index.long().clamp(min=0), last[:, None])  # (B, A)
-        boxes = assignment.boxes.double()
-        return BatchTargets(assignment.foreground, boxes, assignment.scores, keypoints, owners, masks)
+            last = torch.tensor([len(image) - 1 for image in masks], device=truth_index.device)  # (B,)
+            owners = torch.minimum(truth_index.long().clamp(min=0), last[:, None])  # (B, A)
+        return replace(targets, keypoints=keypoints, owners=owners, masks=masks)
 
     @property
     def assignment_is_defined(self) -> bool:

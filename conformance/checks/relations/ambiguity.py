@@ -102,12 +102,23 @@ class DecidingValues:
         that the only ground truth with a positive overlap selects in any case: every other ground truth that selects
         the anchor loses it again.
         """
-        contested = self.selection.may.sum(0) > 1  # (A,)
-        choices = self.open_places.any(0) | (self.tied_owners & contested).any(0)  # (A,)
+        choices = self.choices  # (A,)
         settled = (self.counts.sum(0) == 1) & (self.counts & self.selection.must).any(0)  # (A,)
         choices = choices & self.counts.any(0) & ~settled
         effective_topk2 = self.kept_otherwise(choices.expand_as(self.metric)) & self.counts  # (M, A)
         return bool((choices | effective_topk2).any())
+
+    @property
+    def choices(self) -> Tensor:
+        """(A,) bool: anchors at which a choice is open, also one that leads to no other weights."""
+        contested = self.selection.may.sum(0) > 1  # (A,)
+        return self.open_places.any(0) | (self.tied_owners & contested).any(0)
+
+    @property
+    def is_open(self) -> bool:
+        """True if the specification leaves a choice open that decides which anchors are positives (COR-2)."""
+        choices = self.choices  # (A,)
+        return bool((choices | self.kept_otherwise(choices.expand_as(self.metric))).any())
 
     def kept_otherwise(self, moved: Tensor) -> Tensor:
         """Return (M, A) bool: pairs of ground truth and anchor that the selection by topk2 may keep or drop (T3, T4).

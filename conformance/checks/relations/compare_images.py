@@ -305,7 +305,8 @@ class ImageComparison:
             weighs = self.foreign_overlaps(known)
         allowed = choices | known.kept_otherwise(choices) | foreign
         self.counts = known.counts | foreign | weighs
-        self.moved = bool((differs & self.counts).any())
+        in_full = self.before.batch.family.counts_in_full  # positives of weight 0 too (COR-2)
+        self.moved = bool((differs if in_full else differs & self.counts).any())
         words = "the same owner", "the owner of an anchor changed, although no choice is open"
         return self.to.assert_none(StageName.CONFLICT, "owner", differs & ~allowed, new, words, self.image)
 

@@ -8,15 +8,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from tal_conformance.checks.relations.compare_images import Comparison
-from tal_conformance.checks.relations.runs import Run, fields_of_maps
+from tal_conformance.checks.relations.head_gradients import fields_of_maps
+from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.transformations import FollowUp, Pair, TransformationPlan
 from tal_conformance.core.geometry import flatten
-from tal_conformance.core.task import StageName
+from tal_conformance.core.task import StageName, Task
 
 DIMENSIONS = {
     "distances": ("anchor", "side", "bin"),
     "logits": ("anchor", "class"),
     "angle": ("anchor", "channel"),
+    "keypoints": ("anchor", "channel"),
+    "coefficients": ("anchor", "channel"),
+    "prototypes": ("channel", "row", "column"),
 }
 """Names of the dimensions of an image's gradient on each head field."""
 
@@ -79,7 +83,9 @@ class LossComparison:
         return all(
             torch.equal(in_source, in_changed)
             for pair in self.plan.changed[0].pairs
-            for in_source, in_changed in zip(_of(old, pair.image), _moved_back(new, pair), strict=True)
+            for in_source, in_changed in zip(
+                _of(old, pair.image), _moved_back(new, pair, self.task), strict=True
+            )
         )
 
     def all_finite(self, run: Run) -> bool:
@@ -146,13 +152,14 @@ class LossComparison:
         for stage, at in self.task.item_of.items() if shown else ():
             if stage in self.plan.unequal:
                 continue
-            quantity = self.task.terms[at].quantity
-            self.to.assert_within(stage, f"{quantity} times N", now[at], before[at], error[at])
-        if not self.plan.unequal:
+            term = self.task.terms[at]
+            name = f"{term.quantity} times {'N' if term.weighted else 'P'}"
+            self.to.assert_within(stage, name, now[at], before[at], error[at])
+        if not self.plan.unequal and (shown or not self.task.counts_in_full):
             self.to.assert_within(StageName.TOTAL, "total times N", now[-1], before[-1], error[-1])
 
     def gradients(self, pair: Pair, now: Run, moved: tuple[Tensor, ...] | None) -> None:
-        """Compare one image's gradients, times N / B, between source and transformed batch (LOSS-GRAD-1)."""
+        """Compare one image's gradients, times N / B or P / B, between source and transformed batch (LOSS-GRAD-1)."""
         source = self.sources[pair.source]
         (old, old_error), (new, new_error) = source.gradients, now.gradients
         image = pair.image if not pair.source else None
@@ -160,15 +167,22 @@ class LossComparison:
             if field.name in self.plan.unequal:
                 continue
             name, names = field.quantity, DIMENSIONS[field.name]
-            error = old_error[at][pair.image] + _moved_back(new_error, pair)[at].abs()
+            error = old_error[at][pair.image] + _moved_back(new_error, pair, self.task)[at].abs()
             if moved is not None:
                 error = error + moved[at][pair.image]
             if self.plan.inexact:
-                exact = _moved_back(now.exact_gradients, pair)[at] - source.exact_gradients[at][pair.image]
-                error = error + exact.abs()
-            value, before = _moved_back(new, pair)[at], old[at][pair.image]
+                exact = _moved_back(now.exact_gradients, pair, self.task)[at]
+                error = error + (exact - source.exact_gradients[at][pair.image]).abs()
+            value, before = _moved_back(new, pair, self.task)[at], old[at][pair.image]
+            divisor = "N" if self.task.is_weighted(field) else "P"
             self.to.assert_within(
-                StageName.GRADIENTS, f"gradient on {name} times N / B", value, before, error, names, image
+                StageName.GRADIENTS,
+                f"gradient on {name} times {divisor} / B",
+                value,
+                before,
+                error,
+                names,
+                image,
             )
 
     def extra_gradient(self, channel: int, now: Run) -> None:
@@ -205,13 +219,15 @@ def _of(values: tuple[Tensor, ...], image: int) -> tuple[Tensor, ...]:
     return tuple(of_field[image] for of_field in values)
 
 
-def _moved_back(values: tuple[Tensor, ...], pair: Pair) -> tuple[Tensor, ...]:
-    """Return one image's gradients, (A, 4, R), (A, C) and (A, 1), with the transformation undone."""
+def _moved_back(values: tuple[Tensor, ...], pair: Pair, task: Task) -> tuple[Tensor, ...]:
+    """Return one image's gradients, (A, 4, R), (A, C) and those of further fields, with the transformation undone."""
     distances, logits, *others = _of(values, pair.changed_image)
     mapping = pair.mapping
-    sides = mapping.sides(distances[mapping.anchors])
-    back = sides, logits[mapping.anchors][:, mapping.classes]
-    return *back, *(mapping.others(of_field[mapping.anchors]) for of_field in others)
+    back = [mapping.sides(distances[mapping.anchors]), logits[mapping.anchors][:, mapping.classes]]
+    for field, of_field in zip(task.fields[len(back) :], others, strict=True):
+        at = of_field if field.place == "image" else of_field[mapping.anchors]
+        back.append(mapping.other(field.name, at))
+    return tuple(back)
 
 
 def _exact_terms(runs: list[Run]) -> Tensor:

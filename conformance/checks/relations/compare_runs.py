@@ -81,8 +81,9 @@ def compare_image(before: Run, now: Run, pair: Pair, to: Comparison) -> tuple[bo
     """
     if before.outcome.assignment is None or now.outcome.assignment is None:
         known = before.ambiguity_of(pair.image)
-        open_choice = known is not None and known.inconclusive
-        if before.batch.turned:  # a hidden assignment that the reference does not explain
+        in_full = before.batch.family.counts_in_full
+        open_choice = known is not None and (known.is_open if in_full else known.inconclusive)
+        if before.leaves_foreign_open:
             open_choice = open_choice or bool(
                 before.foreign[pair.image].any() | now.foreign[pair.changed_image].any()
             )

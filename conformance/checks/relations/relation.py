@@ -112,12 +112,15 @@ class Relation:
 
 
 def refuse_undefined(clause: str, plans: Sequence[TransformationPlan], dialect: Dialect) -> None:
-    """Raise NotApplicable if the loss of a batch to be compared is undefined (IOU-1 divides zero by zero).
+    """Raise NotApplicable if the loss of a batch to be compared is undefined (IOU-1 or SEG-3 divides zero by zero).
 
-    Only a single bin (R = 1) can exchange the edges of a box (IOU-1), so that other batches need no check. Dialects
-    that may divide by an N of zero do not support relations (`supports_relations`).
+    Only a single bin (R = 1) can exchange the edges of a box (IOU-1), and only a mask has a box without area in its
+    divisor (SEG-3), so that other batches need no check. Dialects that may divide by an N of zero do not support
+    relations (`supports_relations`).
     """
     batches = [batch for plan in plans for batch in (*plan.sources, *(made.batch for made in plan.changed))]
     for batch in batches:
-        if batch.head.reg_max == 1 and not loss_is_finite(batch, dialect):
-            raise NotApplicable(f"{clause} does not apply to {batch.describe()}: IOU-1 divides zero by zero")
+        divides = batch.head.reg_max == 1 or batch.family.has_masks
+        if divides and not loss_is_finite(batch, dialect):
+            rule = "SEG-3 or IOU-1" if batch.family.has_masks else "IOU-1"
+            raise NotApplicable(f"{clause} does not apply to {batch.describe()}: {rule} divides zero by zero")

@@ -1,5 +1,7 @@
 """The metamorphic relations of every task in one table, with their clauses and meanings (sections 7 and 19)."""
 
+from tal_conformance.checks.relations import keypoint_transformations as points
+from tal_conformance.checks.relations import mask_transformations as masks
 from tal_conformance.checks.relations import score_properties as scores
 from tal_conformance.checks.relations import transformations as changes
 from tal_conformance.checks.relations import turned_transformations as turns
@@ -100,11 +102,53 @@ BRANCH_RELATIONS: dict[str, Relation] = {
     relation.clause: relation for relation in (*map(lifted, RELATIONS.values()), *OWN_RELATIONS)
 }
 """Every relation of end-to-end heads by its clause: those of detection in both branches, and their own."""
+POSED_RELATIONS = RELATIONS | {
+    relation.clause: relation
+    for relation in (
+        Relation(
+            "META-POSE-INVISIBLE",
+            "the place of an invisible keypoint does not matter",
+            points.moved_invisible,
+        ),
+        Relation(
+            "META-POSE-VISIBILITY",
+            "visibility 1 counts as visibility 2",
+            points.occluded,
+        ),
+        Relation(
+            "META-POSE-ORDER",
+            "the order of the keypoints, with that of their sigmas, does not change the results",
+            points.permuted_keypoints,
+        ),
+    )
+}
+"""Every relation of poses by its clause."""
+MASKED_RELATIONS = RELATIONS | {
+    relation.clause: relation
+    for relation in (
+        Relation(
+            "META-MASK-ORDER",
+            "the order of the prototypes, with that of the coefficients, does not change the results",
+            masks.permuted_prototypes,
+        ),
+        Relation(
+            "META-MASK-SCALE",
+            "halved prototypes with doubled coefficients do not change the loss",
+            masks.scaled_prototypes,
+        ),
+        Relation(
+            "META-MASK-OUTSIDE",
+            "the pixels of a mask outside of its box do not matter",
+            masks.other_masks_outside,
+        ),
+    )
+}
+"""Every relation of masks by its clause."""
 RELATIONS_BY_TASK: dict[str, dict[str, Relation]] = {
     DETECT.name: RELATIONS,
     OBB.name: TURNED_RELATIONS,
     E2E.name: BRANCH_RELATIONS,
-    POSE.name: {},
-    SEGMENT.name: {},
+    POSE.name: POSED_RELATIONS,
+    SEGMENT.name: MASKED_RELATIONS,
 }
-"""The relations of every task; poses and masks have none yet."""
+"""The relations of every task."""

@@ -4,7 +4,6 @@ This is the only module of the relations that uses the reference, and only to de
 compared with the implementation's own values, never with the reference's.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -12,9 +11,15 @@ import torch
 from torch import Tensor
 
 from tal_conformance.checks.relations.ambiguity import DecidingValues
+from tal_conformance.checks.relations.head_gradients import (
+    at_anchors,
+    divisors_of,
+    fields_of_maps,
+    of_score_sum,
+    totalled,
+)
 from tal_conformance.checks.relations.overlaps import overlap_errors
-from tal_conformance.core.batch import Batch
-from tal_conformance.core.geometry import flatten, other_fields
+from tal_conformance.core.geometry import flatten
 from tal_conformance.core.outcome import LossOutcome, Outcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Uniqueness, least_unique
@@ -23,15 +28,10 @@ from tal_conformance.judgement.comparators import all_finite
 from tal_conformance.judgement.expectation import Expectation, LossExpectation
 from tal_conformance.judgement.geometry import InputErrors
 from tal_conformance.judgement.loss_reference import Gradients
-from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_anchors
+from tal_conformance.judgement.loss_rounding import gradient_bound
 from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import BatchTargets, GroundTruths
 from tal_reference.loss import stacked
-
-
-def fields_of_maps(maps: Sequence[Tensor], batch: Batch) -> Gradients:
-    """Return feature maps, or gradients on them, by head field: distances (B, A, 4, R), classes (B, A, C), others."""
-    return (*flatten(maps, batch.head), *([other_fields(maps, batch.head)] if batch.turned else []))
 
 
 class NotApplicable(Exception):
@@ -113,8 +113,18 @@ class Run:
         """The targets of the loss: from the exposed assignment if there is one, else from the reference."""
         own = self.outcome.assignment
         if own is not None:
-            return BatchTargets(own.foreground, own.boxes.double(), own.scores)
-        return stacked(self.expected.assignment, self.batch.head.classes)
+            return self.expected.targets_of(own)
+        reference = self.expected.assignment
+        targets = stacked(reference, self.batch.head.classes)
+        return self.expected.with_parts(targets, torch.stack([image.truth_index for image in reference]))
+
+    @property
+    def leaves_foreign_open(self) -> bool:
+        """True if a hidden assignment that the reference does not explain counts as an open choice.
+
+        The errors of `foreign_positives` are those of upright boxes, and of terms that are linear in the weights.
+        """
+        return self.batch.turned or self.batch.family.counts_in_full
 
     def ambiguity_of(self, image: int) -> DecidingValues | None:
         """Return the values that decide an image's assignment that is not exposed; None without ground truths."""
@@ -218,9 +228,14 @@ class Run:
         rounding = 4 * self.eps * items.abs().sum() * images
         return bound(self.loss.items.sum() * images, items.sum() * images, rounding, self.dtype, "total")
 
+    @property
+    def positives(self) -> int:
+        """Number P of positives of the run's targets, at least 1, by which terms are divided that ignore weights."""
+        return max(int(self.targets.foreground.sum()), 1)
+
     @cached_property
     def terms(self) -> tuple[Tensor, Tensor]:
-        """Box, cls, dfl loss and the total divided by `batch_factor`, times N: (4,); and their errors (4,)."""
+        """Each term and the total, times their divisors (see `totalled`); and their errors: (4,) each for detection."""
         dtype, images, loss, known = self.dtype, self.batch.images, self.loss, self._expected_loss
         errors = [
             bound(
@@ -236,11 +251,12 @@ class Run:
         total = self.total_error / images
         if known.rounding.enclosed is not None:
             errors = [error + known.rounding.enclosed[at] for at, error in enumerate(errors)]
-        values = torch.cat((items, loss.total.double()[None] / self.batch_factor))  # (4,)
-        of_terms = torch.stack([*errors, torch.stack(errors).sum()]) * self._expected_scale  # (4,)
-        of_terms[-1] += total * self.scale
-        values = values * self.scale
-        return values, of_terms + values.abs() * self._scale_error + self._foreign_term_errors
+        task, count = self.batch.family, self.positives
+        whole = loss.total.double() / self.batch_factor
+        values = totalled(items, whole, divisors_of(task, self.scale, count), task)  # (terms + 1,)
+        rounding = torch.stack(errors) * divisors_of(task, self._expected_scale, count)  # (terms,)
+        of_terms = torch.cat((rounding, (rounding.sum() + total * self.scale)[None]))
+        return values, of_terms + of_score_sum(values, task) * self._scale_error + self._foreign_term_errors
 
     @cached_property
     def foreign(self) -> Tensor:
@@ -260,9 +276,7 @@ class Run:
             torch.zeros_like(self.expected.predictions.logits[..., 0]),
             self.foreign,
         )  # (B, A) twice
-        if (
-            self.batch.turned or not foreign.any()
-        ):  # rotated boxes: `compare_image` treats them as an open choice
+        if self.leaves_foreign_open or not foreign.any():  # see `compare_image`
             return none, none
         logits = flatten(self.loss.gradients, self.batch.head)[1]
         gain = self.batch.hyperparameters.cls_gain * self.batch_factor
@@ -285,7 +299,7 @@ class Run:
         share = scores.sum().clamp(min=1) / self.batch.images  # N / B of the reference
         exact, same_dtype = (computed.of_total[0] for computed in (known.exact, known.same_dtype))
         unit, jump = (
-            on_all_anchors(each, self.targets.foreground)[0]
+            at_anchors(each, self.batch.family, self.targets.foreground)[0]
             for each in (known.rounding.of_total, known.rounding.jumps_of_total)
         )
         error = gradient_bound(self.batch, "distance logits", exact, same_dtype, unit) + jump  # (B, A, 4R)
@@ -342,27 +356,26 @@ class Run:
 
     @cached_property
     def gradients(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The gradients on distance logits (B, A, 4, R), class logits (B, A, C) and angles, times N / B; errors."""
-        share, own_share, known = (
-            self._expected_scale / self.batch.images,
-            self.scale / self.batch_factor,
-            self._expected_loss,
-        )
+        """The gradients on every head field, times N / B, or P / B of terms that count positives in full; errors.
+
+        Of distance logits (B, A, 4, R), class logits (B, A, C), and the task's further fields.
+        """
+        known, family = self._expected_loss, self.batch.family
         shown = fields_of_maps(self.loss.gradients, self.batch)
         values, errors = [], []
         rounding_units = (
-            on_all_anchors(each, self.targets.foreground)
+            at_anchors(each, family, self.targets.foreground)
             for each in (known.rounding.of_total, known.rounding.jumps_of_total)
         )
         computed = known.exact.of_total, known.same_dtype.of_total, *rounding_units
-        for name, observed, right, ours, unit, jump in zip(
-            self.batch.family.quantities, shown, *computed, strict=True
-        ):
-            error = (
-                gradient_bound(self.batch, name, right, ours, unit) + jump + right.abs() * self._scale_error
-            )
-            values.append(observed.double() * own_share)
-            errors.append(error.view_as(observed) * share)
+        for field, observed, right, ours, unit, jump in zip(family.fields, shown, *computed, strict=True):
+            error = gradient_bound(self.batch, field.quantity, right, ours, unit) + jump
+            weighted = family.is_weighted(field)
+            if weighted:
+                error = error + right.abs() * self._scale_error
+            divisors = (self._expected_scale, self.scale) if weighted else (self.positives, self.positives)
+            values.append(observed.double() * divisors[1] / self.batch_factor)
+            errors.append(error.view_as(observed) * divisors[0] / self.batch.images)
         if self.foreign_positives[0].any():
             distances, logits = self._foreign_gradient_errors(values[0])
             errors = [errors[0] + distances[..., None, None], errors[1] + logits[..., None]]
@@ -370,15 +383,21 @@ class Run:
 
     @property
     def exact_terms(self) -> Tensor:
-        """The reference's terms and their sum in float64 for the run's targets, times N: (4,) for detection."""
-        items = self._expected_loss.exact.items
-        return torch.cat((items, items.sum()[None])) * self.targets.scores.double().sum().clamp(min=1)
+        """The reference's terms and their sum in float64 for the run's targets, times their divisors, as in `terms`."""
+        divisors = divisors_of(self.batch.family, self._expected_scale, self.positives)
+        items = self._expected_loss.exact.items * divisors
+        return torch.cat((items, items.sum()[None]))
 
     @property
     def exact_gradients(self) -> Gradients:
-        """The reference's gradients in float64 for the run's targets, times N / B, with the shapes of `gradients`."""
-        share = self.targets.scores.double().sum().clamp(min=1) / self.batch.images
-        distances, *others = (values * share for values in self._expected_loss.exact.of_total)
+        """The reference's gradients in float64 for the run's targets, with the shapes and factors of `gradients`."""
+        family = self.batch.family
+        distances, *others = (
+            values
+            * (self._expected_scale if family.is_weighted(field) else self.positives)
+            / self.batch.images
+            for field, values in zip(family.fields, self._expected_loss.exact.of_total, strict=True)
+        )
         return distances.unflatten(2, (4, self.batch.head.reg_max)), *others
 
     def moved_loss(self, weights: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -393,13 +412,16 @@ class Run:
         )
         label = self.targets.scores.argmax(2, keepdim=True)  # (B, A, 1)
         scores = torch.zeros_like(logits).scatter(2, label, weights[..., None].double())
-        moved = BatchTargets(self.targets.foreground, self.targets.boxes, scores)
-        loss = self.expected.loss(moved).exact
+        family = self.batch.family
+        loss = self.expected.loss(replace(self.targets, scores=scores)).exact
         scale = scores.sum().clamp(min=1)
         cls = numbers.cls_gain * (logits * scores).abs().sum()
-        terms = loss.items.abs() * scale
-        terms[self.batch.family.item_of[StageName.CLS]] = cls
-        distances, _, *others = (values.abs() * scale / images for values in loss.of_total)  # (B, A, 4R)
+        terms = loss.items.abs() * scale * loss.items.new_tensor([term.weighted for term in family.terms])
+        terms[family.item_of[StageName.CLS]] = cls
+        distances, _, *others = (
+            values.abs() * (scale if family.is_weighted(field) else 0) / images
+            for field, values in zip(family.fields, loss.of_total, strict=True)
+        )  # (B, A, 4R)
         sides = distances.unflatten(2, (4, self.batch.head.reg_max))
         return torch.cat((terms, terms.sum()[None])), (sides, numbers.cls_gain * scores, *others)
 

@@ -10,9 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tal_conformance.checks.relations.mirrored_keypoints import (
+    keypoint_gradients_mirrored,
+    keypoints_mirrored,
+    rounded_keypoints,
+)
 from tal_conformance.checks.relations.views import ImageMapping, unchanged, with_sides
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import flatten, fold, other_fields, pixel_boxes
+from tal_conformance.core.task import StageName
 from tal_reference import Head
 
 DYADIC = 2.0**20
@@ -22,6 +28,9 @@ SHIFTS = (100, -128, 30, 0, -64)
 below -104."""
 LOGIT_STEP = 2.0**-12
 """Logits that are multiples of `LOGIT_STEP`, and at most 2,048 in size, are shifted exactly in float32."""
+OF_MASKS = frozenset({StageName.SEG, "coefficients", "prototypes"})
+"""The term and the head fields of masks. Boxes are compared with the left and top edges of pixels (SEG-2), so that a
+mirrored box may have other pixels."""
 MORE = 3
 """Ground truths of the image that lengthens the padding, beyond those of the fullest image."""
 
@@ -143,7 +152,10 @@ def mirrored(batch: Batch) -> Iterator[TransformationPlan]:
         extent = batch.size[1 - axis]  # (height, width)
         columns = [grid[1 - axis] for grid in batch.grids]
         if all(count * stride == extent for count, stride in zip(columns, batch.head.strides, strict=True)):
-            yield TransformationPlan(f"mirrored {names}", (batch,), (_mirrored(batch, axis, extent),))
+            unequal = OF_MASKS if batch.family.has_masks else frozenset[str]()
+            yield TransformationPlan(
+                f"mirrored {names}", (batch,), (_mirrored(batch, axis, extent),), unequal
+            )
 
 
 def renamed_classes(batch: Batch) -> Iterator[TransformationPlan]:
@@ -154,7 +166,7 @@ def renamed_classes(batch: Batch) -> Iterator[TransformationPlan]:
         rows[:, 1] = (rows[:, 1] + 1) % classes
         mappings = [replace(mapping, classes=mapping.classes.roll(-1)) for mapping in mappings_of(batch)]
         distances, logits, others = head_fields(batch)
-        maps = fold(distances, logits.roll(1, dims=2), batch.grids, others)
+        maps = folded(batch, distances, logits.roll(1, dims=2), others)
         yield TransformationPlan(
             "with every class renamed to the next", (batch,), (with_pairs(batch, mappings, maps, rows),)
         )
@@ -162,13 +174,13 @@ def renamed_classes(batch: Batch) -> Iterator[TransformationPlan]:
 
 def unreachable_class(batch: Batch) -> Iterator[TransformationPlan]:
     """Yield one transformation: insert a first class that has no ground truths, but the largest logits."""
-    head = Head(batch.head.strides, batch.head.classes + 1, batch.head.reg_max)
+    head = replace(batch.head, classes=batch.head.classes + 1, class_weights=None)
     rows = batch.annotations.clone()
     rows[:, 1] += 1
     mappings = [replace(mapping, classes=mapping.classes + 1) for mapping in mappings_of(batch)]
     distances, logits, others = head_fields(batch)
     logits = torch.cat((logits.amax(2, keepdim=True), logits), dim=2)  # (B, A, C + 1)
-    maps = fold(distances, logits, batch.grids, others)
+    maps = folded(batch, distances, logits, others)
     changed = replace(with_pairs(batch, mappings, maps, rows, head), extra=0)
     yield TransformationPlan(
         "with a class without ground truths inserted before the others", (batch,), (changed,)
@@ -183,7 +195,7 @@ def shifted_logits(batch: Batch) -> Iterator[TransformationPlan]:
     distances, logits, others = head_fields(rounded)  # (B, A, 4, R), (B, A, C), (B, A, others)
     number = torch.arange(4 * batch.anchors, device=batch.device).view(-1, 4)  # (A, 4)
     shifts = distances.new_tensor(SHIFTS)[number % len(SHIFTS)]  # (A, 4)
-    maps = fold(distances + shifts[..., None], logits, batch.grids, others)
+    maps = folded(rounded, distances + shifts[..., None], logits, others)
     yield TransformationPlan(
         "with a number added to all distance logits of a side",
         (rounded,),
@@ -199,13 +211,18 @@ def shiftable(batch: Batch) -> Batch:
     distances, logits, others = head_fields(batch)
     largest = 1 / LOGIT_STEP / 2  # a float32 holds multiples of the step up to twice this size
     rounded = (distances / LOGIT_STEP).round() * LOGIT_STEP
-    maps = fold(rounded.clamp(-largest, largest), logits, batch.grids, others)
+    maps = folded(batch, rounded.clamp(-largest, largest), logits, others)
     return changed_batch(batch, maps, batch.annotations)
 
 
 def head_fields(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Return distance logits (B, A, 4, R), class logits (B, A, C), and the other fields (B, A, others) of a batch."""
     return (*flatten(batch.feature_maps, batch.head), other_fields(batch.feature_maps, batch.head))
+
+
+def folded(batch: Batch, distances: Tensor, logits: Tensor, others: Tensor) -> tuple[Tensor, ...]:
+    """Return feature maps of the head fields, the inverse of `head_fields`; the image's fields are the batch's own."""
+    return (*fold(distances, logits, batch.grids, others), *batch.feature_maps[len(batch.levels) :])
 
 
 def gathered(sources: Sequence[Batch], order: Sequence[tuple[int, int]]) -> FollowUp:
@@ -231,11 +248,13 @@ def gathered(sources: Sequence[Batch], order: Sequence[tuple[int, int]]) -> Foll
 def mirrorable(batch: Batch) -> Batch:
     """Return the batch without properties that break the symmetry. Applying this function twice changes nothing more.
 
-    Ground truths that ANN-3 drops in one orientation are removed; centres are rounded to values with an exact mirror
-    image.
+    Ground truths that ANN-3 drops in one orientation are removed; centres and keypoints are rounded to values with an
+    exact mirror image.
     """
     rows = batch.annotations.clone()
     rows[:, 2:4] = (rows[:, 2:4] * DYADIC).round() / DYADIC
+    if batch.family.has_keypoints:
+        batch, rows = mirrorable_keypoints(batch, rows)
     height, width = batch.size
     if batch.turned:
         return changed_batch(batch, batch.feature_maps, rows[_real_in_every_mirror(rows, batch.size)])
@@ -244,6 +263,16 @@ def mirrorable(batch: Batch) -> Batch:
     down = torch.minimum(top + bottom, 2 * height - top - bottom)
     rounding = 8 * torch.finfo(torch.float32).eps * (width + height)  # of a sum of four coordinates
     return changed_batch(batch, batch.feature_maps, rows[across + down > rounding])
+
+
+def mirrorable_keypoints(batch: Batch, rows: Tensor) -> tuple[Batch, Tensor]:
+    """Return a batch of poses and its annotation rows, with keypoints rounded to values with an exact mirror image."""
+    distances, logits, others = head_fields(batch)
+    maps = folded(batch, distances, logits, rounded_keypoints(others, batch))
+    rows = rows.clone()
+    for column in (6, 7):
+        rows[:, column::3] = (rows[:, column::3] * DYADIC).round() / DYADIC
+    return changed_batch(batch, maps, rows), rows
 
 
 def _real_in_every_mirror(rows: Tensor, size: tuple[int, int]) -> Tensor:
@@ -259,19 +288,30 @@ def _real_in_every_mirror(rows: Tensor, size: tuple[int, int]) -> Tensor:
 def _mirrored(batch: Batch, axis: int, extent: int) -> FollowUp:
     rows = batch.annotations.clone()
     rows[:, 2 + axis] = 1 - rows[:, 2 + axis]
-    rows[:, 6:] = -rows[:, 6:]  # the angle of a rotated box
+    if batch.turned:
+        rows[:, 6:] = -rows[:, 6:]  # the angle of a rotated box
     places, start = [], 0
     for height, width in batch.grids:
         grid = torch.arange(start, start + height * width, device=batch.device).view(height, width)
         places.append(grid.flip(1 - axis).flatten())
         start += height * width
     anchors = torch.cat(places)  # (A,)
+    undo = {"angle": torch.neg}
+    if batch.family.has_keypoints:
+        rows[:, 6 + axis :: 3] = 1 - rows[:, 6 + axis :: 3]
+        undo = {"keypoints": keypoint_gradients_mirrored(batch, axis)}
     mappings = [
-        replace(mapping, anchors=anchors, mirrored=axis, extent=extent) for mapping in mappings_of(batch)
+        replace(mapping, anchors=anchors, mirrored=axis, extent=extent, undo=undo)
+        for mapping in mappings_of(batch)
     ]
     distances, logits, others = head_fields(batch)  # (B, A, 4, R), (B, A, C), (B, A, others)
     sides = mappings[0].sides(distances)[:, anchors]
-    maps = fold(sides, logits[:, anchors], batch.grids, -others[:, anchors])
+    others = others[:, anchors]
+    if batch.turned:
+        others = -others
+    elif batch.family.has_keypoints:
+        others = keypoints_mirrored(others, batch, axis)
+    maps = folded(batch, sides, logits[:, anchors], others)
     return with_pairs(batch, mappings, maps, rows)
 
 
@@ -316,9 +356,15 @@ def _first_image(batch: Batch) -> Batch:
 def _crowded(batch: Batch, count: int) -> Batch:
     """Return one image with the first image's predictions and `count` ground truths of half the image's size."""
     step = torch.arange(1, count + 1, device=batch.device)  # (M,)
-    rows = torch.zeros(count, batch.family.annotation_columns, device=batch.device)
+    rows = torch.zeros(count, batch.annotations.shape[1], device=batch.device)
     rows[:, 1] = step % batch.head.classes
     rows[:, 2], rows[:, 3] = step / (count + 1), (7 * step % count + 1) / (count + 1)
     rows[:, 4:6] = 0.5
-    rows[:, 6:] = 0.3 * step[:, None]  # angles of rotated boxes
+    if batch.turned:
+        rows[:, 6] = 0.3 * step
+    elif batch.family.has_keypoints:
+        rows[:, 6::3], rows[:, 7::3], rows[:, 8::3] = rows[:, 2:3], rows[:, 3:4], (step % 3)[:, None].float()
+    elif batch.family.has_masks:  # every pixel belongs to one of them
+        pixel = torch.arange(rows.shape[1] - 6, device=batch.device)
+        rows[:, 6:] = (pixel % count == step[:, None] - 1).float()
     return with_pairs(_first_image(batch), [], rows=rows).batch

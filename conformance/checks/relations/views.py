@@ -4,7 +4,8 @@ Comparisons of two runs compare two views of one image, in which the transformat
 M ground truths, A anchors, C classes, R bins.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -56,6 +57,8 @@ class ImageMapping:
         mirrored: axis that is mirrored: 0 for x, 1 for y; None if the image is not mirrored.
         extent: size of the input along that axis, in pixels.
         turn: the change of form of rotated boxes; None if their form is unchanged.
+        undo: for head fields after the class logits, the function that undoes the transformation on one image's
+            gradient: (A, width), or (width, h, w) for a field of the whole image. Other fields are unchanged.
     """
 
     truths: Tensor
@@ -64,6 +67,7 @@ class ImageMapping:
     mirrored: int | None = None
     extent: int = 0
     turn: FormChange | None = None
+    undo: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def pairs(self, values: Tensor) -> Tensor:
         """Return values (rows, A) of the changed batch, such as overlaps, in the layout of the given batch (M, A)."""
@@ -110,9 +114,9 @@ class ImageMapping:
         order = {None: (0, 1, 2, 3), 0: (2, 1, 0, 3), 1: (0, 3, 2, 1)}[self.mirrored]
         return values[..., order, :]
 
-    def others(self, values: Tensor) -> Tensor:
-        """Return gradients (.., others) on the angles as in the image before mirroring, which changes their sign."""
-        return values if self.mirrored is None else -values
+    def other(self, name: str, values: Tensor) -> Tensor:
+        """Return the gradient on a head field after the class logits as before the transformation."""
+        return self.undo[name](values) if name in self.undo else values
 
     def labels(self, labels: Tensor) -> Tensor:
         """Map class indices of the changed batch back; a class that the given batch lacks becomes -1."""
