@@ -104,10 +104,8 @@ ROWS: dict[str, Mapping[str, object]] = {
 OPEN = {
     "obb": ["layers of pictures"],
     "e2e": ["layers of pictures"],
-    "pose": ["relations"],
-    "segment": ["relations"],
 }
-"""Tables without a row for a task, whose failures are therefore reported without a picture, and without relations."""
+"""Tables without a row for a task, whose failures are therefore reported without a picture."""
 
 
 OF_BRANCHES = ("loss items of the reference", "rounding units of the loss")
