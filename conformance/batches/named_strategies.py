@@ -9,8 +9,9 @@ from tal_conformance.batches.calling import CALLED, CALLED_TURNED, with_turns
 from tal_conformance.batches.class_weights import class_weights
 from tal_conformance.batches.generic_heads import heads, trained_logits
 from tal_conformance.batches.long_batches import crossings, long_batches
-from tal_conformance.batches.masked_strategies import masked_strategies
-from tal_conformance.batches.posed_strategies import posed_strategies
+from tal_conformance.batches.masked_strategies import masked, masked_strategies
+from tal_conformance.batches.non_finite import non_finite
+from tal_conformance.batches.posed_strategies import posed, posed_strategies
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.strategies import SMALL, STRIDES, recipes
 from tal_conformance.batches.truths import Truth
@@ -185,8 +186,10 @@ STRATEGIES_BY_TASK = {
     | {"relation": end_to_end(RELATABLE), "fewer_anchors_than_k": end_to_end(TOO_SMALL)}
     | dict.fromkeys(OF_CALLS, CALLED_WITH_BRANCHES)
     | dict.fromkeys(OF_DEVICES, end_to_end(st.one_of(*LOSS_STRATEGIES.values()))),
-    POSE.name: posed_strategies(WITH_PARTS | {"relation": RELATABLE}),
-    SEGMENT.name: masked_strategies(WITH_PARTS | {"relation": RELATABLE}),
+    POSE.name: posed_strategies(WITH_PARTS | {"relation": RELATABLE})
+    | {"nonfinite": non_finite(posed(STRATEGIES["nonfinite"]))},
+    SEGMENT.name: masked_strategies(WITH_PARTS | {"relation": RELATABLE})
+    | {"nonfinite": non_finite(masked(STRATEGIES["nonfinite"]))},
 }
 """The strategies of every task: by the names of `STRATEGIES`, and of other tasks than detection by those of `TURNABLE`
 too."""

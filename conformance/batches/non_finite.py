@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
 from tal_conformance.batches.one_line_repr import OneLineRepr
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.batch import Batch
@@ -51,3 +54,15 @@ class NonFiniteBatch(OneLineRepr):
             origin=repr(self),
             hazards=batch.hazards | {"not_finite"},
         )
+
+
+def non_finite(recipes: SearchStrategy[Recipe]) -> SearchStrategy[NonFiniteBatch]:
+    """Return a strategy of batches with one non-finite prediction, from a strategy of recipes of any task."""
+    return st.builds(
+        NonFiniteBatch,
+        recipe=recipes,
+        value=st.sampled_from(tuple(NON_FINITE_VALUES)),
+        class_logit=st.booleans(),
+        channel=st.integers(0, 127),
+        place=st.integers(0, 1023),
+    )

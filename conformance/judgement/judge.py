@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from torch import Tensor
+
 from tal_conformance.core.branches import has_branches
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Judgement
@@ -14,6 +16,9 @@ from tal_conformance.judgement.loss import judge_loss
 from tal_conformance.judgement.mixed_precision import is_coarse
 
 NOT_IN_16_BITS = "rotated boxes are not judged on predictions of 16 bits"
+LOSS_NOT_IN_16_BITS = (
+    "the losses of keypoints and masks are not judged on predictions of 16 bits, only the assignment"
+)
 
 
 def judge(outcome: Outcome, expected: Expectation) -> Judgement:
@@ -49,13 +54,26 @@ def _judge_alone(outcome: Outcome, expected: Expectation) -> Judgement:
             # a label without a class has no score, so that nothing else can be judged
             raise Divergence(judgement)
     undefined = expected.undefined_images(outcome.inputs)  # (B,)
-    defined = not bool(undefined.any())
-    judgement.inconclusive = judgement.undefined = not defined
-    if not defined:
+    judgement.inconclusive = judgement.undefined = bool(undefined.any())
+    if judgement.undefined:
         judgement.notes.append(
             f"overlaps are 0 / 0 in {int(undefined.sum())} of {len(undefined)} images (IOU-1)"
         )
     judgement.absent = list(outcome.absent)
+    _judge_parts(judgement, outcome, expected, undefined)
+    if judgement.verdict.fails:
+        raise Divergence(judgement)
+    return judgement
+
+
+def _judge_parts(judgement: Judgement, outcome: Outcome, expected: Expectation, undefined: Tensor) -> None:
+    """Judge the assignment and the loss, except where `undefined` (B,) is True for an image."""
+    defined = not bool(undefined.any())
+    # enclosures of 16 bits know the terms of detection alone
+    loss_known = not (expected.batch.family.counts_in_full and is_coarse(expected.batch.dtype))
+    if outcome.loss is not None and not loss_known:
+        judgement.leave_open(LOSS_NOT_IN_16_BITS)
+    defined = defined and outcome.loss is not None and loss_known
     if outcome.assignment is not None:
         finite = judge_assignment(judgement, outcome, expected, undefined)
         if defined and outcome.loss is not None and outcome.from_loss and finite:
@@ -65,6 +83,3 @@ def _judge_alone(outcome: Outcome, expected: Expectation) -> Judgement:
             judge_inferred_assignment(judgement, outcome, expected)
         else:
             judgement.leave_open("the loss exposes neither its assignment nor its gradients")
-    if judgement.verdict.fails:
-        raise Divergence(judgement)
-    return judgement

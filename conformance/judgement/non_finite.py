@@ -23,6 +23,9 @@ running releases on such batches, so that an implementation that spreads or hide
   infinity.
 
 NaN and the infinities are not distinguished: the result depends on the order of operations (infinity minus infinity).
+Terms of keypoints and masks do not read weights (COR-2): which of them are finite follows the reference, also where the
+weights are not. Their own predictions (keypoints, coefficients, prototypes) are finite in these batches.
+
 Where NONFINITE-1 allows no other change, the outcome is also judged as that of the same batch with a finite value in
 that place: targets, and the loss too if the value is a distance that no ground truth learns from. Elsewhere only the
 finiteness of results is compared.
@@ -35,7 +38,7 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import LossOutcome, Outcome
-from tal_conformance.core.task import DETECT, StageName
+from tal_conformance.core.task import DETECT, POSE, SEGMENT, StageName
 from tal_conformance.core.verdicts import Agreement, Divergence, Judgement, Mismatch
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.execute import execute
@@ -44,25 +47,29 @@ from tal_conformance.judgement.bounds import precision
 from tal_conformance.judgement.comparators import Quantity, all_finite, assert_equal
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
+from tal_conformance.judgement.loss_reference import fields_of
 from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import NEWEST, GroundTruths, OverlapsCompared
-from tal_reference.anchors import flatten
 from tal_reference.loss import has_no_distance_loss
 
 FAR = 1e4
 """Stands for infinity: as a logit, its sigmoid and softmax are exactly 0 or 1 in every dtype, and float16 holds it."""
 
 
+JUDGED = (DETECT.name, POSE.name, SEGMENT.name)
+"""Tasks whose assignment compares upright boxes, in one branch."""
+
+
 def judge_any(outcome: Outcome, expected: Expectation) -> Judgement:
     """Judge an outcome on any batch; if predictions are non-finite, by NONFINITE-1 to -3.
 
-    Of tasks other than detection, only outcomes on finite predictions are judged; for other outcomes the judgement is
-    inconclusive.
+    Of rotated boxes and end-to-end heads, only outcomes on finite predictions are judged; for other outcomes the
+    judgement is inconclusive.
 
     Raises:
         Divergence: a stage differs; the exception has the judgement.
     """
-    if expected.batch.task != DETECT.name and not is_finite(expected.batch):
+    if expected.batch.task not in JUDGED and not is_finite(expected.batch):
         judgement = Judgement(expected.batch.family)
         judgement.inconclusive = judgement.undefined = True
         return judgement
@@ -130,7 +137,7 @@ def _spreads(outcome: Outcome, expected: Expectation, reference: Outcome) -> Ten
     inputs = reference.inputs
     labels = inputs.labels.long()[..., 0]  # (B, M), padding rows read class 0
     scores = inputs.scores.mT.gather(1, labels[..., None].expand(-1, -1, affected.shape[1]))  # (B, M, A)
-    distances, _ = flatten(batch.feature_maps, batch.head)  # (B, A, 4R)
+    distances = fields_of(batch.feature_maps, batch)[0]  # (B, A, 4R)
     boxes = inputs.boxes.isfinite().all(-1) & distances.isfinite().all(
         -1
     )  # (B, A): of one bin also infinite edges
@@ -193,7 +200,7 @@ def _with_a_finite_number(
     assignment, loss = outcome.assignment, outcome.loss
     if assignment is not None and dialect.overlaps_compared is OverlapsCompared.EVERYWHERE:
         assignment = replace(assignment, stages=None)  # u and t of that anchor are NaN for every ground truth
-    _, logits = flatten(batch.feature_maps, batch.head)  # (B, A, C)
+    logits = fields_of(batch.feature_maps, batch)[1]  # (B, A, C)
     learns = affected_anchors(batch) & _candidates(reference)  # (B, A)
     if loss is not None and (not logits.isfinite().all() or learns.any()):
         loss = None
@@ -226,15 +233,16 @@ def _judge_loss(
     assert outcome.loss is not None
     assert reference.loss is not None
     batch = expected.batch
-    distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
+    distances, logits = fields_of(batch.feature_maps, batch)[:2]  # (B, A, 4R), (B, A, C)
     below = (distances == -torch.inf).any(-1) & _candidates(reference)  # (B, A)
     free = [  # log(1 + e^x) is 0 there, or NaN as in official code; a bin without a share is omitted, or NaN
         term
         for term, infinite in ((StageName.CLS, (logits == -torch.inf).any()), (StageName.DFL, below.any()))
         if infinite
     ]
-    for place, term in enumerate(term.name for term in batch.family.terms):
-        if term in free or (term != StageName.CLS and lost) or not outcome.loss.shows_items:
+    for place, (term, weighted) in enumerate((term.name, term.weighted) for term in batch.family.terms):
+        in_doubt = lost and weighted and term != StageName.CLS
+        if term in free or in_doubt or not outcome.loss.shows_items:
             continue
         named = (
             "NONFINITE-3"
@@ -251,9 +259,15 @@ def _judge_loss(
     affected = affected_anchors(batch)  # (B, A) either is accepted
     # N may be 0: infinity or 0 / 0, where the reference finds it
     divides = expected.dialect.score_sum_floor == 0
-    own_gradients = flatten(reference.loss.gradients, batch.head)
-    gradients = flatten(outcome.loss.gradients, batch.head)
-    for name, gradient, own_gradient in zip(batch.family.quantities, gradients, own_gradients, strict=True):
+    own_gradients = fields_of(reference.loss.gradients, batch)
+    gradients = fields_of(outcome.loss.gradients, batch)
+    for field, gradient, own_gradient in zip(batch.family.fields, gradients, own_gradients, strict=True):
+        name = field.quantity
+        if field.place == "image":
+            finite = gradient.isfinite().flatten(1).all(1)  # (B,)
+            quantity = Quantity(f"gradient on {name} is finite", clause, ("image",))
+            judgement.note(StageName.GRADIENTS, _assert_same, quantity, finite, torch.ones_like(finite))
+            continue
         finite = gradient.isfinite().all(-1) | affected  # (B, A)
         wanted = own_gradient.isfinite().all(-1) | affected if divides else torch.ones_like(finite)
         quantity = Quantity(f"gradient on {name} is finite", clause, ("image", "anchor"))
@@ -288,7 +302,7 @@ def _candidates(outcome: Outcome) -> Tensor:
 
 def _edge_at_infinity(batch: Batch, outcome: Outcome) -> Tensor:
     """Return (B,) bool: True if the predicted box of a candidate has an infinite edge."""
-    edges = flatten(batch.feature_maps, batch.head)[0].isinf().any(-1)  # (B, A)
+    edges = fields_of(batch.feature_maps, batch)[0].isinf().any(-1)  # (B, A)
     return (_candidates(outcome) & edges).any(1) & (batch.head.reg_max == 1)
 
 
@@ -310,7 +324,7 @@ def _may_be_candidate(expected: Expectation, outcome: Outcome) -> Tensor:
 
 def affected_anchors(batch: Batch) -> Tensor:
     """Return (B, A) bool: True if the anchor has a logit that is not finite."""
-    distances, logits = flatten(batch.feature_maps, batch.head)  # (B, A, 4R), (B, A, C)
+    distances, logits = fields_of(batch.feature_maps, batch)[:2]  # (B, A, 4R), (B, A, C)
     return ~(distances.isfinite().all(-1) & logits.isfinite().all(-1))
 
 

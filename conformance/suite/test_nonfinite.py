@@ -2,23 +2,14 @@
 
 from functools import partial
 
-from hypothesis import strategies as st
-
 from tal_conformance.batches.named_strategies import STRATEGIES
-from tal_conformance.batches.non_finite import NON_FINITE_VALUES, NonFiniteBatch
+from tal_conformance.batches.non_finite import NonFiniteBatch, non_finite
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.registry import check
 from tal_conformance.judgement.non_finite import judge_non_finite
 from tal_conformance.suite.checker import Checker
 
-BATCHES = st.builds(
-    NonFiniteBatch,
-    recipe=STRATEGIES["nonfinite"],
-    value=st.sampled_from(tuple(NON_FINITE_VALUES)),
-    class_logit=st.booleans(),
-    channel=st.integers(0, 127),
-    place=st.integers(0, 1023),
-)
+BATCHES = non_finite(STRATEGIES["nonfinite"])
 
 
 @check("NONFINITE", batches=BATCHES, argument="batch", share=2, mutants="last")

@@ -10,8 +10,8 @@ from tal_conformance.batches.hazards import with_hazards
 from tal_conformance.batches.named_strategies import PRECISIONS, STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.registry import check
-from tal_conformance.core.task import OBB
-from tal_conformance.judgement.judge import NOT_IN_16_BITS
+from tal_conformance.core.task import OBB, TASKS
+from tal_conformance.judgement.judge import LOSS_NOT_IN_16_BITS, NOT_IN_16_BITS
 from tal_conformance.judgement.mixed_precision import is_coarse
 from tal_conformance.suite.checker import Checker
 
@@ -28,6 +28,9 @@ def test_precision(checker: Checker, precision: str, recipe: Recipe) -> None:
     if precision not in checker.subject.implementation.precisions:
         checker.not_tested(f"precision {precision}: the adapter does not declare it (attribute `precisions`)")
     dtype, autocast = PRECISIONS[precision]
-    if checker.subject.implementation.task == OBB.name and is_coarse(dtype):
+    task = checker.subject.implementation.task
+    if task == OBB.name and is_coarse(dtype):
         checker.not_tested(f"precision {precision}: {NOT_IN_16_BITS}")
+    if TASKS[task].counts_in_full and is_coarse(dtype):
+        checker.not_tested(f"precision {precision}: {LOSS_NOT_IN_16_BITS}")
     checker(with_hazards(replace(recipe.build().to(dtype=dtype), autocast=autocast)))
