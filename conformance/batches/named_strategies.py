@@ -1,5 +1,7 @@
 """The Hypothesis strategy of every check, by name: shared by the suite and by mutation testing."""
 
+from typing import Any
+
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -176,7 +178,7 @@ WITH_PARTS = (
 )
 """Strategies from which those of heads with keypoints or masks are made."""
 
-STRATEGIES_BY_TASK = {
+STRATEGIES_BY_TASK: dict[str, dict[str, SearchStrategy[Any]]] = {
     DETECT.name: STRATEGIES,
     OBB.name: turned_strategies(STRATEGIES | TURNABLE)
     | {"relation": turned(RELATABLE), "fewer_anchors_than_k": st.builds(with_turns, TOO_SMALL)}

@@ -4,7 +4,8 @@ The seven batches of detection are the first step, a step without ground truths,
 smallest ground truths and with the largest loss, and two steps under automatic mixed precision.
 `python -m tal_conformance.training.rectangles FOLDER` trains and records them again, with identical files on the same
 processor. The batches of other tasks come from a YOLO26n, a YOLOv8n-OBB and a YOLO26n-OBB, which
-`python -m tal_conformance.training.drawn_families FOLDER` trains on upright and turned rectangles.
+`python -m tal_conformance.training.drawn_families FOLDER` trains on upright and turned rectangles. Batches of a
+YOLOv8n-seg and a YOLOv8n-pose, which it records too, are too large to ship.
 """
 
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Capture the calls of the official losses during a training, for any release. Nothing is recomputed.
 
-The losses of detection, of rotated boxes and of end-to-end heads are captured. A call of an end-to-end loss is one
-capture with both branches if these are branches of detection, else one capture for each branch.
+The losses of detection, rotated boxes, poses, masks and end-to-end heads are captured. A call of an end-to-end loss is
+one capture with both branches if these are branches of detection, else one for each branch. Not captured are losses
+of Pose26 and Segment26 heads, and masks with semantic logits.
 
 The predictions that a loss receives have one of two structures, depending on the release: a list of feature maps, or a
 dictionary of boxes and scores. An end-to-end head passes a dictionary of both branches' predictions. In a
@@ -23,13 +24,14 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import Content
-from tal_conformance.core.task import DETECT, E2E, OBB
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
 from tal_conformance.implementations.adapters.ultralytics import (
     CRITERIA,
     FIELD_NAMES,
     criterion_of,
     leading_numbers,
 )
+from tal_conformance.training.capture_parts import is_other_loss, kept_parts, with_keypoints, with_masks
 from tal_reference import Head, Hyperparameters
 from tal_reference.end_to_end import BRANCHES
 
@@ -164,7 +166,8 @@ class Call:
         return replace(
             self,
             predictions=_detached(_plain(self.predictions)),
-            rows={name: self.rows[name] for name in ("batch_idx", "cls", "bboxes")},
+            rows={name: self.rows[name] for name in ("batch_idx", "cls", "bboxes")}
+            | kept_parts(self.rows, self.task == POSE.name, self.task == SEGMENT.name),
             result=None if self.result is None else (self.total,),
             precision=precision_of(_parts(self.predictions)),
         )
@@ -187,6 +190,10 @@ class Call:
                 f"images, classes and boxes of the annotations do not fit each other: {error}"
             ) from error
         head, numbers = head_of(self.criterion), hyperparameters_of(self.criterion, self.task)
+        if self.task == POSE.name:
+            rows, head = with_keypoints(self.criterion, self.rows["keypoints"], rows, head)
+        elif self.task == SEGMENT.name:
+            rows, head = with_masks(self.criterion, self.rows["masks"], rows, head, maps[-1].shape[1])
         return content_of(maps, rows, head, numbers, self.precision, self.error is not None, self.task)
 
     def batch(self) -> Batch:
@@ -254,8 +261,8 @@ def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
 
     Args:
         predictions: a list of the maps, or a dictionary of "boxes" (B, 4R, A), "scores" (B, C, A), perhaps "angle"
-            (B, 1, A), and "feats" with the grids. In a validation, either is the second item of a tuple. Predictions of
-            an end-to-end head are a dictionary of both branches.
+            (B, 1, A), "kpts" or "mask_coefficient" and "proto", and "feats" with the grids. In a validation, either is
+            the second item of a tuple. Predictions of an end-to-end head are a dictionary of both branches.
 
     Raises:
         Unfit: the predictions have another structure.
@@ -265,10 +272,14 @@ def feature_maps_of(predictions: Any) -> tuple[Tensor, ...]:
         return tuple(level for name in BRANCHES for level in feature_maps_of(predictions[name]))
     if not isinstance(predictions, Mapping):
         return tuple(predictions)
-    rows = torch.cat(_parts(predictions), dim=1)  # (B, channels, A) in the wider dtype
+    parts = _parts(predictions)
+    rows = torch.cat(
+        [part for part in parts if part.dim() == 3], dim=1
+    )  # (B, channels, A) in the wider dtype
     grids = [tuple(level.shape[2:]) for level in predictions["feats"]]
     levels = rows.split([height * width for height, width in grids], dim=2)
-    return tuple(level.unflatten(2, grid) for level, grid in zip(levels, grids, strict=True))
+    at_levels = (level.unflatten(2, grid) for level, grid in zip(levels, grids, strict=True))
+    return (*at_levels, *(part for part in parts if part.dim() == 4))  # prototypes last
 
 
 def head_of(criterion: Any) -> Head:
@@ -314,6 +325,8 @@ def hyperparameters_of(criterion: Any, task: str = DETECT.name) -> Hyperparamete
         cls_gain=float(gains.cls),
         dfl_gain=float(gains.dfl),
         angle_gain=float(gains.angle) if task == OBB.name else Hyperparameters.angle_gain,
+        pose_gain=float(gains.pose) if task == POSE.name else Hyperparameters.pose_gain,
+        kobj_gain=float(gains.kobj) if task == POSE.name else Hyperparameters.kobj_gain,
     )
 
 
@@ -396,7 +409,7 @@ def official_losses() -> list[Listened]:
     """
     detection, version = official_loss()
     found = [Listened(detection, _method(detection), DETECT.name)]
-    for task in (OBB.name, E2E.name):
+    for task in (OBB.name, E2E.name, POSE.name, SEGMENT.name):
         if leading_numbers(version) >= CRITERIA[task][-1].first:
             criterion = criterion_of(version, task)
             loss = getattr(importlib.import_module(criterion.loss_module), criterion.loss_class)
@@ -445,7 +458,8 @@ def _wrapped(
             criterion, predictions, rows = list(signature.bind(*given, **named).arguments.values())[:3]
         except (TypeError, ValueError):  # other arguments than those of a loss: the official code raised
             return
-        hear(Call(criterion, predictions, rows, result, error=error, task=listened.task))
+        if not is_other_loss(listened.loss, criterion, predictions):
+            hear(Call(criterion, predictions, rows, result, error=error, task=listened.task))
 
     def is_heard(criterion: Any) -> bool:
         """Return True if a call is captured: not that of a branch whose whole is captured."""

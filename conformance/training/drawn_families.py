@@ -1,9 +1,10 @@
-"""Record batches of end-to-end heads and of rotated boxes from short trainings on drawn rectangles.
+"""Record batches of all tasks but detection from short trainings on drawn rectangles.
 
-    python -m tal_conformance.training.drawn_families FOLDER     # writes FOLDER/e2e and FOLDER/obb
+    python -m tal_conformance.training.drawn_families FOLDER     # writes FOLDER/e2e, obb, segment and pose
 
-Ultralytics' own trainer trains a YOLO26n on upright rectangles, and a YOLOv8n-OBB and a YOLO26n-OBB on turned ones,
-from random weights and without network. The two branches of YOLO26n-OBB are recorded one by one, as rotated boxes.
+Ultralytics' own trainer trains a YOLO26n on upright rectangles, and a YOLOv8n-OBB, a YOLO26n-OBB, a YOLOv8n-seg and a
+YOLOv8n-pose on turned ones, from random weights and without network. The two branches of YOLO26n-OBB are recorded one
+by one, as rotated boxes. The true mask of a turned rectangle is the rectangle, and its keypoints are its corners.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from tal_conformance.core.task import E2E, OBB
+from tal_conformance.core.task import E2E, OBB, POSE, SEGMENT
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 from tal_conformance.training.rectangles import (
     COLOURS,
@@ -41,7 +42,7 @@ class Training(NamedTuple):
     model: str
     """Description of the model, a path in Ultralytics' folder of models."""
     turned: bool
-    """True to train on turned rectangles."""
+    """True to train on turned rectangles: their corners are rotated boxes, outlines of masks, or keypoints."""
     images: int
     """Number of images of a batch."""
     limit_mb: float
@@ -52,6 +53,8 @@ TRAININGS: Final = (
     Training(E2E.name, "26/yolo26n.yaml", False, TOGETHER, 0.06),
     Training(OBB.name, "v8/yolov8n-obb.yaml", True, 1, 0.03),
     Training(OBB.name, "26/yolo26n-obb.yaml", True, TOGETHER, 0.035),
+    Training(SEGMENT.name, "v8/yolov8n-seg.yaml", True, 1, 0.4),
+    Training(POSE.name, "v8/yolov8n-pose.yaml", True, 1, 0.2),
 )
 
 
@@ -89,6 +92,38 @@ def draw_turned(number: int) -> tuple[Tensor, list[tuple[float, ...]]]:
     return pixels, rows
 
 
+def draw_cornered(number: int) -> tuple[Tensor, list[tuple[float, ...]]]:
+    """Return a drawn image as `draw_turned` does, with a row of pose for each rectangle.
+
+    Returns:
+        (3, SIDE, SIDE) pixels, and for each rectangle its class, cx, cy, w and h of the upright box around its corners,
+        and x, y and visibility of each corner: 2, or 0 with both coordinates 0 for corners on the image's border.
+    """
+    pixels, turned = draw_turned(number)
+    rows = []
+    for label, *corners in turned:
+        points = list(zip(corners[::2], corners[1::2], strict=True))
+        (left, right), (top, bottom) = ((min(each), max(each)) for each in zip(*points, strict=True))
+        inside = [0 < x < 1 and 0 < y < 1 for x, y in points]
+        keypoints = [
+            number
+            for (x, y), seen in zip(points, inside, strict=True)
+            for number in ((x, y, 2.0) if seen else (0.0, 0.0, 0.0))
+        ]
+        rows.append((label, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top, *keypoints))
+    return pixels, rows
+
+
+def write_drawn(folder: Path, training: Training) -> Path:
+    """Write the data set of a training into a folder, and return the path of its description."""
+    if training.task != POSE.name:
+        return write_images(folder, draw_turned) if training.turned else write_dataset(folder)
+    description = write_images(folder, draw_cornered)
+    with description.open("a", encoding="utf-8") as file:
+        file.write("kpt_shape: [4, 3]\n")
+    return description
+
+
 def record(folder: Path, training: Training, number: int) -> None:
     """Train a model on drawn images, and add its recorded batches to the folder of its task."""
     from ultralytics import YOLO
@@ -98,7 +133,7 @@ def record(folder: Path, training: Training, number: int) -> None:
 
     own = folder / f"training-{number}"
     own.mkdir(parents=True)
-    description = write_images(own, draw_turned) if training.turned else write_dataset(own)
+    description = write_drawn(own, training)
     torch.set_num_threads(1)
     with recording(own / "recorded", every=REGULAR, limit_mb=training.limit_mb):
         model = YOLO(str(ROOT / "cfg" / "models" / training.model), verbose=False)
@@ -119,7 +154,7 @@ if __name__ == "__main__":
     main(
         new_folder(
             "drawn_families",
-            "Make the recorded batches of end-to-end heads and of rotated boxes again.",
+            "Make the recorded batches of all tasks but detection again.",
             "data sets, trainings and batches",
         )
     )

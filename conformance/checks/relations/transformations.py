@@ -296,7 +296,7 @@ def _mirrored(batch: Batch, axis: int, extent: int) -> FollowUp:
         places.append(grid.flip(1 - axis).flatten())
         start += height * width
     anchors = torch.cat(places)  # (A,)
-    undo = {"angle": torch.neg}
+    undo: dict[str, Callable[[Tensor], Tensor]] = {"angle": torch.neg}
     if batch.family.has_keypoints:
         rows[:, 6 + axis :: 3] = 1 - rows[:, 6 + axis :: 3]
         undo = {"keypoints": keypoint_gradients_mirrored(batch, axis)}

@@ -16,13 +16,14 @@ from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome_tensors import equal_bits
-from tal_conformance.core.task import E2E, OBB
+from tal_conformance.core.task import E2E, OBB, POSE, SEGMENT
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.training.capture import Call, listening, official_losses
-from tal_conformance.training.drawn_families import draw_turned
+from tal_conformance.training.capture_parts import is_other_loss
+from tal_conformance.training.drawn_families import draw_cornered, draw_turned
 from tal_conformance.training.recorder import recording
 from tal_conformance.training.rectangles import COLOURS, SIDE
 from tal_reference import Hyperparameters
@@ -33,7 +34,18 @@ BATCHES = {
     E2E.name: replace(RECIPE, hyperparameters=NUMBERS, task=E2E.name).build(),
     OBB.name: replace(with_turns(RECIPE), hyperparameters=Hyperparameters(angle_gain=2.0)).build(),
     "detect": RECIPE.build(),
-}
+    POSE.name: replace(
+        RECIPE, keypoints=(4, 3), keypoint_sigmas=(0.5, 0.25, 1.0, 0.125),
+        hyperparameters=Hyperparameters(pose_gain=3.0, kobj_gain=2.0), task=POSE.name,
+    ).build(),
+    SEGMENT.name: replace(
+        RECIPE, prototypes=4, mask_ratio=4, prototype_ratio=4, overlapping_masks=False, mask_kind="soft",
+        task=SEGMENT.name,
+    ).build(),
+    "overlapping masks": replace(
+        RECIPE, prototypes=2, mask_ratio=2, prototype_ratio=4, overlapping_masks=True, task=SEGMENT.name
+    ).build(),
+}  # fmt: skip
 MOST = 400_000
 """Largest total size in bytes of the shipped batches of both tasks."""
 
@@ -58,10 +70,19 @@ def test_a_call_is_captured_once_with_its_task_and_numbers(task: str):
     batch = BATCHES[task]
     (call,) = captured(batch)
     again = call.batch()
-    assert (again.task, again.head, again.hyperparameters) == (task, batch.head, batch.hyperparameters)
+    assert (again.task, again.head, again.hyperparameters) == (batch.task, batch.head, batch.hyperparameters)
     assert equal_bits(again.annotations, batch.annotations)
     assert all(map(equal_bits, again.feature_maps, batch.feature_maps))
     assert call.images_and_classes == (2, 3)
+
+
+@pytest.mark.parametrize("task", BATCHES)
+def test_a_call_without_ground_truths_is_captured(task: str):
+    batch = replace(BATCHES[task], annotations=BATCHES[task].annotations[:0])
+    (call,) = captured(batch)
+    again = call.batch()
+    assert again.head == batch.head
+    assert again.annotations.shape == batch.annotations.shape
 
 
 def test_validation_is_not_a_training_step():
@@ -183,3 +204,31 @@ def test_labels_are_where_the_turned_rectangles_are(number: int):
     area = sides[0] * sides[1]
     coloured = (pixels == torch.tensor(COLOURS[int(label)], dtype=torch.uint8).reshape(3, 1, 1)).all(0).sum()
     assert float(coloured) >= 0.8 * area
+
+
+@pytest.mark.parametrize("number", [3, 4, 9])
+def test_keypoints_of_drawn_rectangles_are_their_corners(number: int):
+    """The box of a row is the upright box around its corners; a corner on the image's border is not visible."""
+    pixels, rows = draw_cornered(number)
+    assert torch.equal(pixels, draw_turned(number)[0])
+    for (label, *corners), (own, cx, cy, w, h, *keypoints) in zip(draw_turned(number)[1], rows, strict=True):
+        assert own == label
+        points = torch.tensor(corners).view(4, 2)
+        expected = torch.tensor([[cx - w / 2, cy - h / 2], [cx + w / 2, cy + h / 2]])
+        torch.testing.assert_close(torch.stack((points.amin(0), points.amax(0))), expected)
+        for point, (x, y, seen) in zip(points, torch.tensor(keypoints).view(4, 3), strict=True):
+            assert seen in (0, 2)
+            if seen:
+                assert torch.equal(torch.stack((x, y)), point)
+
+
+def test_segment26_heads_are_not_captured_as_segmentation():
+    """A subclass has another loss, and semantic logits are a term that the task does not have."""
+    from ultralytics.utils.loss import SegmentLoss26, v8SegmentationLoss
+
+    predictions = {"proto": torch.zeros(1, 4, 2, 2)}
+    derived, own = (object.__new__(loss) for loss in (SegmentLoss26, v8SegmentationLoss))
+    derived.overlap = own.overlap = True
+    assert is_other_loss(v8SegmentationLoss, derived, predictions)
+    assert not is_other_loss(v8SegmentationLoss, own, predictions)
+    assert is_other_loss(v8SegmentationLoss, own, {"proto": (predictions["proto"], torch.zeros(1, 3, 2, 2))})
