@@ -13,6 +13,7 @@ from tal_conformance.implementations.errors import ImplementationFailed, NotSupp
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
+from tal_conformance.pictures.parts import parts_as_text
 from tal_conformance.pictures.trace import ImageTrace, trace_as_text
 from tal_reports import visible
 from tal_text import say
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
     assignment = None if implementation is None else assignment_by(implementation, batch)
     try:
         explanation = trace_as_text(trace, options.anchor, options.gt, assignment)
+        explanation = [*explanation, *parts_as_text(trace, options.anchor, options.gt)]
     except IndexError as error:
         raise CommandError(str(error)) from error
     finding = first_finding(path, dialect)
