@@ -189,9 +189,9 @@ STRATEGIES_BY_TASK: dict[str, dict[str, SearchStrategy[Any]]] = {
     | dict.fromkeys(OF_CALLS, CALLED_WITH_BRANCHES)
     | dict.fromkeys(OF_DEVICES, end_to_end(st.one_of(*LOSS_STRATEGIES.values()))),
     POSE.name: posed_strategies(WITH_PARTS | {"relation": RELATABLE})
-    | {"nonfinite": non_finite(posed(STRATEGIES["nonfinite"]))},
+    | {"nonfinite batches": non_finite(posed(STRATEGIES["nonfinite"]))},
     SEGMENT.name: masked_strategies(WITH_PARTS | {"relation": RELATABLE})
-    | {"nonfinite": non_finite(masked(STRATEGIES["nonfinite"]))},
+    | {"nonfinite batches": non_finite(masked(STRATEGIES["nonfinite"]))},
 }
 """The strategies of every task: by the names of `STRATEGIES`, and of other tasks than detection by those of `TURNABLE`
-too."""
+too. Strategies that draw batches instead of recipes have the name of their check and the word "batches"."""

@@ -24,9 +24,8 @@ GAINS: tuple[dict[str, Any], ...] = (
     {"kobj_gain": 4.0},
     {"pose_gain": 0.5, "kobj_gain": 0.25},
 )
-WITHOUT_COUNTERPART = ("nonfinite", "exponents")
-"""Strategies of detection without a counterpart: the assigner alone is that of detection, and batches with non-finite
-predictions are made by `non_finite`."""
+WITHOUT_COUNTERPART = ("exponents",)
+"""Strategies of detection without a counterpart: the assigner alone is that of detection."""
 
 
 def posed(strategy: SearchStrategy[Recipe], other_gains: bool = False) -> SearchStrategy[Recipe]:
