@@ -21,6 +21,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.verdicts import Judgement
 from tal_conformance.implementations.calling.ways import WAYS
 from tal_conformance.implementations.errors import NotSupported
+from tal_conformance.implementations.on_device import on_device
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.judgement.non_finite import is_finite, judge_any
@@ -104,7 +105,7 @@ def check(
     Args:
         implementation: an adapter, a class or function that makes one, or a value of the option `--implementation`.
         batch: a batch, a recipe, or the path of a case file.
-        device: device to run it on, such as `cpu` or `cuda`.
+        device: device to run it on, such as `cpu`, `cuda` or `mps`.
         isolate: run your own implementation in a worker process.
 
     Returns:
@@ -120,4 +121,4 @@ def check(
         batch = batch.build()
     if not isinstance(batch, Batch):
         batch = Batch.load(Path(batch))
-    return run_every_check(Subject(find(implementation, isolate), device), batch)
+    return run_every_check(Subject(on_device(find(implementation, isolate), device), device), batch)

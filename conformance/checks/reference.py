@@ -36,7 +36,7 @@ def judge_against_reference(
             conform once a formal mistake is converted.
         NotSupported: the implementation raised on the batch, which its adapter declares not to support.
     """
-    batch = batch.to(subject.device)
+    batch = batch.to(subject.batch_device)
     expected = Expectation(batch, subject.implementation.dialect)
     if expected.rejection is not None:
         return check_rejects(subject, batch, expected.rejection, alone)

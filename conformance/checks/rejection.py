@@ -104,7 +104,7 @@ def check_all_reject(subject: Subject, batch: Batch, stage: str, clause: str, re
     Raises:
         Failure: the loss or the assigner did not reject the batch.
     """
-    batch, rule = batch.to(subject.device), RejectionRule(stage, clause, reason)
+    batch, rule = batch.to(subject.batch_device), RejectionRule(stage, clause, reason)
     judgement = Judgement(rejected=True)
     for number, _ in enumerate(subject.implementation.variants):
         judgement.notes += check_rejects(subject, batch, rule, alone=number > 0).notes

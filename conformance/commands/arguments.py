@@ -64,10 +64,9 @@ def replay(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device",
-        type=name_among("device", ("cpu", "cuda")),
         default="cpu",
-        metavar="{cpu,cuda}",
-        help="device to run on",
+        metavar="DEVICE",
+        help="device to run on: cpu, cuda, mps, xpu or another type of device that torch knows (default: cpu)",
     )
     parser.add_argument(
         "--offline",

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tal_conformance.batches.seeding import make_draws_reproducible
 from tal_conformance.checks.everything import run_every_check
 from tal_conformance.commands.cases import case_files
@@ -32,6 +30,7 @@ from tal_conformance.commands.replayed import (
 from tal_conformance.commands.results import set_result
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
+from tal_conformance.core.devices import reason_missing, unavailable
 from tal_conformance.core.files import default_report_dir
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.progress import no_progress, progress
@@ -39,6 +38,7 @@ from tal_conformance.core.verdicts import Divergence, Judgement, Verdict
 from tal_conformance.doctor.finding import worst_line
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.guards.exceptions import TRACEBACK_ELSEWHERE
+from tal_conformance.implementations.on_device import on_device
 from tal_conformance.implementations.outcome_file import (
     CorruptOutcome,
     StoredOutcome,
@@ -74,10 +74,8 @@ def run(options: argparse.Namespace) -> int:
         against=dialect_named("--against", options.against),
         pictures=options.pictures or default_report_dir(Path.cwd()) / "pictures",
     )
-    if options.device == "cuda" and not options.offline and not torch.cuda.is_available():
-        raise CommandError(
-            "--device cuda: no CUDA device found. Use --offline to judge stored results of a run on another machine"
-        )
+    if not options.offline and reason_missing(options.device) is not None:
+        raise CommandError(unavailable(options.device))
     if not options.offline:
         replay.find_implementations()
     found = [entry for name in options.case for entry in _case_files_or_error(name)]
@@ -152,7 +150,7 @@ class Replay:
         """Load the named implementations (default: Ultralytics), and print a line for each failure to load."""
         for name in self.names or ["ultralytics"]:
             try:
-                implementation = find(name)
+                implementation = on_device(find(name), self.device)
             except (UnknownImplementation, ProtocolViolation) as error:
                 self.report_missing(error)
                 for line in error.details.splitlines()[-TRACEBACK_LINES:]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.devices import lacks_float64
 from tal_conformance.core.outcome import CheckedAssignment, Outcome
 from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import (
@@ -25,6 +26,11 @@ class Subject:
 
     implementation: Implementation
     device: str
+
+    @property
+    def batch_device(self) -> str:
+        """The device of the batches that it receives: the CPU, if its own device lacks float64 (`on_device`)."""
+        return "cpu" if lacks_float64(self.device) else self.device
 
     @property
     def id(self) -> str:

@@ -13,6 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.clauses import clauses
+from tal_conformance.core.devices import USUAL, is_device_type
 from tal_conformance.core.files import check_regular
 from tal_conformance.core.names import LONGEST_MESSAGE, cut, suggestion, unknown_name
 from tal_conformance.core.task import DETECT, TASKS
@@ -22,7 +23,6 @@ from tal_conformance.known_issues.predicates import PREDICATES
 
 BUNDLED = Path(__file__).with_name("ledger.toml")
 """Path of this project's ledger."""
-DEVICES = ("cpu", "cuda")
 RAISES = "error"
 """Value of `stage` for an implementation that raises, or violates the protocol, before any stage."""
 LISTS = ("implementations", "devices", "when", "follows", "tasks")
@@ -211,7 +211,11 @@ def _check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
 
 
 def _check_sense(entry: KnownIssue) -> None:
-    _check_names("device", entry.devices, DEVICES)
+    for device in entry.devices:
+        if not is_device_type(device):
+            raise ValueError(
+                f"unknown device {device!r}, expected a type of device that torch knows: {', '.join(USUAL)}, …"
+            )
     _check_names("predicate", entry.when, PREDICATES)
     _check_names("task", entry.tasks, TASKS)
     known = dict.fromkeys(name for task in entry.tasks for name in TASKS[task].clauses)

@@ -22,6 +22,7 @@ from tal_conformance.dialects.search import judged_differences
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import execute
+from tal_conformance.implementations.on_device import on_device
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_reference import Dialect
@@ -166,7 +167,8 @@ class CaseJudge:
         numbers = batch.hyperparameters
         other_exponents = (numbers.alpha, numbers.beta) != (DEFAULTS.alpha, DEFAULTS.beta)
         alone = other_exponents or line.get("test") in ASSIGNER_TESTS
-        subject = Subject(replace(self.implementation, dialect=dialect), line.get("device") or "cpu")
+        device = line.get("device") or "cpu"
+        subject = Subject(on_device(replace(self.implementation, dialect=dialect), device), device)
         try:
             judge_against_reference(
                 subject, batch, alone=alone and "assign" in self.implementation.capabilities

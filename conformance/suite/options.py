@@ -6,12 +6,12 @@ import random
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from tal_conformance.checks.profiles import PROFILES, SEEDS
 from tal_conformance.core.arguments import name_among, not_negative, positive
+from tal_conformance.core.devices import USUAL, available_devices, is_device_type, reason_missing, unavailable
 from tal_conformance.core.files import REPOSITORY, default_report_dir
 from tal_conformance.core.names import LONGEST_MESSAGE, cut
 from tal_conformance.core.task import TASKS
@@ -25,6 +25,19 @@ the environment variable TAL_CONFORMANCE_IDENTIFICATION_SECONDS has another."""
 SHRINKING_SECONDS = "40"
 """Default budget of processor time in seconds of shrinking the failing batches of an implementation: a cause takes 1 to
 10 s, and failures for one cause appear at some five stages."""
+
+
+EVERY_DEVICE = "all"
+"""Value of `--device` for every available device."""
+
+
+def device_type(text: str) -> str:
+    """Return the name of a type of device that torch knows, or `EVERY_DEVICE`: an argument type."""
+    if text != EVERY_DEVICE and not is_device_type(text):
+        raise argparse.ArgumentTypeError(
+            f"unknown device {text!r}: expected {EVERY_DEVICE}, cpu, cuda, mps, xpu or another type of device of torch"
+        )
+    return text
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -67,9 +80,10 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--device",
-        type=name_among("device", ("cpu", "cuda", "all")),
-        metavar="{cpu,cuda,all}",
-        help="device to test on (default: every available device; unavailable ones are reported as not tested)",
+        type=device_type,
+        metavar="DEVICE",
+        help="device to test on: cpu, cuda, mps, xpu or another type of device of torch, or all (default: "
+        "every available device; unavailable ones are reported as not tested)",
     )
     group.addoption(
         "--conformance-profile",
@@ -179,14 +193,13 @@ def devices(config: pytest.Config) -> dict[str, str]:
         pytest.UsageError: `--device` names a device that is not available.
     """
     requested = config.getoption("--device")
-    available = {"cpu": True, "cuda": torch.cuda.is_available()}
-    if requested in available and not available[requested]:
-        raise pytest.UsageError(
-            f"--device {requested}: device not available (torch.cuda.is_available() is False)"
-        )
-    states = {}
-    for device, present in available.items():
-        if requested in available and device != requested:
+    chosen = requested not in (None, EVERY_DEVICE)
+    if chosen and reason_missing(requested) is not None:
+        raise pytest.UsageError(unavailable(requested))
+    states, here = {}, available_devices()
+    for device in dict.fromkeys((*USUAL, *here, *([requested] if chosen else []))):
+        present = device in here or device == requested
+        if chosen and device != requested:
             states[device] = "not tested: not asked for"
         else:
             states[device] = "tested" if present else "not tested: no such device"

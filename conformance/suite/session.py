@@ -16,6 +16,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
 from tal_conformance.core.environment import command_line, environment
 from tal_conformance.core.task import DETECT, TASKS
+from tal_conformance.implementations.on_device import can_be_moved, on_device
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.known_issues.ledger import BUNDLED, InvalidLedger, KnownIssue, read_ledger
@@ -101,7 +102,10 @@ class SessionState:
         """All pairs of an implementation and a tested device."""
         tested = [device for device, state in self.devices.items() if state == "tested"]
         return [
-            Subject(implementation, device) for implementation in self.implementations for device in tested
+            Subject(on_device(implementation, device), device)
+            for implementation in self.implementations
+            for device in tested
+            if can_be_moved(implementation, device)
         ]
 
 
@@ -198,6 +202,12 @@ def begin(run: SessionState, config: pytest.Config) -> None:
             run.recorder.line(
                 "not_tested", implementation=None, device=device, reason=state.removeprefix("not tested: ")
             )
+        for implementation in run.implementations if state == "tested" else ():
+            if not can_be_moved(implementation, device):
+                reason = f"in a process of its own, which is not possible on {device}"
+                run.recorder.line(
+                    "not_tested", implementation=implementation.name, device=device, reason=reason
+                )
     for reason in run.untested_tasks:
         run.recorder.line("not_tested", implementation=None, device=None, reason=reason)
     for reason in run.unreadable.values():

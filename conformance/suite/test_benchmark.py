@@ -21,6 +21,7 @@ from tal_conformance.benchmarks.memory import MemoryUnknown
 from tal_conformance.benchmarks.plans import plan_for
 from tal_conformance.benchmarks.recorded_timer import RecordedTimer
 from tal_conformance.benchmarks.workloads import CASES
+from tal_conformance.core.devices import USUAL
 from tal_conformance.core.files import REPOSITORY
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.suite.checker import skip_untested
@@ -37,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     benchmarks: list[Benchmark] = []
     if run is not None:
         bench = bench_of(run, metafunc.config)
-        devices = [device for device, state in run.devices.items() if state == "tested"]
+        devices = [device for device, state in run.devices.items() if state == "tested" and device in USUAL]
         benchmarks = [benchmark for device in devices for benchmark in bench.benchmarks(device)]
     metafunc.parametrize("benched", [parameter(benchmark) for benchmark in benchmarks])
 

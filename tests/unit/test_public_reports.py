@@ -10,8 +10,8 @@ from tal_conformance.commands import main
 
 PAGE = (Path(__file__).parents[2] / "docs" / "public-reports.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
-RUN_HERE = ("doctor", "explain")
-"""Commands of the page whose output is compared; the others run an installed release, or a training."""
+RUN_HERE = ("doctor", "explain", "replay")
+"""Commands of the page whose quoted output is compared; `record` needs a training."""
 
 
 def quoted() -> Iterator[tuple[list[str], list[str]]]:
@@ -35,7 +35,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_quoted_output_is_printed(folders: Path, capsys: pytest.CaptureFixture[str]):
     blocks = list(quoted())
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for commands, lines in blocks:
         printed = ""
         for command in commands:

@@ -56,7 +56,7 @@ def called(subject: Subject, batch: Batch, way: str) -> Judgement:
         Failure: a plain call does not conform.
         CallingFailure: a result differs from that of a plain call.
     """
-    batch = batch.to(subject.device)
+    batch = batch.to(subject.batch_device)
     expected = Expectation(batch, subject.implementation.dialect)
     if expected.rejection is not None:
         return check_rejects(subject, batch, expected.rejection)

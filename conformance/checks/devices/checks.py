@@ -2,7 +2,7 @@
 
 - DEVICE-1: on a CUDA device the implementation allocates all tensors there, and moves no tensor to the CPU and back. On
   machines without a CUDA device it runs on the simulated device, and must return the values of a run on the CPU.
-- DEVICE-2: the results on a CUDA device and on the CPU agree, within the rounding of two correct runs.
+- DEVICE-2: the results on a device and on the CPU agree, within the rounding of two correct runs.
 - DEVICE-3: the same batch gives the same bits every time.
 """
 
@@ -27,6 +27,7 @@ from tal_conformance.core.task import DETECT, TASKS, StageName, Task, stage_name
 from tal_conformance.core.verdicts import Divergence, Judgement, Value, Verdict
 from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
+from tal_conformance.implementations.on_device import at_home
 from tal_conformance.judgement.comparators import place_name
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject, failure_from
@@ -86,7 +87,7 @@ def _observed(subject: Subject, batch: Batch) -> Outcome:
         Failure: the implementation raised, or violated the protocol.
     """
     try:
-        return map_tensors(execute(subject.implementation, batch.to(subject.device)), _to_cpu)
+        return map_tensors(execute(subject.implementation, batch.to(subject.batch_device)), _to_cpu)
     except ImplementationFailed as error:
         raise failure_from(subject, batch, error) from error
 
@@ -156,7 +157,7 @@ def same_as_cpu(subject: Subject, batch: Batch) -> Judgement:
         Failure: the outcomes differ by more than rounding and open choices.
     """
     batch = batch.to("cpu")
-    expected = _observed(Subject(subject.implementation, "cpu"), batch)
+    expected = _observed(Subject(at_home(subject.implementation), "cpu"), batch)
     observed = _observed(subject, batch)
     how = f"on {subject.device} and not on the CPU"
     judgement = judged_against(expected, observed, batch, subject.implementation.dialect, "DEVICE-2", how)

@@ -72,7 +72,7 @@ def _check_chunk(checker: BatchChecker, scope: Scope, numbers: Tensor) -> ChunkR
     """Return the dense oracle's result for the images `numbers`: all are suspects if the implementation raises."""
     subject = checker.subject
     try:
-        return check_chunk(subject.implementation, scope, numbers, subject.device)
+        return check_chunk(subject.implementation, scope, numbers, subject.batch_device)
     except ImplementationFailed:
         none = torch.zeros(len(numbers), dtype=torch.bool)
         return ChunkResult(numbers, none, none, none, False, none)

@@ -115,7 +115,7 @@ class BranchRelation(Relation):
 
     def __call__(self, subject: Subject, batch: Batch) -> Judgement:
         """Judge an implementation on a batch by this relation only; see `Relation`."""
-        batch = batch.to(subject.device)
+        batch = batch.to(subject.batch_device)
         judgement, runs = Judgement(batch.family), BranchRuns(subject, batch)
         try:
             if self.of_both is not None:

@@ -75,7 +75,7 @@ class Relation:
             NotApplicable: the relation does not apply to this batch.
             NotObservable: the implementation does not expose the values that the relation constrains.
         """
-        batch = batch.to(subject.device)
+        batch = batch.to(subject.batch_device)
         session, given = RunCache(subject), None
         try:
             plans = list(self.change(batch)) if self.change else []

@@ -26,7 +26,7 @@ RELATIONS = {
         ),
         Relation(
             "META-PADDING",
-            "another image with more ground truths, which adds padding to the others, does not change their results",
+            "padding, by another image with more ground truths or by rows that ANN-3 drops, does not change results",
             changes.more_padding,
         ),
         Relation(

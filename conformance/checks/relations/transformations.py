@@ -118,7 +118,7 @@ def permuted_images(batch: Batch) -> Iterator[TransformationPlan]:
 
 
 def more_padding(batch: Batch) -> Iterator[TransformationPlan]:
-    """Yield one transformation: append an image with more ground truths, so that all other images get more padding."""
+    """Yield two transformations that add padding: an image with more ground truths, and rows that ANN-3 drops."""
     most = int(torch.bincount(batch.annotations[:, 0].long(), minlength=1).max())
     sources = (batch, _crowded(batch, most + MORE))
     yield TransformationPlan(
@@ -126,6 +126,22 @@ def more_padding(batch: Batch) -> Iterator[TransformationPlan]:
         sources,
         (_joined(*sources),),
     )
+    if most:
+        rows = _with_dropped_rows(batch, (1 << most.bit_length()) - most)
+        yield TransformationPlan(
+            "with rows that ANN-3 drops added to the fullest image, so that padding grows to a power of two, as on MPS",
+            (batch,),
+            (with_pairs(batch, mappings_of(batch), rows=rows),),
+        )
+
+
+def _with_dropped_rows(batch: Batch, count: int) -> Tensor:
+    """Return the annotations (N, columns) with `count` boxes beyond the top left corner in the fullest image."""
+    image = int(torch.bincount(batch.annotations[:, 0].long()).argmax())
+    end = int((batch.annotations[:, 0] == image).nonzero()[-1]) + 1
+    dropped = torch.zeros_like(batch.annotations[:1].expand(count, -1))
+    dropped[:, 0], dropped[:, 2:4], dropped[:, 4:6] = image, -1.0, 0.125
+    return torch.cat((batch.annotations[:end], dropped, batch.annotations[end:]))
 
 
 def split(batch: Batch) -> Iterator[TransformationPlan]:

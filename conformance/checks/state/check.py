@@ -69,7 +69,7 @@ class SequenceJudge:
         """
         if id(step.batch) in self._plains:
             return
-        batch = step.batch.to(self.subject.device)
+        batch = step.batch.to(self.subject.batch_device)
         expected = Expectation(batch, self.subject.implementation.dialect)
         try:
             self._plains[id(step.batch)] = plain_call(self.subject, expected)
@@ -93,7 +93,8 @@ class SequenceJudge:
             assert subject is not None
             dialect = subject.implementation.dialect
             results = [
-                conforms(subject, Expectation(step.batch.to(subject.device), dialect)) for step in chosen
+                conforms(subject, Expectation(step.batch.to(subject.batch_device), dialect))
+                for step in chosen
             ]
             return all(results[:-1]) and not results[-1]
 

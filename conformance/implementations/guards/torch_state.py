@@ -41,7 +41,7 @@ def torch_state() -> dict[str, Any]:
         "random numbers": torch.get_rng_state(),
     } | {
         f"{what} on {device}": value
-        for device in ("cpu", "cuda")
+        for device in AUTOCAST_DEVICES
         for what, value in (
             ("autocast", torch.is_autocast_enabled(device)),
             ("autocast dtype", torch.get_autocast_dtype(device)),
@@ -49,6 +49,8 @@ def torch_state() -> dict[str, Any]:
     }
 
 
+AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+"""Types of devices whose autocast must stay as it was, present or not."""
 SMALL = 5e-324
 """A denormal number: the processor's setting concerns Python's numbers too, which no mode of torch intercepts."""
 
@@ -89,7 +91,7 @@ def restore(state: dict[str, Any]) -> None:
     torch.backends.cudnn.benchmark = state["cuDNN benchmark"]
     torch.backends.cudnn.deterministic = state["cuDNN deterministic"]
     torch.set_rng_state(state["random numbers"])
-    for device in ("cpu", "cuda"):
+    for device in AUTOCAST_DEVICES:
         torch.set_autocast_enabled(device, state[f"autocast on {device}"])
         torch.set_autocast_dtype(device, state[f"autocast dtype on {device}"])
 
