@@ -93,9 +93,9 @@ def execute(
             support.
         NotSupported: the implementation raised on a batch that its adapter declares not to support, which is correct;
             or the implementation was not called, because the batch has class weights and the adapter does not declare
-            `class_weights = True`.
+            `class_weights = True`, or is in mixed precision and the adapter does not declare that in `precisions`.
     """
-    reason = implementation.support.reason_not_to_call(batch)
+    reason = implementation.support.reason_not_to_call(batch) or _undeclared_precision(implementation, batch)
     if reason is not None:
         raise NotSupported(reason)
     unsupported: list[str] = []
@@ -115,6 +115,14 @@ def execute(
     ):  # without ground truths, a returned result is judged like any other result
         raise AnsweredUnsupported(unsupported[0])
     return outcome
+
+
+def _undeclared_precision(implementation: Implementation, batch: Batch) -> str | None:
+    """Return the reason why the adapter must not be called with a batch in mixed precision, or None if it may be."""
+    name = f"autocast-{str(batch.dtype).removeprefix('torch.')}"
+    if not batch.autocast or name in implementation.precisions:
+        return None
+    return f"precision {name} (attribute `precisions`)"
 
 
 def _guarded(

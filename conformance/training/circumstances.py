@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tal_conformance.core.circumstances import Circumstances
 from tal_conformance.training.capture import LossCall
@@ -32,11 +33,16 @@ def learning_rates(optimizer: Any) -> tuple[float, ...]:
     return tuple(float(group["lr"]) for group in groups if "lr" in group)
 
 
-def loss_scale(scaler: Any) -> float | None:
-    """Return the factor of a gradient scaler, or None without an enabled one. On a GPU the call waits for the value."""
+def loss_scale(scaler: Any) -> Tensor | float | None:
+    """Return the present factor of a gradient scaler, or None without an enabled one, without waiting for a GPU.
+
+    The factor of torch's scaler is a tensor, changed in place after the step, so that a copy is returned. A scaler that
+    has scaled nothing yet only knows the factor that it begins with.
+    """
     if scaler is None or not scaler.is_enabled():
         return None
-    return float(scaler.get_scale())
+    scale = getattr(scaler, "_scale", None)
+    return scale.detach().clone() if isinstance(scale, Tensor) else float(scaler.get_scale())
 
 
 def exception_facts(error: BaseException | None) -> dict[str, str]:

@@ -63,7 +63,7 @@ class Pending:
         call: the call, without its autograd graph.
         which: index of the loss object; an end-to-end head has two loss objects.
         known: circumstances that were known when the loss was called.
-        scaler: gradient scaler of the training, if it is known.
+        scale: factor of the training's gradient scaler at the call, if it is known.
         numbers: (7,) float32 on the CPU: the loss's total, the smallest area of a ground truth, and for `ROW_ANOMALIES`
             1 where the rows have it.
         ready: CUDA event after which `numbers` are valid; None if they are valid already.
@@ -72,7 +72,7 @@ class Pending:
     call: LossCall
     which: int
     known: Circumstances
-    scaler: Any
+    scale: Tensor | float | None
     numbers: Tensor
     ready: "torch.cuda.Event | None"
 
@@ -211,8 +211,8 @@ class Recording:
         trainer = self._trainer if facts is None else facts
         numbers, ready = _numbers(call)
         known = self._known(trainer)
-        scaler = getattr(trainer, "scaler", None)
-        self._pending.append(Pending(call.detached(), which, known, scaler, numbers, ready))
+        scale = loss_scale(getattr(trainer, "scaler", None))
+        self._pending.append(Pending(call.detached(), which, known, scale, numbers, ready))
         if call.error is not None:
             self._decide_all()  # before the exception passes on
         while self._pending and (len(self._pending) > BEHIND or _is_ready(self._pending[0])):
@@ -288,7 +288,7 @@ class Recording:
             step=step,
             reasons=tuple(sorted(reasons)),
             loss=None if pending.call.total is None else float(pending.numbers[0]),
-            loss_scale=loss_scale(pending.scaler),
+            loss_scale=None if pending.scale is None else float(pending.scale),
             **finished(pending.known, pending.call),
         )
         content = content._replace(origin=self._origin(pending, circumstances))

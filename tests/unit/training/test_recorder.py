@@ -486,3 +486,22 @@ def test_the_recording_is_what_the_context_manager_gives(step: Step, tmp_path: P
         step(CROWDED.build())
     assert recorded.shelf.folder == tmp_path / "new" / "folder"
     assert len(files(recorded.shelf.folder)) == 1
+
+
+def test_the_loss_scale_is_that_of_the_step(step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tal_conformance.training.recorder._is_ready", lambda _: False)  # as on a busy GPU
+    trainer = Trainer()
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=512.0, growth_factor=2.0, growth_interval=1)
+    parameter = trainer.optimizer.param_groups[0]["params"][0]
+
+    def one_step() -> None:
+        step(CROWDED.build())
+        trainer.scaler.scale(parameter.sum()).backward()
+        trainer.scaler.step(trainer.optimizer)
+        trainer.scaler.update()  # doubles the factor, in place, before the recorder stores the batch
+
+    with recording(tmp_path, every=1):
+        for _ in range(4):
+            trainer.train(one_step)
+    scales = [found.loss_scale for _, found in sorted(stored(tmp_path).items())]
+    assert scales == [512.0 * 2**number for number in range(8)]
