@@ -15,9 +15,7 @@ OVERHEAD_ROUNDS = 30
 """Number of timed steps with, and without, the recorder."""
 CORRECT_IMPLEMENTATIONS = ("ultralytics", "article", "reference", "rearranged", "rearranged-float64")
 """Correct implementations that differ in the order of their operations; `measure` measures them if none is named."""
-VECTOR_TASKS = tuple(
-    name for name, task in TASKS.items() if task.branches == ("",) and not task.extras and not task.has_masks
-)
+VECTOR_TASKS = tuple(name for name, task in TASKS.items() if task.branches == ("",) and not task.extras)
 """Loss families that `export` writes: those whose batches are feature maps of one branch and annotations."""
 SHIPPED = "shipped"
 """Name of the shipped set of vectors, in place of a profile."""

@@ -209,10 +209,11 @@ def _check_parts(outcome: VectorOutcome, vector: Vector, gives: Sequence[str]) -
     if outcome.raised or outcome.unsupported:
         return
     parts = [part for part in gives if vector.asks == "loss" or part == "assignment"]
+    map_count = len(vector.head["strides"]) + int(vector.head.get("prototypes") is not None)
     names = {
         "assignment": [f"assignment.{name}" for name in ASSIGNMENT],
         "loss": ["loss.total", "loss.items"],
-        "gradients": [f"loss.gradients.{level}" for level in range(len(vector.head["strides"]))],
+        "gradients": [f"loss.gradients.{level}" for level in range(map_count)],
     }
     optional = {f"assignment.{name}" for name in OPTIONAL} | {"loss.items"}
     wanted = {name for part in parts for name in names[part]}

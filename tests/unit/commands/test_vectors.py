@@ -125,8 +125,15 @@ def test_the_reference_conforms_with_whatever_it_gives(vectors: Path, judge: Jud
     [
         ({"task": "obb"}, 4 * 16 + 2 + 1, 7, 4, 5),
         ({"task": "pose", "keypoints": (4, 3)}, 4 * 16 + 2 + 4 * 3, 6 + 3 * 4, 5, 4),
+        (
+            {"task": "segment", "prototypes": 5, "mask_ratio": 4, "prototype_ratio": 4},
+            4 * 16 + 2 + 5,
+            6,
+            5,
+            4,
+        ),
     ],
-    ids=["obb", "pose"],
+    ids=["obb", "pose", "segment"],
 )
 def test_other_tasks_have_the_documented_shapes_and_conform(
     vectors: Path, judge: Judge, fields: dict[str, Any], channels: int, columns: int, items: int, box: int
