@@ -40,7 +40,12 @@ UNSUPPORTED = "not supported: "
 MAX_WIDTH = 36
 """Maximum number of characters of a name."""
 MAX_ROWS = 12
-"""Maximum number of rows of the causes that are printed for one implementation; its first cause is always printed."""
+"""Maximum number of rows of the causes of all failing implementations. Each has at least `LEAST_ROWS`; its first cause
+is always printed."""
+LEAST_ROWS = 2
+"""Minimum number of rows for the causes of one implementation: stage and clause, and what was found."""
+DETAIL_ROWS = 6
+"""Maximum number of rows of further sentences on what all failing implementations compute."""
 NOTE_LENGTH = 40
 """Maximum number of characters of the note that replaces the middle part of a text."""
 
@@ -51,10 +56,13 @@ def terminal_table(log: Log) -> str:
     The text has no control characters, whatever the log contains.
     """
     summary = summarise(log)
+    identified = [line for line in summary["implementations"] if line["identification"]]
+    failing = sum(bool(line["first_divergences"]) for line in summary["implementations"])
+    rows = max(LEAST_ROWS, MAX_ROWS // max(1, failing))
     blocks = [
-        "\n".join(_identified(line) for line in summary["implementations"] if line["identification"]),
+        "\n".join(_identified(line, DETAIL_ROWS // len(identified)) for line in identified),
         _table(summary["implementations"], (summary["worth"] or {}).get("words", "")),
-        *(_divergences(line) for line in summary["implementations"]),
+        *(_divergences(line, rows) for line in summary["implementations"]),
     ]
     blocks.append("\n".join(_scopes(summary["scopes"])))
     blocks.append("\n".join(_not_tested(summary)))
@@ -64,10 +72,20 @@ def terminal_table(log: Log) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def _identified(implementation: dict[str, Any]) -> str:
-    """Return text that names the dialect and choices that explain an implementation's failures, and alternatives."""
+def _identified(implementation: dict[str, Any], rows: int) -> str:
+    """Return text that names the dialect and choices that explain an implementation's failures, and alternatives.
+
+    Args:
+        implementation: line of the implementation in the summary.
+        rows: maximum number of rows after the first sentence.
+    """
     sentence, details = identified_in_words(implementation["identification"], brief=True)
-    lines = [f"{_word(implementation['name'])}: {sentence}", *(f"  {detail}" for detail in details)]
+    lines = [f"{_word(implementation['name'])}: {sentence}"]
+    for detail in details:
+        line = f"  {_in_two_rows(detail, 2)}"
+        rows -= wrapped_rows(line, TABLE_WIDTH)
+        if rows >= 0:
+            lines.append(line)
     return "\n".join(visible(line.replace("\n", " ")) for line in lines)
 
 
@@ -135,11 +153,13 @@ def _table_without(
     )
 
 
-def _divergences(implementation: dict[str, Any]) -> str:
-    """Return the causes of an implementation's failures that fit into `MAX_ROWS` rows, and the number of the others."""
-    causes = [_divergence(implementation["name"], cause) for cause in implementation["first_divergences"]]
+def _divergences(implementation: dict[str, Any], rows: int) -> str:
+    """Return the causes of an implementation's failures that fit into `rows` rows, and the number of the others."""
+    causes = [
+        _divergence(implementation["name"], cause, rows) for cause in implementation["first_divergences"]
+    ]
     ends = list(accumulate(wrapped_rows(cause, TABLE_WIDTH) for cause in causes))
-    lines = [cause for number, cause in enumerate(causes) if not number or ends[number] <= MAX_ROWS]
+    lines = [cause for number, cause in enumerate(causes) if not number or ends[number] <= rows]
     if len(causes) > len(lines):
         lines.append(f"  and {counted(len(causes) - len(lines), 'more cause')} in the report")
     if not causes and implementation["result"] in FAILING:
@@ -147,15 +167,18 @@ def _divergences(implementation: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _divergence(name: str, cause: dict[str, Any]) -> str:
+def _divergence(name: str, cause: dict[str, Any], rows: int) -> str:
+    """Return a cause: its stage, clause and case, what was found, and, if there is room in `rows`, what follows."""
     where = f" at {cause['stage']}" if cause["stage"] else ""
     where += f" ({cause['clause']})" if cause["clause"] else ""
     case = f", case {cause['case']}" if cause["case"] else ""
     choice = f"  {cause['choice']}; " if cause["choice"] else "  "
     lines = [
         f"{_word(name)}: {cause['verdict']}{where}{case}",
-        choice + _in_two_rows(cause["summary"], len(choice)),
+        choice + _in_two_rows(cause["summary"], len(choice) + TABLE_WIDTH * (rows <= LEAST_ROWS)),
     ]
+    if rows < MAX_ROWS // 2:
+        return "\n".join(visible(line) for line in lines)
     stages = list(dict.fromkeys(part["stage"] or "before any stage" for part in cause["follows"]))
     others = [stage for stage in stages if stage != cause["stage"]]
     if others:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import chain
 
 from hypothesis.strategies import SearchStrategy
 
@@ -26,13 +25,13 @@ from tal_conformance.dialects.known_faults import FaultEvidence, KnownFault, exp
 from tal_conformance.dialects.observations import Observations, key_of, size_of
 from tal_conformance.dialects.proof import (
     BATCHES_PER_STRATEGY,
-    SMALLER,
     new_of_strategy,
     new_recipes,
     proven,
 )
 from tal_conformance.dialects.search import (
     FEW,
+    SIMILAR,
     OutOfTimeError,
     Search,
     judged_differences,
@@ -52,6 +51,8 @@ REFUTATIONS = 2
 MOST_REFUTING = 8
 """Maximum number of new batches of the failing tests that are judged: those on which the reference's results are the
 least similar."""
+SEARCHED = 200
+"""Number of the smallest batches among which `identify` looks for failing ones, to compare them with planted faults."""
 SECONDS = 60.0
 """Seconds of processor time for the search, and as many again for its proof."""
 SEARCHING = 0.8
@@ -135,7 +136,7 @@ def explain(
     search.recipes = sorted({*failing, *passing}, key=size_of)
     dialects = distinguishable([implementation.dialect, *DIALECTS.values()])
     for attempt in range(REFUTATIONS + 1):
-        simple = first_explaining(search, dialects, failing)
+        simple = quickly_explaining(search, dialects) or first_explaining(search, dialects, failing)
         evidence = None if simple else evidence_of_fault(search, failing, strategies, faults)
         if evidence is not None:
             advance(f"{implementation.name}: has {evidence.words}", steps=0)
@@ -144,7 +145,7 @@ def explain(
         refuting = refuting_recipes(search, found, strategies) if attempt < REFUTATIONS else []
         if not refuting:
             break
-        search.recipes = sorted({*search.recipes, *refuting}, key=size_of)
+        search.add(refuting)
         failing = [*failing, *refuting]
     unused = max(0.0, search.deadline - time.process_time())
     in_time = search.extended(unused + seconds * (1 - SEARCHING))
@@ -190,24 +191,38 @@ def explains_half(search: Search, found: Dialect, failing: Sequence[Recipe]) -> 
         return False
 
 
+def quickly_explaining(search: Search, dialects: Sequence[Dialect]) -> Dialect | None:
+    """Return the dialect of the quick search without needless choices; None if it does not explain all batches.
+
+    Args:
+        search: the search, with all batches to explain.
+        dialects: official dialects, the declared dialect first.
+    """
+    try:
+        quick = search.quickest(dialects, wide=False)
+        return search.without_needless(quick) if search.fits_all(search.recipes, quick) else None
+    except OutOfTimeError:
+        return None
+
+
 def first_explaining(
     search: Search, dialects: Sequence[Dialect], failing: Sequence[Recipe]
 ) -> Dialect | None:
     """Return an official dialect, or the first of them with one changed choice, that explains all batches of a search.
 
-    Most dialects are refuted by the smallest failing batch, which takes little time. None is returned if no dialect
-    explains all batches, or if the budget is used up.
+    Only the dialects with the most similar results are judged: most of the others are refuted by any failing batch.
+    None is returned if no dialect explains all batches, or if the budget is used up.
 
     Args:
         search: the search, with all batches to explain.
         dialects: official dialects, the declared dialect first.
         failing: recipes of batches that refute the declared dialect.
     """
-    recipes = [*sorted(failing, key=size_of), *search.recipes]
+    few = sorted(failing, key=size_of)[:FEW]
     singles = [replace(dialects[0], **move) for move in search.moves_from(dialects[0])]
     try:
-        singles = search.most_similar(singles, recipes[:FEW])
-        return next((d for d in chain(dialects, singles) if explains_all(search, d, recipes)), None)
+        likely = search.most_similar([*dialects, *singles], few)[:SIMILAR]
+        return next((d for d in likely if explains_all(search, d, [*few, *search.recipes])), None)
     except OutOfTimeError:
         return None
 
@@ -238,9 +253,9 @@ def fault_of(search: Search, faults: Iterable[KnownFault]) -> FaultEvidence | No
 
     The batches that the declared dialect does not explain are found among the smallest batches.
     """
-    declared, smallest = search.observations.implementation.dialect, search.recipes[:SMALLER]
+    declared, smallest = search.observations.implementation.dialect, search.recipes[:SEARCHED]
     try:
-        failing = [recipe for recipe in smallest if not search.conforming(recipe, declared)]
+        failing = [recipe for recipe in smallest if not search.fits(recipe, declared)]
     except OutOfTimeError:
         return None
     if not failing or first_explaining(search, [declared], failing) is not None:
@@ -285,7 +300,7 @@ def refuting_recipes(
     try:
         for name in names:
             drawn = [recipe for recipe in new_recipes(name) if recipe not in search.recipes]
-            refuting += [recipe for recipe in drawn if not search.conforming(recipe, found)]
+            refuting += [recipe for recipe in drawn if not search.fits(recipe, found)]
         of_tests = {recipe for strategy in strategies if names for recipe in new_of_strategy(strategy)}
         drawn = search.least_similar(found, of_tests - {*search.recipes, *refuting})
         refuting += [recipe for recipe in drawn[:MOST_REFUTING] if not search.conforming(recipe, found)]
@@ -295,12 +310,12 @@ def refuting_recipes(
 
 
 def explains_all(search: Search, dialect: Dialect, recipes: Iterable[Recipe]) -> bool:
-    """Return True if the implementation conforms to a dialect on the batches of all recipes.
+    """Return True if a dialect explains the batches of all recipes, or seems to.
 
     Raises:
         OutOfTimeError: the budget is used up.
     """
-    return all(search.conforming(recipe, dialect) for recipe in recipes)
+    return all(search.fits(recipe, dialect) for recipe in recipes)
 
 
 def format_fit(fit: DialectFit) -> str:

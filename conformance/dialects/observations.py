@@ -189,14 +189,9 @@ class Observations:
     def _is_decided_as_declared(self, recipe: Recipe, dialect: Dialect) -> bool:
         """Return True if the batch is not inconclusive in the declared dialect, and `dialect` is another dialect."""
         declared = self.implementation.dialect
-        observation = self.observed(recipe, declared)
-        if key_of(dialect) == key_of(declared) or observation.outcome is None:
+        if key_of(dialect) == key_of(declared) or self.observed(recipe, declared).outcome is None:
             return False
-        try:
-            judgement = judge_any(observation.outcome, self._expectation(recipe, declared))
-        except Divergence:
-            return True
-        return judgement.verdict is not Verdict.INCONCLUSIVE
+        return not self.conforms(recipe, declared) or (recipe, key_of(declared)) not in self._inconclusive
 
     def _expectation(self, recipe: Recipe, dialect: Dialect) -> Expectation:
         """Return the results that a dialect requires on a batch; all dialects share the decoded predictions."""

@@ -15,8 +15,9 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.dialects.choices import CLAUSES, DISTINGUISHING, differ, failure_on
 from tal_conformance.dialects.identified import ChoiceEvidence, DialectFit, Identification, Tie
+from tal_conformance.dialects.moves import values_of
 from tal_conformance.dialects.observations import Observations, size_of
-from tal_conformance.dialects.search import OutOfTimeError, Search, base_of, judged_differences, values_of
+from tal_conformance.dialects.search import OutOfTimeError, Search, base_of, judged_differences
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_reference import Dialect
 from tal_reference.choices import phrase
@@ -26,7 +27,7 @@ NEW_OF_STRATEGY = 8
 """Number of new batches of each strategy of the run's failing tests that may refute the dialect that was found."""
 NEW_BATCHES = 12
 """Number of new batches that are drawn for each choice of the dialect that was found, to test it."""
-SMALLER = 200
+SMALLER = 60
 """Number of the smallest batches, on which the effect of each choice is counted: large ones take long."""
 
 
@@ -83,12 +84,15 @@ def effects(
     for name, value in judged_differences(found, base).items():
         alone, smallest = 0, None
         try:
-            lacking = lacking or [recipe for recipe in smaller if not search.conforming(recipe, base)]
+            lacking = lacking or [recipe for recipe in smaller if not search.fits(recipe, base)]
             changed = replace(base, **{name: value})
-            alone = sum(search.conforming(recipe, changed) for recipe in lacking)
+            alone = sum(search.fits(recipe, changed) for recipe in lacking)
+            without = replace(found, **{name: getattr(base, name)})
+            # equal results in both dialects show no difference, except one below rounding
+            telling = [r for r in recipes if not search.resemblance.is_similar(r, without)] or recipes
             search.check_time()
             smallest = next(
-                (r for r in recipes if needs(observations, r, found, name, getattr(base, name))), None
+                (r for r in telling if needs(observations, r, found, name, getattr(base, name))), None
             )
         except OutOfTimeError:
             pass
@@ -149,7 +153,7 @@ def settle_ties(
             telling = [
                 r for r in sample_recipes(DISTINGUISHING[name], 4 * NEW_BATCHES) if differ(found, other, r)
             ]
-            if any(search.conforming(r, other) and not search.conforming(r, found) for r in telling):
+            if any(search.fits(r, other) and not search.fits(r, found) for r in telling):
                 found = other
             elif as_good(search, other, found, telling):
                 ties.append(Tie(phrase(name, value), telling[0] if telling else None))
@@ -158,8 +162,8 @@ def settle_ties(
 
 def as_good(search: Search, other: Dialect, found: Dialect, recipes: Iterable[Recipe]) -> bool:
     """Return True if the dialect `other` explains every batch that `found` explains."""
-    telling = search.telling_first(recipes)
-    return all(search.conforming(recipe, other) or not search.conforming(recipe, found) for recipe in telling)
+    telling = search.doubtful_first(recipes, other)
+    return all(search.fits(recipe, other) or not search.fits(recipe, found) for recipe in telling)
 
 
 def remaining(

@@ -35,14 +35,30 @@ class Resemblance:
 
     def __init__(self, observations: Observations) -> None:
         self.observations = observations
-        self._distances: dict[tuple[Recipe, object], float] = {}
+        self._distances: dict[tuple[Recipe, object], tuple[float, ...]] = {}
 
-    def distance(self, recipe: Recipe, dialect: Dialect) -> float:
-        """Return the mean distance of all results on a recipe's batch, 0 (equal) to 1."""
+    def distances(self, recipe: Recipe, dialect: Dialect) -> tuple[float, ...]:
+        """Return the distance of each result on a recipe's batch, 0 (equal) to 1."""
         key = recipe, key_of(dialect)
         if key not in self._distances:
             self._distances[key] = self._measured(recipe, dialect)
         return self._distances[key]
+
+    def distance(self, recipe: Recipe, dialect: Dialect) -> float:
+        """Return the mean distance of all results on a recipe's batch, 0 (equal) to 1."""
+        return mean_of(self.distances(recipe, dialect))
+
+    def pattern(self, recipe: Recipe, dialect: Dialect) -> tuple[bool, ...]:
+        """Return for each result on a recipe's batch True if it equals the reference's up to rounding."""
+        return tuple(distance <= SAME for distance in self.distances(recipe, dialect))
+
+    def misfit(self, recipe: Recipe, dialect: Dialect) -> float:
+        """Return the share of results that differ, 0 to 1; a result that differs less counts for less.
+
+        An equal result is stronger evidence for a dialect than many results that come closer.
+        """
+        distances = self.distances(recipe, dialect)
+        return sum((1 + distance) / 2 for distance in distances if distance > SAME) / max(1, len(distances))
 
     def is_similar(self, recipe: Recipe, dialect: Dialect) -> bool:
         """Return True if all results on a recipe's batch equal the reference's results in a dialect, up to rounding."""
@@ -52,19 +68,20 @@ class Resemblance:
         """Return the sum of the distances on the batches of recipes."""
         return sum(self.distance(recipe, dialect) for recipe in recipes)
 
-    def _measured(self, recipe: Recipe, dialect: Dialect) -> float:
+    def _measured(self, recipe: Recipe, dialect: Dialect) -> tuple[float, ...]:
         batch, observation = self.observations.batch(recipe), self.observations.observed(recipe, dialect)
         if observation.unsupported:
-            return 0.0
+            return ()
         if rejection_for(batch, dialect) is not None:
-            return 0.0 if observation.raised else DIFFERENT
+            return () if observation.raised else (DIFFERENT,)
         outcome = observation.outcome
         if outcome is None:
-            return DIFFERENT
+            return (DIFFERENT,)
         try:
-            return distance_of(batch, dialect, outcome)
+            reference = reference_results(batch, dialect, outcome.loss is not None)
         except ValueError:  # the batch is invalid in itself, such as a row that names an unknown class
-            return 0.0
+            return ()
+        return tuple(_distances(reference, batch.head, outcome.assignment, outcome.loss))
 
 
 @dataclass(frozen=True)
@@ -95,19 +112,14 @@ def reference_results(batch: Batch, dialect: Dialect, with_gradients: bool) -> R
     return ReferenceResults(loss, total.detach(), gradients)
 
 
-def distance_of(batch: Batch, dialect: Dialect, outcome: Outcome) -> float:
-    """Return the mean distance, 0 to 1, of all results of an implementation from the reference's results in a dialect.
-
-    Raises:
-        ValueError: the reference raises on the batch.
-    """
-    return distance_from(reference_results(batch, dialect, outcome.loss is not None), batch.head, outcome)
+def mean_of(distances: Sequence[float]) -> float:
+    """Return the mean of distances; 0 without any."""
+    return sum(distances) / max(1, len(distances))
 
 
 def distance_from(reference: ReferenceResults, head: Head, outcome: Outcome) -> float:
     """Return the mean distance, 0 to 1, of all results of an implementation from the given results of the reference."""
-    distances = list(_distances(reference, head, outcome.assignment, outcome.loss))
-    return sum(distances) / max(1, len(distances))
+    return mean_of(list(_distances(reference, head, outcome.assignment, outcome.loss)))
 
 
 def _distances(

@@ -4,8 +4,9 @@ A dialect is the complete behaviour of an implementation, such as a release of U
 a dialect, such as CIoU instead of IoU as the overlap. A dialect explains a batch if the implementation conforms to the
 dialect on the batch; otherwise the batch is unexplained.
 
-The search starts from the official dialect that explains the most batches of a sample. In each step, the search changes
-the choice whose change leaves the fewest batches unexplained. If no change of a single choice helps, the search tries
+A quick search by the reference's results comes first (`quick_search`). If its dialect does not explain all batches,
+the search starts from this dialect, and then from the most similar official one. In each step, the search changes the
+choice whose change leaves the fewest batches unexplained. If no change of a single choice helps, the search tries
 pairs and then triples of changes. Then all batches are judged by the resulting dialect, and unexplained batches are
 added to the sample. Finally, changes that are not needed to explain the batches are undone.
 """
@@ -13,14 +14,13 @@ added to the sample. Finally, changes that are not needed to explain the batches
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, replace
-from enum import Enum
+from dataclasses import replace
 from itertools import combinations, islice
-from typing import Any
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.task import DETECT, StageName
 from tal_conformance.dialects.choices import differ
+from tal_conformance.dialects.moves import Move, joint_moves, moves_from
 from tal_conformance.dialects.observations import (
     RAISED,
     READING,
@@ -31,11 +31,10 @@ from tal_conformance.dialects.observations import (
     key_of,
     size_of,
 )
+from tal_conformance.dialects.quick_search import QuickSearch
 from tal_conformance.dialects.resemblance import Resemblance
 from tal_reference import ARTICLE, CHOICES, DIALECTS, NEWEST, Dialect
 from tal_reference.choices import differences
-from tal_reference.dialect import OverlapsCompared
-from tal_reference.variations import Contested
 
 PROBES = 48
 """Number of batches in the first sample to be explained; official dialects are ranked on half of it."""
@@ -60,53 +59,6 @@ WAITING = 10
 """Largest number of seconds of waiting per second of the budget: an implementation in another process, which may
 hang, uses no processor time of this one."""
 ASSIGNMENT_STAGES = (*DETECT.stages_of("assignment"), StageName.DECODE)
-Move = dict[str, Any]
-"""New values of some choices of a dialect, by name of the choice."""
-
-_FIELDS = {field.name: field.default for field in fields(Dialect)}
-_NUMBERS: dict[str, tuple[float, ...]] = {
-    "norm_eps": (1e-9, 1e-8, 1e-7, 1e-6, 1e-12, 1e-16),
-    "k_offset": (0, -1, 1),
-    "topk2_offset": (0, 1),
-}
-"""Values that are tried for choices that are numbers, where they are not 0 and 1."""
-_EVERYWHERE: Move = {"overlaps_compared": OverlapsCompared.EVERYWHERE, "contested": Contested.OVERLAP}
-JOINT: tuple[Move, ...] = (
-    _EVERYWHERE | {"metric_masked": True},
-    _EVERYWHERE | {"contested": Contested.CLAIMANTS},
-    _EVERYWHERE | {"contested": Contested.CLAIMANTS, "metric_masked": True},
-    _EVERYWHERE | {"contested": Contested.CLAIMANTS, "at_least_one": True},
-    _EVERYWHERE | {"at_least_one": True},
-)
-"""Changes of several choices that are tried as one: `metric_masked` and `at_least_one` have no effect unless overlaps
-are computed off candidates too, and this change alone may explain fewer batches than before."""
-
-
-def values_of(name: str) -> list[Any]:
-    """Return the values that the search tries for the choice `name`, a field of `Dialect`."""
-    default = _FIELDS[name]
-    if isinstance(default, bool):
-        return [False, True]
-    if isinstance(default, Enum):
-        return list(type(default))
-    return list(_NUMBERS.get(name, (0.0, 1.0)))
-
-
-def moves_from(dialect: Dialect) -> list[Move]:
-    """Return every possible change of one choice of a dialect to another value, in the order of the stages."""
-    return [
-        {name: value}
-        for name in CHOICES
-        if name != "rows_sorted"
-        for value in values_of(name)
-        if value != getattr(dialect, name)
-    ]
-
-
-def joint_moves(dialect: Dialect) -> list[Move]:
-    """Return the changes of `JOINT` that change several choices of a dialect."""
-    changes = [{k: v for k, v in move.items() if getattr(dialect, k) != v} for move in JOINT]
-    return [move for move in changes if len(move) > 1]
 
 
 class OutOfTimeError(Exception):
@@ -129,6 +81,7 @@ class Search:
         self.extended(seconds)
         self.best, self.tried = NEWEST, 0
         self._passed: set[Key] = set()
+        self._quickest: dict[bool, Dialect] = {}
         self.resemblance = Resemblance(observations)
         self.reads_rows = "loss" in observations.implementation.capabilities
         outcomes = (observations.observed(recipe, NEWEST).outcome for recipe in self.spread(FEW))
@@ -157,6 +110,11 @@ class Search:
         self.latest = time.monotonic() + WAITING * seconds
         return in_time
 
+    def add(self, recipes: Iterable[Recipe]) -> None:
+        """Add recipes of batches to explain."""
+        self.recipes = sorted({*self.recipes, *recipes}, key=size_of)
+        self._quickest.clear()
+
     def misfit(self, dialect: Dialect, recipes: Iterable[Recipe]) -> float:
         """Return the number of batches that the dialect does not explain, plus 0.02 for each diverging stage."""
         total = 0.0
@@ -169,17 +127,28 @@ class Search:
         return total
 
     def seems_explained(self, recipe: Recipe, dialect: Dialect) -> bool:
-        """Return True if a loss that hides its assignment need not be judged on a batch during the search.
+        """Return True if a batch need not be judged during the search. The proof after the search judges all batches.
 
-        This is so if its results equal the reference's in the dialect up to rounding, and differ from the reference's
-        in the declared dialect. The proof after the search judges all batches.
+        This is so if its results equal the reference's in the dialect up to rounding, and either differ from the
+        reference's in the declared dialect, or conform to the declared dialect too.
         """
-        if self.shows_assignment or self.observations.is_judged(recipe, dialect):
+        if self.observations.is_judged(recipe, dialect):
             return False
         declared = self.observations.implementation.dialect
-        return self.resemblance.is_similar(recipe, dialect) and not self.resemblance.is_similar(
-            recipe, declared
-        )
+        if not self.resemblance.is_similar(recipe, dialect):
+            return False
+        if not self.resemblance.is_similar(recipe, declared):
+            return True
+        return self.observations.is_judged(recipe, declared) and self.observations.conforms(recipe, declared)
+
+    def fits(self, recipe: Recipe, dialect: Dialect) -> bool:
+        """Return True if a batch seems explained by a dialect, or else is explained by it.
+
+        Raises:
+            OutOfTimeError: the budget is used up.
+        """
+        self.check_time()
+        return self.seems_explained(recipe, dialect) or self.conforming(recipe, dialect)
 
     def unexplained(self, dialect: Dialect, recipes: Iterable[Recipe]) -> list[Recipe]:
         """Return the first `MANY` recipes on whose batches the implementation does not conform to a dialect.
@@ -187,7 +156,7 @@ class Search:
         Further recipes are not needed to decide one change of the dialect, and each judgement of a loss that hides its
         assignment takes long.
         """
-        return list(islice((recipe for recipe in recipes if not self.conforming(recipe, dialect)), MANY))
+        return list(islice((recipe for recipe in recipes if not self.fits(recipe, dialect)), MANY))
 
     def run(self, bases: Sequence[Dialect], probes: int = PROBES // 2) -> Dialect:
         """Return the dialect that leaves the fewest batches unexplained, without needless choices.
@@ -198,7 +167,7 @@ class Search:
         """
         self.best = bases[0]
         try:
-            for number, base in enumerate(self.ranked(bases, probes)[:STARTS]):
+            for number, base in enumerate(self.starts(bases, probes)):
                 dialect, explained = self.explained_from(base, first=number == 0)
                 if explained or self.misfit(dialect, self.spread(PROBES)) < self.misfit(
                     self.best, self.spread(PROBES)
@@ -210,6 +179,32 @@ class Search:
         except OutOfTimeError:
             pass
         return self.best
+
+    def starts(self, bases: Sequence[Dialect], probes: int) -> Iterator[Dialect]:
+        """Yield the dialects to start from: that of the quick search, and the most similar official ones.
+
+        The arguments are those of `run`.
+        """
+        quick = self.quickest(bases)
+        yield quick
+        ranked = [base for base in self.ranked(bases, probes) if key_of(base) != key_of(quick)]
+        yield from ranked[: STARTS - 1]
+
+    def quickest(self, bases: Sequence[Dialect], wide: bool = True) -> Dialect:
+        """Return the dialect with the most similar results. It is searched once, or twice if `wide` only later.
+
+        Args:
+            bases: those of `run`.
+            wide: True to follow several dialects at once, if following one does not find a dialect that fits.
+        """
+        if wide not in self._quickest:
+            quick = QuickSearch(self.resemblance, self.recipes, self.moves_from, self.check_time, wide)
+            try:
+                self._quickest[wide] = quick.run([*self._quickest.values(), *bases], bases[0])
+            except OutOfTimeError:
+                self.best = quick.best or bases[0]
+                raise
+        return self._quickest[wide]
 
     def explained_from(self, dialect: Dialect, first: bool) -> tuple[Dialect, bool]:
         """Search from one official dialect. Return the dialect found, and True if it explains all batches.
@@ -230,7 +225,11 @@ class Search:
 
     def explains_nearly_all(self, dialect: Dialect) -> bool:
         """Return True if a dialect explains at least the share `NEARLY_ALL` of the batches that can be explained."""
-        explained = [self.conforming(r, dialect) for r in self.recipes if self.can_be_explained(r, dialect)]
+        explained = [
+            self.fits(r, dialect)
+            for r in self.recipes
+            if self.seems_explained(r, dialect) or self.can_be_explained(r, dialect)
+        ]
         return sum(explained) >= NEARLY_ALL * len(explained)
 
     def first_missing(self, dialect: Dialect, known: set[Recipe]) -> list[Recipe]:
@@ -242,7 +241,7 @@ class Search:
         for recipe in self.telling_first(self.recipes):
             if (
                 recipe not in known
-                and not self.conforming(recipe, dialect)
+                and not self.fits(recipe, dialect)
                 and self.can_be_explained(recipe, dialect)
             ):
                 missing.append(recipe)
@@ -423,9 +422,7 @@ class Search:
 
         A choice is reset to its official value if as many batches are explained with that value.
         """
-        explained = [
-            recipe for recipe in self.telling_first(self.recipes) if self.conforming(recipe, dialect)
-        ]
+        explained = [recipe for recipe in self.recipes if self.fits(recipe, dialect)]
         shortest = dialect
         nearest = sorted(DIALECTS.values(), key=lambda base: len(judged_differences(dialect, base)))
         for base in nearest[:BASES]:
@@ -443,9 +440,7 @@ class Search:
         """
         changes = judged_differences(dialect, ARTICLE)
         releases = (replace(base, **changes) for base in DIALECTS.values() if base is not ARTICLE)
-        return next(
-            (one for one in releases if all(self.conforming(recipe, one) for recipe in explained)), dialect
-        )
+        return next((one for one in releases if self.fits_all(explained, one)), dialect)
 
     def pruned(self, dialect: Dialect, base: Dialect, explained: Sequence[Recipe]) -> Dialect:
         """Return the dialect, with the values of `base` for all choices that are not needed to explain the recipes.
@@ -454,9 +449,17 @@ class Search:
         """
         for name in judged_differences(dialect, base):
             simpler = replace(dialect, **{name: getattr(base, name)})
-            if all(self.conforming(recipe, simpler) for recipe in explained):
+            if self.fits_all(explained, simpler):
                 dialect = simpler
         return dialect
+
+    def fits_all(self, recipes: Iterable[Recipe], dialect: Dialect) -> bool:
+        """Return True if a dialect fits the batches of all recipes; those with the least similar results come first."""
+        return all(self.fits(recipe, dialect) for recipe in self.doubtful_first(recipes, dialect))
+
+    def doubtful_first(self, recipes: Iterable[Recipe], dialect: Dialect) -> list[Recipe]:
+        """Return recipes: first those whose results are not similar in a dialect, the smallest batches first."""
+        return sorted(recipes, key=lambda r: (self.resemblance.is_similar(r, dialect), size_of(r)))
 
     def conforming(self, recipe: Recipe, dialect: Dialect) -> bool:
         """Return True if the implementation conforms to a dialect on a batch.

@@ -10,7 +10,8 @@ An adapter is an object (or class, or function without arguments that returns on
 Optional attributes: `version`; `dialect` (default: the newest official one); `exposes_stages`; `precisions` (precisions
 besides float32; default: those of mixed-precision training); `tasks` (names of loss families; default: `("detect",)`);
 `unsupported_ways` (ways of calling and sequences of calls that the code is not meant for; default: none);
-`supports(head, hyperparameters)` (True, or the reason why the code does not support them, as a text; default: True);
+`supports(head, hyperparameters)`, or with a third parameter for the shapes of the feature maps (True, or the reason why
+the code does not support them, as a text; default: True);
 `supports_no_truths` (False if the code does not support a batch without ground truths; default: True);
 `reduces_over_ranks` (how N is reduced over the processes of a distributed training: "mean", "sum" or None);
 `class_weights` (True if the loss multiplies each class's cross-entropy by its number in `head.class_weights`).

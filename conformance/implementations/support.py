@@ -1,6 +1,7 @@
 """Batches that an adapter declares not to support: no result is expected, and a returned result is an error."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,10 @@ from tal_conformance.core.names import LONGEST_MESSAGE, cut
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_reference import Head, Hyperparameters
 
+Shapes = Sequence[tuple[int, ...]]
+"""Shape (B, channels, H, W) of each level's feature map."""
+TRIAL_SIZE = 640
+"""Side in pixels of the image for which `supports` is asked where there is no batch."""
 CLASS_WEIGHTS = "class weights (attribute `class_weights`)"
 """Reason of an adapter that does not declare `class_weights = True`."""
 NO_TRUTHS = "a batch without ground truths"
@@ -21,7 +26,7 @@ class Support:
 
     Attributes:
         supports: function that returns True for a supported head with hyperparameters, and else the reason as a
-            text; None if all heads and hyperparameters are supported.
+            text; with a third parameter it gets the shapes of the feature maps. None if everything is supported.
         no_truths: False if a batch without ground truths is not supported.
         class_weights: True if the loss reads `head.class_weights` (COR-7).
     """
@@ -43,32 +48,48 @@ class Support:
         Raises:
             ProtocolViolation: `supports` returned neither True nor a reason.
         """
-        reason = self.reason_against(batch.head, batch.hyperparameters)
+        shapes = [tuple(level.shape) for level in batch.feature_maps]
+        reason = self.reason_against(batch.head, batch.hyperparameters, shapes)
         if reason is not None or self.no_truths or len(batch.annotations):
             return reason
         return NO_TRUTHS
 
-    def reason_against(self, head: Head, hyperparameters: Hyperparameters) -> str | None:
+    def reason_against(self, head: Head, hyperparameters: Hyperparameters, shapes: Shapes = ()) -> str | None:
         """Return the reason why the adapter does not support a head with hyperparameters, or None if supported.
+
+        Args:
+            head: the head.
+            hyperparameters: the hyperparameters.
+            shapes: of the feature maps; by default those of one square image of `TRIAL_SIZE`.
 
         Raises:
             ProtocolViolation: as `reason`.
         """
-        answer = True if self.supports is None else asked_support(self.supports, head, hyperparameters)
+        answer = (
+            True if self.supports is None else asked_support(self.supports, head, hyperparameters, shapes)
+        )
         return answer if isinstance(answer, str) else None
 
 
 def asked_support(
-    supports: Callable[[Head, Hyperparameters], Any], head: Head, hyperparameters: Hyperparameters
+    supports: Callable[..., Any], head: Head, hyperparameters: Hyperparameters, shapes: Shapes = ()
 ) -> bool | str:
     """Return True if the adapter supports the head with the hyperparameters, or else its reason, as one line.
 
     A `topk2` that equals `topk` changes nothing (COR-3), and is passed as None.
 
+    Args:
+        supports: the adapter's function, with two parameters, or with three, of which the last gets the shapes.
+        head: the head.
+        hyperparameters: the hyperparameters.
+        shapes: of the feature maps; by default those of one square image of `TRIAL_SIZE`.
+
     Raises:
         ProtocolViolation: `supports` returned neither True nor a text that contains a word.
     """
-    answer = supports(head, replace(hyperparameters, topk2=hyperparameters.effective_topk2))
+    numbers = replace(hyperparameters, topk2=hyperparameters.effective_topk2)
+    sizes = (tuple(tuple(shape) for shape in shapes or trial_shapes(head)),) if takes_shapes(supports) else ()
+    answer = supports(head, numbers, *sizes)
     if answer is True:
         return True
     if not isinstance(answer, str) or not answer.strip():
@@ -77,6 +98,20 @@ def asked_support(
             "that is not empty"
         )
     return cut(" ".join(str.split(answer)), LONGEST_MESSAGE)
+
+
+def trial_shapes(head: Head) -> Shapes:
+    """Return the shapes of the feature maps of one square image of `TRIAL_SIZE`."""
+    return [(1, head.channels, -(-TRIAL_SIZE // stride), -(-TRIAL_SIZE // stride)) for stride in head.strides]
+
+
+def takes_shapes(supports: Callable[..., Any]) -> bool:
+    """Return True if a function can be called with three positional arguments; False if that is not known."""
+    try:
+        inspect.signature(supports).bind(None, None, None)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def support_of(adapter: Any, name: str) -> Support:

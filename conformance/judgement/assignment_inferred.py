@@ -10,7 +10,7 @@ assignment.
 B images, A anchors, C classes, M ground truths of an image, R bins.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_conformance.judgement.mixed_precision import Interval, is_coarse
 from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import Targets
+from tal_reference.composed import total_factor
 
 TOO_MANY = (
     f"the assignment is not visible, an image admits at least {MAX_CANDIDATES_TRIED} assignments, and none of those "
@@ -66,12 +67,9 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
     uniqueness = (oracle.uniqueness for oracle in oracles if oracle is not None)
     judgement.uniqueness = least_unique(judgement.uniqueness, *uniqueness)
     judge_background_gradients(judgement, batch, loss, oracles)
-    evidence = gradient_evidence(loss, expected)
-    every = {
-        image: AssignmentFit(expected, image, oracle, evidence)
-        for image, oracle in enumerate(oracles)
-        if oracle is not None
-    }
+    if judge_wrong_total(judgement, loss, expected, oracles):
+        return
+    every = fits_of(loss, expected, oracles)
     in_full = batch.family.counts_in_full
     read = None if in_full else ReadAssignment.of(loss, expected, every)
     from_gradients = None if read is None else read.settled(loss, expected, every)
@@ -95,6 +93,66 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
         is_wrong_sum = judged.first is not None and judged.first.clause == SCORE_SUM_CLAUSE
         if not (is_wrong_sum and from_gradients.verdict.fails):
             judged = from_gradients
+    add_judged(judgement, judged, chosen, own)
+
+
+def judge_wrong_total(
+    judgement: Judgement, loss: LossOutcome, expected: Expectation, oracles: list[ImageOracle | None]
+) -> bool:
+    """Judge a loss whose total does not follow from its items, but whose items and scaled gradients are explained.
+
+    Returns:
+        True if the loss was judged; False if its total is right, or if more than its total is wrong.
+    """
+    consistent = scaled_to_items(loss, expected)
+    if consistent is loss:
+        return False
+    every = fits_of(consistent, expected, oracles)
+    in_full = expected.batch.family.counts_in_full
+    read = None if in_full else ReadAssignment.of(consistent, expected, every)
+    of_items, chosen, _ = explained_by_an_assignment(ReplayedLoss(consistent, expected, oracles), every, read)
+    if of_items.verdict.fails:
+        return False
+    judged = ReplayedLoss(loss, expected, oracles).judged(chosen)
+    judgement.undefined, judgement.inconclusive = judged.undefined, judged.inconclusive
+    add_judged(judgement, judged, chosen, expected.assignment)
+    return True
+
+
+def scaled_to_items(loss: LossOutcome, expected: Expectation) -> LossOutcome:
+    """Return a loss with the total and the gradients that its items demand, or the loss itself if its total is right.
+
+    Gradients are those of the total. If only its factor is wrong, they show the assignment once they are scaled; read
+    as they are, they show wrong target scores, and the terms would seem wrong.
+    """
+    if not (loss.shows_items and loss.knows_total) or not bool(
+        loss.total.isfinite() & loss.items.isfinite().all()
+    ):
+        return loss
+    trial = Judgement(expected.batch.family)
+    judge_total(trial, expected, loss)
+    wanted = loss.items.double().sum() * total_factor(expected.batch.images, expected.dialect)
+    factor = float(wanted / loss.total) if float(loss.total) else 0.0
+    if not trial.verdict.fails or not 0 < factor < torch.inf:
+        return loss
+    gradients = tuple((level.double() * factor).to(level.dtype) for level in loss.gradients)
+    return replace(loss, total=wanted.to(loss.total.dtype), gradients=gradients)
+
+
+def fits_of(
+    loss: LossOutcome, expected: Expectation, oracles: list[ImageOracle | None]
+) -> dict[int, AssignmentFit]:
+    """Return an `AssignmentFit` for each image with ground truths, by the image's index."""
+    evidence = gradient_evidence(loss, expected)
+    return {
+        image: AssignmentFit(expected, image, oracle, evidence)
+        for image, oracle in enumerate(oracles)
+        if oracle is not None
+    }
+
+
+def add_judged(judgement: Judgement, judged: Judgement, chosen: list[Targets], own: list[Targets]) -> None:
+    """Add the results of judging a loss with the `chosen` targets to a judgement; `own` are the reference's targets."""
     judgement.notes += judged.notes
     judgement.open_items = judged.open_items
     for name in judgement.task.stages_of("term", "total", "gradients"):

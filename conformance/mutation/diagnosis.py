@@ -1,7 +1,8 @@
 """Measure how often the search for a cause names what an implementation computes.
 
 The subjects are the reference with planted faults, and the reference with two or three choices changed at random. The
-search is that of a failing run (`explain`), on a fixed set of batches instead of the batches of a run.
+search is that of a failing run (`explain`), on a fixed set of batches instead of the batches of a run. For a planted
+fault, batches of the check that must find it are added.
 
 A dialect is the complete behaviour of an implementation. A choice is one property of a dialect.
 """
@@ -24,8 +25,8 @@ from tal_conformance.dialects.choices import DISTINGUISHING, differ
 from tal_conformance.dialects.identification import explain
 from tal_conformance.dialects.identified import Identification
 from tal_conformance.dialects.known_faults import words_of
+from tal_conformance.dialects.moves import values_of
 from tal_conformance.dialects.observations import Observations, key_of
-from tal_conformance.dialects.search import values_of
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.mutation.plant import HIDDEN, OUTPUTS_ALONE, STAGES_SHOWN, Hidden, implementation_with
@@ -41,8 +42,9 @@ SEED = 18
 """Seed of the random dialects."""
 SECONDS = 60.0
 """Budget of processor time of each search, that of a failing run."""
-OF_CHOICE, OF_TEST = 4, 3
-"""Number of batches of each strategy for a choice, and of each strategy of the suite's tests."""
+OF_CHOICE, OF_TEST, OF_CHECK = 4, 3, 24
+"""Number of batches of each strategy for a choice, of each strategy of the suite's tests, and of the strategy of the
+test that must find a planted fault."""
 MAX_DISTINGUISHING = 40
 """Number of batches of a choice's strategy, of which one must show the choice for it to be planted."""
 EXACT, TIE, PARTLY, NOTHING, WRONG, UNSEEN = "exact", "tie", "partly", "nothing", "wrong", "unseen"
@@ -164,10 +166,18 @@ def fixed_recipes() -> list[Recipe]:
     return list(dict.fromkeys(recipe for drawn in (*of_choices, *of_tests) for recipe in drawn))
 
 
+def recipes_of_check(name: str) -> Sequence[Recipe]:
+    """Return recipes of the check that must find a planted fault, as a run has them; none for changed choices."""
+    check = CHECKS[FAULTS[name].check.partition("[")[0]] if name in FAULTS else None
+    if check is None or check.argument != "recipe":
+        return ()
+    return sample_recipes(check.strategy, OF_CHECK)
+
+
 def measure_search(faulty: FaultyImplementation, seconds: float = SECONDS) -> Diagnosis:
     """Search for the cause of an implementation's failures on the fixed batches, and compare it with the true one."""
     observations = Observations(faulty.implementation)
-    recipes = fixed_recipes()
+    recipes = list(dict.fromkeys([*fixed_recipes(), *recipes_of_check(faulty.name)]))
     failing = [recipe for recipe in recipes if not observations.conforms(recipe, NEWEST)]
     if not failing:
         return Diagnosis(faulty.name, UNSEEN, "", 0.0)

@@ -15,7 +15,7 @@ from hypothesis.strategies import SearchStrategy
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.recipe_source import recipe_from
 from tal_conformance.checks.registry import CHECKS
-from tal_conformance.core.progress import Advance, progress
+from tal_conformance.core.progress import progress
 from tal_conformance.core.task import DETECT
 from tal_conformance.dialects.identification import explain
 from tal_conformance.dialects.identified import Identification, choice_fields, tie_fields
@@ -66,17 +66,15 @@ def explain_failures(run: SessionState, seconds: float, begins: Callable[[], Non
     title = f"Looking for the cause (at most {seconds:g} s of processor time for an implementation)"
     with progress(title, len(failing)) as advance:
         for implementation in failing:
-            run.recorder.line("identification", **explanation(run, log, implementation, seconds, advance))
+            run.recorder.line("identification", **explanation(run, log, implementation, seconds))
             advance()
 
 
-def explanation(
-    run: SessionState, log: Log, implementation: Implementation, seconds: float, advance: Advance
-) -> Line:
+def explanation(run: SessionState, log: Log, implementation: Implementation, seconds: float) -> Line:
     """Return the log line with the explanation of an implementation's failures, or why it is missing."""
     began = time.process_time()
     try:
-        fields = _explained(run, log, implementation, seconds, advance)
+        fields = _explained(run, log, implementation, seconds)
     except KeyboardInterrupt:
         fields = {"problem": "the search for the cause was interrupted"}
     except Exception as error:
@@ -85,9 +83,7 @@ def explanation(
     return {"implementation": implementation.name, "seconds": spent, "budget": seconds} | fields
 
 
-def _explained(
-    run: SessionState, log: Log, implementation: Implementation, seconds: float, advance: Advance
-) -> Line:
+def _explained(run: SessionState, log: Log, implementation: Implementation, seconds: float) -> Line:
     if implementation.task != DETECT.name:
         return {
             "problem": f"task {implementation.task}: the search compares dialects and choices for the task detect only"
@@ -105,9 +101,8 @@ def _explained(
         failing,
         passing,
         EXPLAINING * seconds,
-        advance,
-        failing_strategies(lines),
-        known_faults(),
+        strategies=failing_strategies(lines),
+        faults=known_faults(),
     )
     fields = fields_of(identification)
     if identification.missing or identification.as_declared:

@@ -422,7 +422,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for line in benchmark_lines(log, config):
         write_line(terminalreporter, line)
     write_line(terminalreporter, terminal_table(log))
-    for sentence in (hidden_sentence(config.stash.get(HIDDEN, {})), shrinking_sentence(log)):
+    shrinking = "" if is_brief(config) else shrinking_sentence(log)  # the log has it
+    for sentence in (hidden_sentence(config.stash.get(HIDDEN, {})), shrinking):
         if sentence:
             write_line(terminalreporter, sentence)
     if ignored := ignored_ledger(config):

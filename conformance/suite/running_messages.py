@@ -105,8 +105,9 @@ class RunningMessages:
     def _print_failure(self, name: str, text: str) -> None:
         reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
         if name not in self.failed and reporter is not None:
+            first = not self.failed
             self.failed.add(name)
-            self._print(text.splitlines()[0], CONTINUES)
+            self._print(text.splitlines()[0], *([CONTINUES] if first else []))
 
     def _begin(self, planned: int) -> None:
         self.planned = planned

@@ -99,3 +99,22 @@ class RaisesLater(SixteenBins):
 
     def supports(self, head: Head, hyperparameters: Hyperparameters) -> Any:
         return True if head.reg_max == 16 else None
+
+
+class EvenMaps(SixteenBins):
+    """Does not support feature maps of odd height, which only the third parameter of `supports` tells."""
+
+    name = "even-maps"
+
+    def supports(self, head: Head, hyperparameters: Hyperparameters, shapes: Any) -> Any:
+        return shapes[0][2] % 2 == 0 or f"only maps of even height, not {shapes[0][2]}"
+
+    def refuse(self, head: Head, hyperparameters: Hyperparameters) -> None:
+        pass
+
+    def loss(
+        self, feature_maps: tuple[Tensor, ...], annotations: Tensor, head: Head, hyperparameters: Any
+    ) -> Loss:
+        if feature_maps[0].shape[2] % 2:
+            raise ValueError("odd height")
+        return super().loss(feature_maps, annotations, head, hyperparameters)

@@ -246,7 +246,6 @@ CROSSED = Recipe(
 ON_RECORD = [
     ("total-without-images", "libreyolo", Recipe(images=((), ()), **EVEN)),
     ("total-without-images", "coreyolo", Recipe(images=((), ()), **EVEN)),
-    ("libreyolo-cells-rounded-down", "libreyolo", Recipe(cells=(2, 5), **EVEN)),
     ("coreyolo-cells-rounded-down", "coreyolo", Recipe(cells=(5, 5), **EVEN)),
     ("libreyolo-border-counts", "libreyolo", Recipe(images=((Truth("edge_on_centre"),),), **EVEN)),
     ("libreyolo-border-counts", "libreyolo", LARGE),

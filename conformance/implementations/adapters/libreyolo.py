@@ -8,10 +8,12 @@ Ground truths are padded and have no mask: the package treats a row that overlap
 total is the sum of the terms, not multiplied by the number of images, and so is this adapter's.
 
 The package places anchors at whole pixels, half a stride rounded down from the corner of a cell. That is the centre of
-the cell for even strides alone; the adapter does not support others.
+the cell for even strides alone; the adapter does not support others. A level has as many anchors as the input's size
+divided by its stride, rounded down: the adapter does not support larger feature maps either.
 """
 
 import importlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.implementations.adapters.sizes import has_whole_cells, map_shapes
 from tal_reference import Head, Hyperparameters
 
 LOSS = "libreyolo.models.yolo9.loss"
@@ -40,19 +43,23 @@ class LibreYOLO:
         # only the most recent criterion: a run uses thousands of heads
         self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
-    def supports(self, head: Head, hyperparameters: Hyperparameters) -> bool | str:
-        """Return True, or the reason why the package does not support a head with hyperparameters."""
+    def supports(
+        self, head: Head, hyperparameters: Hyperparameters, shapes: Sequence[tuple[int, ...]] = ()
+    ) -> bool | str:
+        """Return True, or the reason why the package does not support a head, hyperparameters or feature maps."""
         if head.reg_max == 1:  # distances are always distributions
             return f"libreyolo {self.version} does not support a head with reg_max 1 (DEC-1)"
         if any(stride % 2 for stride in head.strides):
             return f"libreyolo {self.version} does not support odd strides (ANC-1)"
         if hyperparameters.effective_topk2 is not None:
             return f"libreyolo {self.version} does not support topk2 (TAL-CONF-2)"
+        if not has_whole_cells(head, shapes):
+            return f"libreyolo {self.version} does not support an input that is not a multiple of every stride (ANC-1)"
         return True
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Return the assignment of the package's assigner for inputs that the suite decoded."""
-        self._refuse(inputs.head, inputs.hyperparameters)
+        self._refuse(inputs.head, inputs.hyperparameters, map_shapes(inputs))
         matcher = self._module.BoxMatcher(
             num_classes=inputs.head.classes,
             anchor_grid=inputs.anchors,
@@ -74,7 +81,7 @@ class LibreYOLO:
         hyperparameters: Hyperparameters,
     ) -> Loss:
         """Return the package's loss, with the outputs of its assigner."""
-        self._refuse(head, hyperparameters)
+        self._refuse(head, hyperparameters, [tuple(level.shape) for level in feature_maps])
         height, width = (size * head.strides[0] for size in feature_maps[0].shape[2:])
         criterion = self._criterion(head, hyperparameters, (width, height), feature_maps[0].device)
         assignments: list[Assignment] = []
@@ -93,13 +100,15 @@ class LibreYOLO:
         items = torch.stack([parts[name].detach() for name in ("box", "cls", "dfl")])
         return Loss(parts["total_loss"], items, assignments[0])
 
-    def _refuse(self, head: Head, hyperparameters: Hyperparameters) -> None:
-        """Raise for heads and hyperparameters that the package does not support.
+    def _refuse(
+        self, head: Head, hyperparameters: Hyperparameters, shapes: Sequence[tuple[int, ...]] = ()
+    ) -> None:
+        """Raise for heads, hyperparameters and feature maps that the package does not support.
 
         Raises:
             NotImplementedError: as `supports`.
         """
-        reason = self.supports(head, hyperparameters)
+        reason = self.supports(head, hyperparameters, shapes)
         if isinstance(reason, str):
             raise NotImplementedError(reason)
 

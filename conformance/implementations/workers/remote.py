@@ -41,7 +41,7 @@ from tal_conformance.implementations.guards.side_effects import (
 )
 from tal_conformance.implementations.guards.torch_state import StateChanged, unchanged_torch_state
 from tal_conformance.implementations.kept import KeptAdapter
-from tal_conformance.implementations.support import asked_support
+from tal_conformance.implementations.support import Shapes, asked_support
 from tal_conformance.implementations.validation import Findings, check_loss
 from tal_conformance.implementations.workers.memory import UNLIMITED, description
 from tal_conformance.implementations.workers.process import Worker, WorkerFailed
@@ -142,9 +142,10 @@ class RemoteAdapter:
         device = calls[0].device
         return decode_answers(facts, {name: tensor.to(device) for name, tensor in tensors.items()})
 
-    def _supports(self, head: Head, hyperparameters: Hyperparameters) -> bool | str:
+    def _supports(self, head: Head, hyperparameters: Hyperparameters, shapes: Shapes) -> bool | str:
         """Return the result of the adapter's `supports`, called in the worker."""
-        answer, _ = self._ask(question("supports", head, hyperparameters, torch.device("cpu")), {})
+        facts = question("supports", head, hyperparameters, torch.device("cpu"))
+        answer, _ = self._ask(facts | {"shapes": [list(shape) for shape in shapes]}, {})
         reason: str = answer["reason"]
         return reason or True
 
@@ -288,7 +289,7 @@ def answer(adapter: Any, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Q
     head = head_from_dict(facts["head"])
     hyperparameters = Hyperparameters(**facts["hyperparameters"])
     if facts["kind"] == "supports":
-        reason = asked_support(adapter.supports, head, hyperparameters)
+        reason = asked_support(adapter.supports, head, hyperparameters, facts["shapes"])
         return {"reason": "" if reason is True else reason}, {}
     if facts.get("fresh"):
         adapter = KeptAdapter(remake(adapter))

@@ -7,8 +7,9 @@ import pytest
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
+from tal_conformance.dialects.moves import joint_moves
 from tal_conformance.dialects.observations import Observations
-from tal_conformance.dialects.search import Search, joint_moves, judged_differences
+from tal_conformance.dialects.search import Search, judged_differences
 from tal_conformance.mutation.diagnosis import EXACT, FaultyImplementation, computing, measure_search
 from tal_conformance.mutation.plant import OUTPUTS_ALONE
 from tal_reference import DIALECTS, NEWEST, parse

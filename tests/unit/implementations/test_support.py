@@ -14,13 +14,15 @@ from tal_conformance.checks.everything import run_every_check
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Loss
+from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.dialects.identification import identify
+from tal_conformance.implementations.adapters.sizes import has_whole_cells, map_shapes
 from tal_conformance.implementations.errors import AnsweredUnsupported, NotSupported, ProtocolViolation
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
-from tal_conformance.implementations.support import asked_support
+from tal_conformance.implementations.support import asked_support, takes_shapes
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.session import MAX_UNSUPPORTED_SHARE, unsupported_ceiling
@@ -106,6 +108,39 @@ def test_anything_but_true_or_a_reason_is_one_error(answer: object):
     )
     with pytest.raises(ProtocolViolation, match=r"^adapter: supports"):
         implementation_from(adapter, "adapter")
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["here", "worker"])
+def test_a_third_parameter_gets_the_shapes_of_the_maps(isolate: bool):
+    implementation = limited("EvenMaps", isolate)
+    even, odd = (Recipe(images=TRUTHS, cells=cells).build() for cells in ((4, 4), (5, 4)))
+    assert execute(implementation, even).loss is not None
+    with pytest.raises(NotSupported, match=r"^only maps of even height, not 5$"):
+        execute(implementation, odd)
+
+
+def test_shapes_are_those_of_the_batch_or_of_a_trial():
+    asked: list[Any] = []
+
+    def supports(head: Head, hyperparameters: Hyperparameters, shapes: Any = ()) -> bool:
+        asked.append(shapes)
+        return True
+
+    asked_support(supports, Head((8, 16), 2, reg_max=4), Hyperparameters())
+    asked_support(supports, Head((8, 16), 2, reg_max=4), Hyperparameters(), [[3, 18, 2, 4], [3, 18, 1, 2]])
+    assert asked == [((1, 18, 80, 80), (1, 18, 40, 40)), ((3, 18, 2, 4), (3, 18, 1, 2))]
+    assert not takes_shapes(lambda head, hyperparameters: True)
+
+
+@pytest.mark.parametrize(
+    ("cells", "whole"), [((4, 8), True), ((5, 8), False), ((4, 2), True), ((4, 3), False)]
+)
+def test_cells_beyond_the_input_are_found_from_shapes_and_from_anchors(cells: tuple[int, int], whole: bool):
+    batch = Recipe(images=TRUTHS, cells=cells, strides=(8, 16)).build()
+    shapes = [tuple(level.shape) for level in batch.feature_maps]
+    assert has_whole_cells(batch.head, shapes) is whole
+    assert map_shapes(assigner_inputs(batch)) == [shape[2:] for shape in shapes]
+    assert has_whole_cells(batch.head, ())
 
 
 def test_a_reason_is_one_line():

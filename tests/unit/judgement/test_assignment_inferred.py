@@ -18,14 +18,17 @@ from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
 from tal_conformance.core.verdicts import State, Verdict
+from tal_conformance.dialects.choices import failure_on
 from tal_conformance.implementations.adapters.reordered import ReorderedAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.assignment_fit import AssignmentFit
 from tal_conformance.judgement.assignment_read import ReadAssignment
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.attack import attack
+from tal_conformance.mutation.diagnosis import computing
 from tal_conformance.mutation.plant import HIDDEN, INVISIBLE, OPEN
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
+from tal_reference import NEWEST
 
 UNSEEN = INVISIBLE[HIDDEN] | OPEN[HIDDEN]
 """Names of planted faults that change neither loss nor gradients on the generated batches."""
@@ -219,3 +222,25 @@ def test_a_loss_that_cannot_be_decided_is_inconclusive():
     judgement = judge_against_reference(Subject(spoilt(smaller), "cpu"), batch)
     assert judgement.inconclusive
     assert judgement.stages["cls"].state is State.NOT_SHOWN
+
+
+HUGE = (Truth("huge", at=(5, 7), size=(2, 0)), Truth("huge", at=(9, 11), size=(4, 6)))
+SEVERAL_IMAGES = [
+    Recipe(
+        (HUGE, (), HUGE),
+        cells=(8, 8),
+        strides=(16, 32),
+        classes=3,
+        levels=2,
+        seed=seed,
+        streams=(60, 148, 15),
+    )
+    for seed in range(6)
+]
+
+
+def test_a_total_without_the_number_of_images_is_wrong_at_the_total_alone():
+    """Gradients are those of the total: read as they are, they would show wrong target scores."""
+    subject = Subject(computing(NEWEST.but(total_times_images=False), HIDDEN), "cpu")
+    failures = [failure_on(subject, recipe) for recipe in SEVERAL_IMAGES]
+    assert [failure.clause for failure in failures if failure] == ["LOSS-GAIN-1"] * len(SEVERAL_IMAGES)

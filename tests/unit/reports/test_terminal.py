@@ -85,6 +85,25 @@ def test_causes_fit_on_a_screen_that_wraps_long_lines(run_dir: Path, length: int
     assert ("characters left out" in text) == (length == 2000 or (length == 190 and bool(choice)))
 
 
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_the_causes_of_several_implementations_share_the_screen(run_dir: Path, number: int):
+    names = [f"mine-{n}" for n in range(number)]
+    lines = factory.failing(1, 9)
+    lines[0][1]["implementations"] = [implementation(name) for name in names]
+    lines[1:-1] = [("batch", batch(5, name)) for name in names]
+    lines[-1:-1] = [
+        ("divergence", divergence(name=name, case=f"{at}{cause}", summary=f"{cause} {'s' * 150} end"))
+        for at, name in enumerate(names)
+        for cause in range(9)
+    ]
+    text = table_of(run_dir, lines)
+    causes = [block for block in text.split("\n\n") if block.startswith("mine") and " divergent at" in block]
+    assert len(causes) == number  # each has one
+    notes = sum("more cause" in block for block in causes)
+    assert sum(wrapped_rows(block, 100) for block in causes) <= 12 + notes
+    assert len(text.splitlines()) < 30
+
+
 @pytest.mark.slow
 def test_many_are_summed_up(run_dir: Path):
     table = table_of(run_dir, factory.failing(200, batches=30))

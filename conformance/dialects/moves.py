@@ -1,0 +1,61 @@
+"""The changes of a dialect's choices that a search tries.
+
+A dialect is the complete behaviour of an implementation, such as a release of Ultralytics. A choice is one property of
+a dialect, such as CIoU instead of IoU as the overlap. A move is a change of one or a few choices.
+"""
+
+from dataclasses import fields
+from enum import Enum
+from typing import Any
+
+from tal_reference import CHOICES, Dialect
+from tal_reference.dialect import OverlapsCompared
+from tal_reference.variations import Contested
+
+Move = dict[str, Any]
+"""New values of some choices of a dialect, by name of the choice."""
+
+_FIELDS = {field.name: field.default for field in fields(Dialect)}
+_NUMBERS: dict[str, tuple[float, ...]] = {
+    "norm_eps": (1e-9, 1e-8, 1e-7, 1e-6, 1e-12, 1e-16),
+    "k_offset": (0, -1, 1),
+    "topk2_offset": (0, 1),
+}
+"""Values that are tried for choices that are numbers, where they are not 0 and 1."""
+_EVERYWHERE: Move = {"overlaps_compared": OverlapsCompared.EVERYWHERE, "contested": Contested.OVERLAP}
+JOINT: tuple[Move, ...] = (
+    _EVERYWHERE | {"metric_masked": True},
+    _EVERYWHERE | {"contested": Contested.CLAIMANTS},
+    _EVERYWHERE | {"contested": Contested.CLAIMANTS, "metric_masked": True},
+    _EVERYWHERE | {"contested": Contested.CLAIMANTS, "at_least_one": True},
+    _EVERYWHERE | {"at_least_one": True},
+)
+"""Changes of several choices that are tried as one: `metric_masked` and `at_least_one` have no effect unless overlaps
+are computed off candidates too, and this change alone may explain fewer batches than before."""
+
+
+def values_of(name: str) -> list[Any]:
+    """Return the values that the search tries for the choice `name`, a field of `Dialect`."""
+    default = _FIELDS[name]
+    if isinstance(default, bool):
+        return [False, True]
+    if isinstance(default, Enum):
+        return list(type(default))
+    return list(_NUMBERS.get(name, (0.0, 1.0)))
+
+
+def moves_from(dialect: Dialect) -> list[Move]:
+    """Return every possible change of one choice of a dialect to another value, in the order of the stages."""
+    return [
+        {name: value}
+        for name in CHOICES
+        if name != "rows_sorted"
+        for value in values_of(name)
+        if value != getattr(dialect, name)
+    ]
+
+
+def joint_moves(dialect: Dialect) -> list[Move]:
+    """Return the changes of `JOINT` that change several choices of a dialect."""
+    changes = [{k: v for k, v in move.items() if getattr(dialect, k) != v} for move in JOINT]
+    return [move for move in changes if len(move) > 1]
