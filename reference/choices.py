@@ -23,6 +23,7 @@ from tal_reference.variations import (
     ClassLoss,
     Contested,
     DflClamp,
+    DistanceLoss,
     DroppedPicks,
     Exponents,
     Gains,
@@ -58,6 +59,7 @@ _NAMES = {
     Overlap.GIOU: "GIoU",
     Overlap.DIOU: "DIoU",
     Overlap.V_SQUARED: "CIoU with v squared",
+    Overlap.IOU_SQUARED: "squared IoU",
 }
 
 CHOICES: dict[str, Choice] = {
@@ -303,10 +305,16 @@ CHOICES: dict[str, Choice] = {
             ClassLoss.SUM: "the class loss is the sum of all cross-entropies",
             ClassLoss.MEAN: "the class loss is the mean of all cross-entropies",
             ClassLoss.POSITIVES: "the class loss is the sum of the positives' cross-entropies",
+            ClassLoss.VARIFOCAL: "the class loss is the varifocal loss",
+            ClassLoss.FOCAL: "the class loss is the focal loss",
+            ClassLoss.QUALITY: "the class loss is the quality focal loss",
         },
         {
             ClassLoss.MEAN: "the mean of the cross-entropies in place of their sum",
             ClassLoss.POSITIVES: "cross-entropies of positives alone",
+            ClassLoss.VARIFOCAL: "a varifocal class loss",
+            ClassLoss.FOCAL: "a focal class loss",
+            ClassLoss.QUALITY: "a quality focal class loss",
         },
     ),
     "box_overlap": _choice(
@@ -324,6 +332,14 @@ CHOICES: dict[str, Choice] = {
             WeightBroadcast.PER_POSITIVE: "own weights of the box loss",
             WeightBroadcast.ALL_PAIRS: "the weights of all positives in each one's box loss",
         },
+    ),
+    "distance_loss": _choice(
+        "LOSS-DFL-1",
+        {
+            DistanceLoss.DFL: "the distances of several bins have a distribution focal loss",
+            DistanceLoss.NOTHING: "the distances of several bins have no loss of their own",
+        },
+        {DistanceLoss.DFL: "a distribution focal loss", DistanceLoss.NOTHING: "no distribution focal loss"},
     ),
     "dfl_clamp": _choice(
         "LOSS-DFL-1",

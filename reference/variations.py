@@ -22,6 +22,8 @@ class Overlap(Enum):
     DIOU = "diou"
     V_SQUARED = "ciou v squared"
     """CIoU whose shape penalty is v squared, without the weight 1 / (1 - IoU + v)."""
+    IOU_SQUARED = "iou squared"
+    """The square of IoU, of PP-YOLO."""
 
 
 class Contested(Enum):
@@ -123,6 +125,15 @@ class ClassLoss(Enum):
     """The mean of the cross-entropies of all anchors and classes."""
     POSITIVES = "positives"
     """The sum over the positives only: background anchors have no class loss."""
+    VARIFOCAL = "varifocal"
+    """The sum, each cross-entropy weighted with its target score at the label of a positive, and else with 0.75 s^2,
+    where s is the class score (Zhang et al., VarifocalNet, 2021)."""
+    FOCAL = "focal"
+    """The sum, each cross-entropy weighted with a (1 - p)^1.5, where p is the probability that the score gives to the
+    target, and a is 0.25 for a target of 1 and 0.75 for a target of 0 (Lin et al., Focal Loss, 2017)."""
+    QUALITY = "quality focal"
+    """The sum, each cross-entropy weighted with the squared difference of target score and class score (Li et al.,
+    Generalized Focal Loss, 2020)."""
 
 
 class DflClamp(Enum):
@@ -136,6 +147,15 @@ class DflClamp(Enum):
     """Clamped from above to R - 1 - 0.01; negative distances stay negative."""
     NONE = "none"
     """Not clamped."""
+
+
+class DistanceLoss(Enum):
+    """LOSS-DFL-1: the loss of the distances of heads with several bins."""
+
+    DFL = "dfl"
+    """The distribution focal loss."""
+    NOTHING = "nothing"
+    """No loss: the third item is zero."""
 
 
 Varied = TypeVar("Varied", bound="Variations")
@@ -174,6 +194,7 @@ class Variations:
         box_overlap: LOSS-BOX-1: the overlap in the box loss.
         score_sum: LOSS-SUM-1: the number N by which the terms are divided.
         class_loss: LOSS-CLS-1: the class loss of the whole batch.
+        distance_loss: LOSS-DFL-1: the loss of the distances of heads with several bins.
         dfl_clamp: LOSS-DFL-1: range to which target distances are clamped.
         dfl_shares_exchanged: LOSS-DFL-1: True if the bin below a target distance gets the share of the bin above, and
             the bin above that of the bin below.
@@ -207,6 +228,7 @@ class Variations:
     box_overlap: Overlap = Overlap.CIOU
     score_sum: ScoreSum = ScoreSum.BATCH
     class_loss: ClassLoss = ClassLoss.SUM
+    distance_loss: DistanceLoss = DistanceLoss.DFL
     dfl_clamp: DflClamp = DflClamp.BELOW_LAST_BIN
     dfl_shares_exchanged: bool = False
     gains: Gains = Gains.GIVEN

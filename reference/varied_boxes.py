@@ -37,11 +37,17 @@ def ciou_v_squared(first: Float[Tensor, "*#pairs 4"], second: Float[Tensor, "*#p
     return diou(first, second) - difference.detach() * difference
 
 
+def iou_squared(first: Float[Tensor, "*#pairs 4"], second: Float[Tensor, "*#pairs 4"]) -> Float[Tensor, "*#pairs"]:
+    """Return the square of IoU (Long et al., PP-YOLO, 2020)."""
+    return iou(first, second).square()
+
+
 MEASURES: dict[Overlap, Measure] = {
     Overlap.CIOU: ciou,
     Overlap.IOU: iou,
     Overlap.GIOU: giou,
     Overlap.DIOU: diou,
     Overlap.V_SQUARED: ciou_v_squared,
+    Overlap.IOU_SQUARED: iou_squared,
 }
 """The function that computes each kind of overlap."""

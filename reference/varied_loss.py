@@ -20,11 +20,13 @@ from tal_reference.loss import (
     dfl_loss,
     distances_to,
 )
+from tal_reference.loss import has_no_distance_loss as official_has_no_distance_loss
 from tal_reference.loss import side_loss as official_side_loss
 from tal_reference.settings import Head, Hyperparameters
 from tal_reference.shapes import Bool, Float
-from tal_reference.variations import ClassLoss, DflClamp, ScoreSum
+from tal_reference.variations import ClassLoss, DflClamp, DistanceLoss, ScoreSum
 from tal_reference.varied_boxes import MEASURES
+from tal_reference.varied_classes import dense_targets, weighted_cross_entropies
 
 
 def loss_items(
@@ -87,6 +89,10 @@ def class_sum(
             learning = logits.mT[positives.image, :, positives.anchor][None]  # (1, P, C)
             at = torch.zeros_like(place), place, positives.labels
             return cls_loss(learning, at, positives.weights, *weighting)
+        case ClassLoss.VARIFOCAL | ClassLoss.FOCAL | ClassLoss.QUALITY:
+            logits = logits.to(torch.promote_types(logits.dtype, positives.weights.dtype))  # (B, A, C)
+            losses = weighted_cross_entropies(logits, *dense_targets(logits, positives), dialect.class_loss)
+            return (losses if class_weights is None else losses * class_weights).sum()
 
 
 def side_loss(
@@ -98,6 +104,8 @@ def side_loss(
 ) -> Float[Tensor, "P"]:
     """Return (P,) the loss of the four distances of each positive (LOSS-DFL-1)."""
     reg_max = distances.shape[1] // 4
+    if has_no_distance_loss(reg_max, dialect):
+        return torch.zeros_like(target[:, 0])  # (P,)
     if reg_max == 1:
         return official_side_loss(distances, target, anchors, size, dialect)
     if dialect.dfl_clamp is DflClamp.BELOW_LAST_BIN and not dialect.dfl_shares_exchanged:
@@ -108,6 +116,13 @@ def side_loss(
         log_probability.gather(-1, (at + step).clamp(0, reg_max - 1)[..., None]).squeeze(-1) for step in (0, 1)
     )  # (P, 4) twice
     return -((1 - upper_share) * below + upper_share * above).mean(1)  # (P,)
+
+
+def has_no_distance_loss(reg_max: int, dialect: Dialect) -> bool:
+    """Return True if a dialect has no loss of the distances for a head with R bins (LOSS-DFL-1)."""
+    if reg_max > 1:
+        return dialect.distance_loss is DistanceLoss.NOTHING
+    return official_has_no_distance_loss(reg_max, dialect)
 
 
 def bins_around(

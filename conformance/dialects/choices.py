@@ -130,6 +130,7 @@ DISTINGUISHING: dict[str, SearchStrategy[Recipe]] = RELEASE_CHOICES | {
     "score_sum": _IMAGES,
     "class_loss": _ORDINARY,
     "box_overlap": _ORDINARY,
+    "distance_loss": _ORDINARY,
     "dfl_clamp": small_recipes(
         kinds=("huge", "tiny", "thin"), bins=(2, 4, 16), predictions=("near", "random")
     ),

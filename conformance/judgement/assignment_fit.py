@@ -60,9 +60,10 @@ def gradient_evidence(loss: LossOutcome, expected: Expectation) -> GradientEvide
     learns = (distances != 0).any(-1)  # (B, A)
     factor = total_factor(batch.images, dialect)
     gain = batch.hyperparameters.cls_gain * factor * class_factors_of(batch, logits)  # (C,), or a scalar
-    if (
-        not bool((gain > 0).all()) or dialect.class_loss is ClassLoss.POSITIVES
-    ):  # then the background's gradient shows no target score
+    if not bool((gain > 0).all()) or dialect.class_loss not in (
+        ClassLoss.SUM,
+        ClassLoss.MEAN,
+    ):  # then the gradients do not show target scores
         return GradientEvidence(None, learns, distances.double() / factor)
     score = expected.rounded_predictions.logits.double().sigmoid()  # (B, A, C)
     gradient = logits.double() / gain  # (B, A, C)

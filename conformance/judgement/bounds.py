@@ -182,11 +182,12 @@ def overlap_unit(
 ) -> Tensor:
     """Return the largest error of IoU, GIoU, DIoU or CIoU as `ciou_unit` does (IOU-1).
 
-    CIoU has the terms of IoU and DIoU. v squared has at most twice the slope of v. GIoU's term for the enclosing box
+    CIoU has the terms of IoU and DIoU. v squared has at most twice the slope of v, and squared IoU that
+    of IoU. GIoU's term for the enclosing box
     has the error of one more quotient of two areas.
     """
     unit = ciou_unit(first, second, edge_error, eps)
-    if measure is Overlap.V_SQUARED:
+    if measure in (Overlap.V_SQUARED, Overlap.IOU_SQUARED):
         return 2 * unit
     if measure is not Overlap.GIOU:
         return unit

@@ -20,6 +20,7 @@ from tal_conformance.judgement.bounds import (
     precision,
     smallest,
 )
+from tal_conformance.judgement.class_rounding import WeightedClasses
 from tal_conformance.judgement.loss_reference import (
     ZERO,
     Gradients,
@@ -28,6 +29,7 @@ from tal_conformance.judgement.loss_reference import (
 from tal_conformance.judgement.mixed_gradients import Branches, MixedGradients
 from tal_reference import NEWEST, BatchTargets, ClassLoss, Dialect, varied_loss
 from tal_reference.loss import Positives
+from tal_reference.varied_classes import WEIGHTED
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def class_unit(
         dialect: the dialect to follow.
         factors: (C,) factor of each class, or a scalar (COR-7).
     """
+    if dialect.class_loss in WEIGHTED:
+        return WeightedClasses(logits, positives, dialect.class_loss, max(eps, coarse)).unit(factors)
     at = positives.image, positives.anchor
     learnt = logits[(*at, positives.labels)]  # (P,)
     summed = logits[at] if dialect.class_loss is ClassLoss.POSITIVES else logits  # (P, C) or (B, A, C)
@@ -129,6 +133,9 @@ def of_labels(factors: Tensor, labels: Tensor) -> Tensor:
 def class_gradient_unit(logits: Tensor, targets: BatchTargets, dialect: Dialect) -> Tensor:
     """Return class score plus target score of every class logit (B, A, C), whose gradient rounds their difference."""
     positives = targets.positives
+    if dialect.class_loss in WEIGHTED:
+        eps = torch.finfo(targets.scores.dtype).eps
+        return WeightedClasses(logits, positives, dialect.class_loss, eps).gradient_unit()
     unit = logits.sigmoid()  # (B, A, C)
     unit[positives.image, positives.anchor, positives.labels] += positives.weights.double()
     return unit * targets.foreground[..., None] if dialect.class_loss is ClassLoss.POSITIVES else unit
@@ -148,6 +155,8 @@ def side_unit(
         dialect: the dialect to follow.
     """
     reg_max, eps, dtype = batch.head.reg_max, torch.finfo(loss_precision(batch)).eps, precision(batch.dtype)
+    if reg_max > 1 and varied_loss.has_no_distance_loss(reg_max, dialect):
+        return torch.zeros_like(wanted[:, 0])  # (P,)
     if reg_max > 1:
         log_probability = distances.unflatten(1, (4, reg_max)).log_softmax(-1)  # (P, 4, R)
         _, lower, _ = varied_loss.bins_around(wanted, reg_max, dialect)  # (P, 4)
@@ -347,6 +356,8 @@ class GradientRounding:
             ).abs() <= self.wanted_error  # (P, 4): the sign is not certain
             jump = 2 * near.double()[..., None]  # (P, 4, 1)
             return torch.full_like(jump, 4 * self.eps), jump
+        if varied_loss.has_no_distance_loss(self.reg_max, self.dialect):
+            return torch.zeros_like(self.share), torch.zeros_like(self.share)
         clamped = varied_loss.bins_around(self.wanted, self.reg_max, self.dialect)[0]
         clamped = clamped.clamp(0, self.reg_max - 1)[
             ..., None

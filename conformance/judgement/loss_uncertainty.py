@@ -12,6 +12,7 @@ from torch import Tensor
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import DETECT, OBB, POSE, SEGMENT, StageName
 from tal_conformance.judgement.bounds import smallest
+from tal_conformance.judgement.class_rounding import WeightedClasses
 from tal_conformance.judgement.detection_rounding import rounding_units
 from tal_conformance.judgement.keypoint_rounding import keypoint_rounding_units
 from tal_conformance.judgement.loss_reference import ZERO, ReferenceLoss, class_factors_of, compute_loss
@@ -27,6 +28,7 @@ from tal_conformance.judgement.mixed_precision import Interval, is_coarse
 from tal_conformance.judgement.rotated_rounding import rotated_rounding_units
 from tal_reference import BatchTargets, Dialect
 from tal_reference.composed import total_factor
+from tal_reference.varied_classes import WEIGHTED
 
 ROUNDING_UNITS_BY_TASK = {
     DETECT.name: rounding_units,
@@ -133,6 +135,14 @@ class UncertaintyUnits:
         return torch.maximum(self.score_sum / n.low - 1, 1 - self.score_sum / n.high)
 
     @cached_property
+    def class_slopes(self) -> tuple[Tensor, Tensor]:
+        """Absolute slopes of the class loss and of its gradients in the target score of each logit, (B, A, C) each."""
+        logits = self.exact.predictions.logits
+        if self.dialect.class_loss not in WEIGHTED:
+            return logits.abs(), torch.ones_like(logits)
+        return WeightedClasses(logits, self.targets.positives, self.dialect.class_loss, 0.0).sensitivity()
+
+    @cached_property
     def movements(self) -> Tensor:
         """(B, A, C) largest differences of the target scores, as if they were divided by the assumed N."""
         if self.unsure.score_sum is None:
@@ -185,7 +195,7 @@ class UncertaintyUnits:
             # of unknown scores, the rounding is unknown too (LOSS-CLS-1)
             half = torch.finfo(self.batch.dtype).eps / 2
             stored = stored + half * (self.scores + stored) * (stored > 0)
-        learnt = (self.exact.predictions.logits * stored * self.factors).abs().sum()
+        learnt = (self.class_slopes[0] * stored * self.factors).abs().sum()
         count = class_count(self.scores, self.dialect)
         return self.batch.hyperparameters.cls_gain * learnt / self.score_sum / count
 
@@ -212,7 +222,7 @@ class UncertaintyUnits:
         """(B, A, C) effect of the weights on the gradient of the class loss."""
         factor = total_factor(self.batch.images, self.dialect) / class_count(self.scores, self.dialect)
         gain = self.batch.hyperparameters.cls_gain
-        return gain * factor / self.score_sum * self.movements * self.factors
+        return gain * factor / self.score_sum * self.movements * self.class_slopes[1] * self.factors
 
     def branches(self) -> Branches | None:
         """Return the values where predicted edges may meet the target's, with the effect of the weights on them."""

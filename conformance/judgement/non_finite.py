@@ -50,7 +50,7 @@ from tal_conformance.judgement.judge import judge
 from tal_conformance.judgement.loss_reference import fields_of
 from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import NEWEST, GroundTruths, OverlapsCompared
-from tal_reference.loss import has_no_distance_loss
+from tal_reference.varied_loss import has_no_distance_loss
 
 FAR = 1e4
 """Stands for infinity: as a logit, its sigmoid and softmax are exactly 0 or 1 in every dtype, and float16 holds it."""
