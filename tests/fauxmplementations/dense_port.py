@@ -169,6 +169,7 @@ class DensePort:
         if self.chosen("score_sum", "batch") == "positives":
             score_sum = found.foreground.sum().clamp(min=1)
         cls = functional.binary_cross_entropy_with_logits(logits, found.scores, reduction="none")
+        cls = cls * self.class_weights(logits.sigmoid(), found)
         cls = cls.mean() if self.chosen("class_loss", "sum") == "mean" else cls.sum()
         at, gains = found.foreground, inputs.hyperparameters
         own, targets = weights[at], (found.boxes / strides)[at]
@@ -209,6 +210,18 @@ class DensePort:
             for index, part in pairs
         ]
         return (parts[0] + parts[1]).mean(1)
+
+    def class_weights(self, p: Tensor, found: Any) -> Tensor | float:
+        """Return the weights of the cross-entropies (B, A, C), of class scores `p`."""
+        z = found.scores
+        match self.chosen("class_loss", "sum"):
+            case "varifocal":
+                label = functional.one_hot(found.labels.long(), p.shape[-1]) * found.foreground[..., None]
+                return 0.75 * p.pow(2.0) * (1 - label) + z * label
+            case "focal":
+                p_t = z * p + (1 - z) * (1 - p)
+                return (z * 0.25 + (1 - z) * 0.75) * (1.0 - p_t).clamp(min=0) ** 1.5
+        return 1.0
 
 
 class HeavierDfl(DensePort):

@@ -95,6 +95,8 @@ PORTED: list[dict[str, Any]] = [
     {"score_sum": "per image"},
     {"score_sum": "positives"},
     {"class_loss": "mean"},
+    {"class_loss": "varifocal"},
+    {"class_loss": "focal"},
     {"dfl_clamp": "bin later"},
     {"total_times_images": False},
     {"k_offset": -1},
