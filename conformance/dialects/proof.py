@@ -19,7 +19,7 @@ from tal_conformance.dialects.moves import values_of
 from tal_conformance.dialects.observations import Observations, size_of
 from tal_conformance.dialects.search import OutOfTimeError, Search, base_of, judged_differences
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_reference import Dialect
+from tal_reference import ARTICLE, Dialect
 from tal_reference.choices import phrase
 
 BATCHES_PER_STRATEGY = 20
@@ -55,7 +55,7 @@ def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: boo
                 if recipe not in recipes and observations.supported(recipe)
             ]
         found, ties = settle_ties(search, found, base, recipes)
-        found, base = named(found)
+        found, base = named(of_a_release(search, found, recipes))
     except OutOfTimeError:
         complete = False
     recipes.sort(key=size_of)
@@ -65,6 +65,17 @@ def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: boo
         observations.implementation, base, found, judged, left, evidence, counts, fits, ties, complete,
         len(recipes) - judged, search.tried,
     )  # fmt: skip
+
+
+def of_a_release(search: Search, found: Dialect, recipes: Iterable[Recipe]) -> Dialect:
+    """Return a release's dialect in place of one that is based on the article's, if it explains as much.
+
+    Raises:
+        OutOfTimeError: the budget is used up.
+    """
+    if base_of(found) is not ARTICLE:
+        return found
+    return search.of_a_release(found, [recipe for recipe in recipes if search.fits(recipe, found)])
 
 
 def effects(

@@ -1,5 +1,6 @@
 """The search for a dialect ends, changes choices together, and does not start again needlessly."""
 
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -9,10 +10,11 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.dialects.moves import joint_moves
 from tal_conformance.dialects.observations import Observations
-from tal_conformance.dialects.search import Search, judged_differences
+from tal_conformance.dialects.proof import of_a_release
+from tal_conformance.dialects.search import Search, base_of, judged_differences
 from tal_conformance.mutation.diagnosis import EXACT, FaultyImplementation, computing, measure_search
 from tal_conformance.mutation.plant import OUTPUTS_ALONE
-from tal_reference import DIALECTS, NEWEST, parse
+from tal_reference import ARTICLE, DIALECTS, NEWEST, parse
 from tal_reference.dialect import OverlapsCompared
 from tal_reference.variations import Contested, Overlap
 
@@ -45,6 +47,16 @@ def test_choices_without_an_effect_of_their_own_are_changed_together():
 @pytest.mark.parametrize(("overlap", "expected"), [(Overlap.IOU, True), (Overlap.GIOU, False)])
 def test_a_dialect_that_explains_nearly_all_ends_the_search(overlap: Overlap, expected: bool):
     assert search_of(overlap=overlap).explains_nearly_all(NEWEST.but(overlap=Overlap.IOU)) is expected
+
+
+@pytest.mark.parametrize("choice", [{}, {"edge_counts": True}])
+def test_a_release_is_named_where_it_equals_the_article(choice: dict[str, Any]):
+    search = Search(
+        Observations(computing(DIALECTS["ultralytics-8.3.253"].but(**choice), OUTPUTS_ALONE)), RECIPES, 60.0
+    )
+    found = of_a_release(search, replace(ARTICLE, **choice), RECIPES)
+    assert base_of(found).name.startswith("ultralytics-")
+    assert found.edge_counts is bool(choice)
 
 
 @pytest.mark.slow
