@@ -107,7 +107,9 @@ def test_a_dialect_that_explains_few_failing_batches_is_not_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     other = NEWEST.but(edge_counts=True)
-    monkeypatch.setattr("tal_conformance.dialects.identification.first_explaining", lambda *arguments: other)
+    monkeypatch.setattr(
+        "tal_conformance.dialects.identification.quickly_explaining", lambda *arguments: other
+    )
     log, line = explained(run_of(tmp_path, "metric", overlap="iou"))
     assert line["sentence"].startswith("No known choice explains the difference from ultralytics-8.4.190: ")
     assert [cause.choice for cause in causes_of(log, log.divergences)] == [""]
