@@ -27,7 +27,10 @@ from tal_conformance.core.processes import PATIENCE, PAUSE, children, descendant
 from tal_text import warn
 
 GRACE = 20.0
-"""Seconds that the process may take to end after its work, before it is killed."""
+"""Seconds that the process may take to end after its work, before it is killed.
+
+Seconds in which it waits for a processor do not count: on a busy machine a process may take minutes to end.
+"""
 UNFINISHED = 1
 """Exit status if the process ended with status 0 before the end of the work, because of an implementation."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -275,7 +278,7 @@ def _wait(pid: int, page: Page) -> tuple[int, bool, set[int]]:
     """
     received: set[int] = set()
     finished_at: float | None = None
-    overdue = False
+    overdue, waited = False, 0.0
     while True:
         question = page.questions[0]
         information = signal.sigtimedwait((*FORWARDED, signal.SIGCHLD), 0.5)
@@ -294,11 +297,24 @@ def _wait(pid: int, page: Page) -> tuple[int, bool, set[int]]:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == pid:
                     return os.waitstatus_to_exitcode(ended[1]), overdue, received
+        waited = max(waited, seconds_without_processor(pid))
+        clock = time.monotonic() - waited
         if finished_at is None and page.read().finished:
-            finished_at = time.monotonic()
-        if finished_at is not None and not overdue and time.monotonic() - finished_at > GRACE:
+            finished_at = clock
+        if finished_at is not None and not overdue and clock - finished_at > GRACE:
             overdue = True
             os.kill(pid, signal.SIGKILL)
+
+
+def seconds_without_processor(pid: int) -> float:
+    """Return the seconds in which a process could have run, but waited for a processor; 0 if they are not known.
+
+    Linux counts them in the second number of `schedstat`, in nanoseconds.
+    """
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):  # the process has ended, or the kernel does not count
+        return 0.0
 
 
 def end_children() -> None:

@@ -36,6 +36,7 @@ def summary_of(folder: Path, implementation: str, *options: str) -> tuple[int, s
     return done.returncode, done.stdout, json.loads(written.read_text())
 
 
+@pytest.mark.long
 def test_official_rotated_boxes_conform(tmp_path: Path):
     code, output, summary = summary_of(tmp_path, "ultralytics", "--task", "obb")
     assert code == 0, output

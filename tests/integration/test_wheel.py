@@ -253,6 +253,7 @@ def test_a_repository_with_packages_of_all_three_names_runs_its_own_tests(namesa
     assert "3 passed" in done.stdout
 
 
+@pytest.mark.long
 def test_a_repository_with_packages_of_all_three_names_runs_the_suite(
     namesake: Consumer, readme_assigner: str
 ):

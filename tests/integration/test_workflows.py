@@ -187,6 +187,7 @@ def test_the_oldest_torch_is_that_of_pyproject_and_the_newest_the_makefile_s():
     assert pins == {f"torch=={lowest[1]}.0", newest[1]}
 
 
+@pytest.mark.long
 def test_a_runner_without_working_cuda_fails_loudly(checkout: Path, environment: dict[str, str]):
     step = steps(NIGHTLY)["CUDA must work"]
     done = execute(step, checkout, **environment, CUDA_VISIBLE_DEVICES="")
@@ -222,6 +223,7 @@ def test_a_survivor_fails_the_night(checkout: Path, environment: dict[str, str])
     assert NIGHTLY["jobs"]["merge"]["needs"] == ["plan", "shard", "power"]
 
 
+@pytest.mark.long
 def test_a_night(checkout: Path, environment: dict[str, str]):
     """The steps of a nightly run with two shards, in order, give a merged run, a summary and a history."""
     nightly = steps(NIGHTLY)

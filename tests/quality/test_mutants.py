@@ -241,6 +241,7 @@ def test_the_unchanged_copy_of_the_reference_lives_and_runs_none_of_the_original
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_mutant_of_the_reference_is_killed_by_the_command(tmp_path: Path):
     """`power --mutants reference`, in a new process, kills a mutant of the reference's `boxes_around`."""
     done = subprocess.run(
