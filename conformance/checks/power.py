@@ -83,8 +83,8 @@ def write_figures(profile: str, found: list[str], missed: list[str], equivalent:
 def add_figures(profile: str, found: list[str], missed: list[str], equivalent: list[str]) -> None:
     """Add the results of a run of `power` for some faults to those of the last full run of a profile.
 
-    Only faults that are not measured yet are added. The results of a profile without a full run are not stored. The
-    digest of the code remains that of the full run.
+    Results of faults that were measured before are replaced. Every fault must have been planted in every mode. The
+    results of a profile without a full run are not stored. The digest of the code remains that of the full run.
 
     Args:
         profile: the profile that sets the checks' number of batches.
@@ -96,24 +96,23 @@ def add_figures(profile: str, found: list[str], missed: list[str], equivalent: l
         OSError: the file cannot be written.
     """
     entry = read_figures().get(profile)
-    if entry is None:
-        return
-    new = set(entry["unmeasured"])
-    found, missed, equivalent = (
-        [name for name in names if _fault_of(name) in new] for names in (found, missed, equivalent)
-    )
     measured = {_fault_of(name) for name in (*found, *missed, *equivalent)}
-    if not measured:
+    if entry is None or not measured:
         return
-    changes = {
-        "found": entry["found"] + len(found),
-        "planted": entry["planted"] + len(found) + len(missed),
-        "missed": sorted([*entry["missed"], *missed]),
-        "equivalent": sorted([*entry["equivalent"], *equivalent]),
-        "faults": sorted({*entry["faults"], *measured}),
-        "unmeasured": sorted(new - measured),
+    modes = (entry["planted"] + len(entry["equivalent"])) // len(entry["faults"])
+    before = {
+        key: [name for name in entry[key] if _fault_of(name) not in measured]
+        for key in ("missed", "equivalent")
     }
-    _store(profile, entry | changes)
+    changes = {
+        "missed": sorted([*before["missed"], *missed]),
+        "equivalent": sorted([*before["equivalent"], *equivalent]),
+        "faults": sorted({*entry["faults"], *measured}),
+        "unmeasured": sorted({*entry["unmeasured"]} - measured),
+    }
+    planted = len(changes["faults"]) * modes - len(changes["equivalent"])
+    counts = {"planted": planted, "found": planted - len(changes["missed"])}
+    _store(profile, entry | changes | counts)
 
 
 def _fault_of(name: str) -> str:

@@ -68,7 +68,7 @@ def run_mutation_tests(
         faults: names of planted faults.
         kinds: kinds of mutants to judge, of `kill_matrix.KINDS`.
         profile: profile whose batches are used. Its figures are stored: of all faults, or of faults that were not
-            measured yet.
+            planted.
         examples: number of batches of each test for mutants, instead of the profile's.
         only: pattern that the names of mutants must match.
         processes: number of mutants judged at once; 0 for the number of cores.
@@ -148,7 +148,7 @@ def store(results: Sequence[Found], profile: str, whole: bool) -> None:
     Args:
         results: the results for the planted faults.
         profile: the profile whose batches were used.
-        whole: True if all faults were planted. Otherwise only the results for faults without a result are added.
+        whole: True if all faults were planted. Otherwise only the results for these faults are replaced.
     """
     try:
         store_figures(results, profile, whole)

@@ -31,6 +31,7 @@ from tal_conformance.judgement.loss_reference import fields_of
 from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
 from tal_conformance.judgement.mixed_precision import Interval, is_coarse
 from tal_conformance.judgement.oracle import ImageOracle
+from tal_conformance.judgement.rounding_sequences import judge_by_sequence
 from tal_reference import Targets
 from tal_reference.composed import total_factor
 
@@ -157,6 +158,7 @@ def add_judged(judgement: Judgement, judged: Judgement, chosen: list[Targets], o
     judgement.open_items = judged.open_items
     for name in judgement.task.stages_of("term", "total", "gradients"):
         judgement.stages[name].merge(judged.stages[name])
+    judge_by_sequence(judgement, loss, expected, chosen, oracles)
     judgement.chose_differently = any(
         not (torch.equal(a.foreground, b.foreground) and torch.equal(a.truth_index, b.truth_index))
         for a, b in zip(chosen, own, strict=True)

@@ -49,25 +49,13 @@ CLOSE_OVERLAPS = (
 EXPONENTS = (
     "official losses have alpha and beta built in, so that only the check of assigners draws other exponents"
 )
-ONE_SEQUENCE = (
-    "moves the loss by less than the roundings of hidden boxes to 16 bits, which move the hidden weights; bounds of "
-    "the weights for one sequence of roundings of all boxes, instead of the hull of all sequences, would expose it"
-)
 OPEN: dict[str, dict[str, str]] = {
     HIDDEN: {
         "zeros_do_not_compete": "seen only where a ground truth whose score underflows to zero wins an anchor from "
         "another by its overlap; no strategy draws that",
-        "cross_entropy_in_16_bits": "the target scores are known to the rounding of the class gradients, which have 16 "
-        "bits themselves",
         "beta_as_a_whole_number": EXPONENTS,
         "alpha_in_halves": EXPONENTS,
         "only_65536_positives": "so many positives have more admissible assignments than can be tried",
-        "overlap_in_16_bits": "ground truths are rounded by as much as the predicted boxes, which are hidden too",
-        "score_sum_in_16_bits": "N is known to the rounding of the class gradients, which have 16 bits themselves",
-        "distance_targets_in_16_bits": "the weights are known to the rounding of the class gradients, and move DFL as "
-        "far as its targets do",
-        "sums_in_16_bits": ONE_SEQUENCE,
-        "weights_in_16_bits": ONE_SEQUENCE,
     },
     f"{HIDDEN}, autocast-bfloat16": {
         "alpha_differentiated": GRADIENT_BOUND,
@@ -170,12 +158,21 @@ def attacks(fault: Fault, mode: str, profile: str) -> Iterator[FailedCheck | Non
     In a mode of mixed precision, the check of that precision runs on the batches that these checks generate.
     """
     hidden = base_mode(mode) == HIDDEN and fault.implementation is None
-    for check in dict.fromkeys((fault.check, "metric", "loss")) if hidden else (fault.check,):
+    for check in hidden_checks(fault) if hidden else (fault.check,):
         implementation = implementation_with(fault, mode)
         if mode in MIXED_MODES:
             yield attack_in_precision(implementation, check, MIXED_MODES[mode][1])
         else:
             yield attack(implementation, check, (Phase.generate,), profile)
+
+
+def hidden_checks(fault: Fault) -> tuple[str, ...]:
+    """Return the checks of which one must find a fault of a loss that hides its assignment.
+
+    A fault of mixed precision may show in either dtype of autocast: both are checked in every run.
+    """
+    precisions = [f"precision[{name}]" for name in MIXED] if fault.check.startswith("precision[") else []
+    return tuple(dict.fromkeys((fault.check, *precisions, "metric", "loss")))
 
 
 def modes_of(fault: Fault, profile: str = GATING) -> tuple[str, ...]:
@@ -217,9 +214,17 @@ def plant(recorder: RunLogWriter, faults: Sequence[Fault], profile: str = GATING
 
 
 def missed_by_gate(found: Sequence[Found]) -> bool:
-    """Return True if the profile `ci` missed a fault that it should find, or found the fault at a wrong stage."""
+    """Return True if the profile `ci` missed a fault that it should find, or found the fault at a wrong stage.
+
+    The table `OPEN` must be exact: it is a mistake, too, if a fault was found in a mode for which `OPEN` lists it.
+    """
     return any(
-        fault.profile == GATING and fault.result in ("survived", "elsewhere") and not fault.is_open
+        fault.profile == GATING
+        and (
+            fault.fault.name in OPEN.get(fault.mode, {})
+            if fault.result == "killed"
+            else fault.result in ("survived", "elsewhere") and not fault.is_open
+        )
         for fault in found
     )
 

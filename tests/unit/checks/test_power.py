@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tal_conformance.checks import power
-from tal_conformance.mutation.plant import MODES
+from tal_conformance.mutation.plant import HIDDEN, INVISIBLE, MODES, OPEN
 from tal_conformance.mutation.planted_faults import FAULTS, FAULTS_OF_USE
 
 CATALOGUE = sorted(FAULTS | FAULTS_OF_USE)
@@ -19,6 +19,13 @@ def test_the_figures_fit_the_catalogue_of_planted_faults(profile: str):
     assert sorted(entry["faults"] + entry["unmeasured"]) == CATALOGUE, again
     assert entry["planted"] + len(entry["equivalent"]) == len(entry["faults"]) * len(MODES)
     assert entry["found"] == entry["planted"] - len(entry["missed"])
+
+
+def test_faults_that_ci_misses_are_exactly_those_that_are_listed_as_open():
+    entry = power.read_figures()["ci"]
+    for measured, table in ((entry["missed"], OPEN), (entry["equivalent"], INVISIBLE)):
+        listed = [f"{name} ({HIDDEN})" for name in table[HIDDEN] if name in entry["faults"]]
+        assert measured == sorted(listed)
 
 
 def test_dev_finds_a_smaller_share_than_ci():
@@ -59,21 +66,26 @@ def test_docstrings_and_comment_lines_are_not_code():
     assert power.code_lines(before.replace("return 1", "return 2")) != power.code_lines(before)
 
 
-def test_a_run_of_some_faults_adds_those_that_were_not_measured(
+def test_a_run_of_some_faults_adds_and_replaces_their_figures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setattr(power, "FILE", tmp_path / "power.json")
     power.add_figures("ci", ["a (stages shown)"], [], [])
     assert not power.FILE.exists()
-    power.write_figures("ci", ["a (stages shown)"], ["a (loss alone)"], [])
+    power.write_figures(
+        "ci", ["a (stages shown)", "d (stages shown)"], ["a (loss alone)"], ["d (loss alone)"]
+    )
     content = json.loads(power.FILE.read_text(encoding="utf-8"))
     content["ci"] |= {"unmeasured": ["b", "c"], "code": "another"}
     power.FILE.write_text(json.dumps(content), encoding="utf-8")
-    power.add_figures("ci", ["a (loss alone)", "b (stages shown)"], ["b (outputs alone)"], ["b (loss alone)"])
+    power.add_figures("ci", [], ["b (stages shown)"], ["b (loss alone)"])
     entry = power.read_figures()["ci"]
     assert (entry["found"], entry["planted"]) == (2, 4)
-    assert entry["missed"] == ["a (loss alone)", "b (outputs alone)"]
-    assert entry["equivalent"] == ["b (loss alone)"]
-    assert entry["faults"] == ["a", "b"]
-    assert entry["unmeasured"] == ["c"]
+    assert entry["missed"] == ["a (loss alone)", "b (stages shown)"]
+    assert entry["equivalent"] == ["b (loss alone)", "d (loss alone)"]
+    assert (entry["faults"], entry["unmeasured"]) == (["a", "b", "d"], ["c"])
+    power.add_figures("ci", ["a (stages shown)", "a (loss alone)"], [], [])
+    entry = power.read_figures()["ci"]
+    assert (entry["found"], entry["planted"]) == (3, 4)
+    assert entry["missed"] == ["b (stages shown)"]
     assert entry["code"] == "another"  # the older figures were measured on other code
