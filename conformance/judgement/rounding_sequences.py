@@ -24,11 +24,11 @@ from tal_conformance.core.outcome import LossOutcome
 from tal_conformance.core.reference_inputs import predictions_of
 from tal_conformance.core.task import DETECT, StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch, Value
-from tal_conformance.judgement.bounds import bound, metric_unit, smallest
+from tal_conformance.judgement.bounds import ROUNDINGS, bound, metric_unit, smallest
 from tal_conformance.judgement.comparators import all_finite
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.loss_reference import class_factors_of, compute_loss, fields_of
-from tal_conformance.judgement.loss_rounding import of_labels, rounding_units
+from tal_conformance.judgement.loss_rounding import of_labels, rounding_units, share_error
 from tal_conformance.judgement.mixed_precision import (
     FLOAT32_EPS,
     Interval,
@@ -400,10 +400,7 @@ class SequencedItems:
         batch, reg_max = self.expected.batch, self.expected.batch.head.reg_max
         wanted = distances_to(self.own.boxes.double() / self.strides, self.centres)  # (P, 4)
         if reg_max == 1:
-            value = l1_loss(self.distances, wanted, self.strides, self.expected.predictions.size)  # (P,)
-            if self.expected.dialect.single_bin is not SingleBin.L1:
-                value = torch.zeros_like(value)
-            yield Interval(value, value)
+            yield self._shares(wanted)
             return
         clamped = wanted.clamp(0, reg_max - 1 - LAST_BIN_MARGIN)  # (P, 4)
         share = clamped - clamped.floor()  # (P, 4) of the upper bin
@@ -414,6 +411,20 @@ class SequencedItems:
                 below, above = (log_probability.gather(-1, at + step)[..., 0] for step in (0, 1))  # (P, 4)
                 ends.append(-((1 - share) * below + share * above).mean(1))  # (P,)
             yield Interval(*ends)
+
+    def _shares(self, wanted: Tensor) -> Interval:
+        """Return the interval of the loss (P,) of distances (P, 4) of one bin, whose shares of the input are rounded.
+
+        Args:
+            wanted: (P, 4) target distances in grid units.
+        """
+        size = self.expected.predictions.size
+        value = l1_loss(self.distances, wanted, self.strides, size)  # (P,)
+        if self.expected.dialect.single_bin is not SingleBin.L1:
+            return Interval(torch.zeros_like(value), torch.zeros_like(value))
+        of_input = self.strides / self.strides.new_tensor(size).flip(0).repeat(2)  # (P, 4)
+        error = share_error(self.distances, of_input, self.expected.dtype) * of_input  # (P, 4)
+        return Interval.around(value, ROUNDINGS * error.mean(1))
 
     def misses(self, items: Tensor) -> Tensor:
         """Return distances (S, 2) of the items of cls and dfl from the middle of the nearest interval.
