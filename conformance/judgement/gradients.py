@@ -26,6 +26,7 @@ from tal_conformance.judgement.gradient_range import exceeds_range, untrained_lo
 from tal_conformance.judgement.gradient_term import gradient_remark
 from tal_conformance.judgement.loss_reference import Gradients, ReferenceLoss, fields_of
 from tal_conformance.judgement.loss_rounding import LossRounding, add_gradients, gradient_bound
+from tal_conformance.judgement.mixed_precision import is_coarse
 from tal_reference import Dialect
 
 DIMENSIONS = {
@@ -84,7 +85,7 @@ def judge_gradients(
         slack: additional tolerance for an uncertain assignment.
         fields: names of the head fields to judge.
     """
-    judge = GradientJudge(judgement, expected, slack)
+    judge = GradientJudge(judgement, expected, slack, is_whole=loss.shows_items)
     for gradients in judge.gradients_of(loss):
         for place, field in enumerate(expected.expected.batch.family.fields):
             if field.name in fields:
@@ -99,11 +100,13 @@ class GradientJudge:
         judgement: the judgement of the batch, to which the results are added.
         expected: expectation of the targets that the loss used.
         slack: additional tolerance for an uncertain assignment.
+        is_whole: False if the gradients are those of a part of a loss, such as a branch, without items.
     """
 
     judgement: Judgement
     expected: LossExpectation
     slack: LossRounding
+    is_whole: bool
 
     @property
     def is_enclosed(self) -> bool:
@@ -114,12 +117,13 @@ class GradientJudge:
     def untrained(self) -> ReferenceLoss | None:
         """The loss of an untrained head; None where bounds are not compared with the range of the gradients.
 
-        float32's bounds are far below every range; without autocast, the dtypes of 16-bit code's operations are not
-        known.
+        float32's bounds are far below every range. Without autocast, every operation of 16-bit code may round, and only
+        gradients of whole losses are compared with their range.
         """
-        if not self.is_enclosed or not self.expected.expected.batch.autocast:
-            return None
-        return untrained_loss(self.expected)
+        batch = self.expected.expected.batch
+        in_half = is_coarse(batch.dtype) and not batch.autocast and self.is_whole
+        has_range = in_half or (self.is_enclosed and batch.autocast)
+        return untrained_loss(self.expected) if has_range else None
 
     def gradients_of(self, loss: LossOutcome) -> Iterator[TermGradients]:
         """Yield the gradients of each term of a loss, if they are known, and of its total."""

@@ -13,6 +13,8 @@ from tal_reference import Hyperparameters
 
 IN_A_ROW = 12
 """Number of batches of equal shapes in a row: more than a short warm-up or a small pool of buffers."""
+LONG_ROW = 66
+"""As `IN_A_ROW`, for batches other than the simplest: more than a warm-up or a pool of buffers of 64 calls."""
 DIFFERENT = 3
 """Number of different batches among these steps, to find results that come from one of the previous two calls."""
 
@@ -54,9 +56,12 @@ def smaller_last_batch(recipe: Recipe) -> Iterator[Step]:
 
 
 def equal_shapes(recipe: Recipe) -> Iterator[Step]:
-    """Yield `IN_A_ROW` steps with equal shapes and numbers of rows, and `DIFFERENT` different batches among them."""
+    """Yield many steps with equal shapes and numbers of rows, and `DIFFERENT` different batches among them.
+
+    The simplest batch, with seed 0, is the only one that the profile `dev` draws.
+    """
     steps = [Step(replace(recipe, seed=recipe.seed + number).build()) for number in range(DIFFERENT)]
-    for number in range(IN_A_ROW):
+    for number in range(LONG_ROW if recipe.seed else IN_A_ROW):
         yield steps[number % DIFFERENT]
 
 

@@ -62,7 +62,8 @@ def _run(caller: Caller, rank: int, folder: Path) -> None:
     fields: dict[str, Any] = {}
     try:
         torch.set_num_threads(RANK_THREADS)
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": str(RANKS)}
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}  # as torchrun sets them
         _raise_loopback()
         distributed.init_process_group(
             "gloo",

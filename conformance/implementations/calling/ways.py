@@ -4,6 +4,7 @@ Call 0 has the batch under test; call 1 has another batch of the same shapes, fo
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -256,6 +257,55 @@ def within(*settings: tuple[Callable[[], Any], str]) -> tuple[Calling, Calling]:
     return train, assign
 
 
+def chained(*callings: Calling) -> Calling:
+    """Return a function that yields the results of several ways of calling one after the other."""
+
+    def call(caller: Caller) -> Iterator[Answer]:
+        for calling in callings:
+            yield from calling(caller)
+
+    return call
+
+
+def in_another_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, called in a new Python thread with the autograd mode and autocast of the calling thread.
+
+    torch keeps these modes for each thread; `torch.nn.DataParallel` passes them on in the same way.
+    """
+
+    def called(*arguments: Any) -> Any:
+        learns, infers = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        mixed = [
+            (device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+            for device in ("cpu", "cuda")
+        ]
+
+        def run() -> Any:
+            for device, enabled, dtype in mixed:
+                torch.set_autocast_enabled(device, enabled)
+                torch.set_autocast_dtype(device, dtype)
+            with torch.inference_mode(infers), torch.set_grad_enabled(learns):
+                return function(*arguments)
+
+        with ThreadPoolExecutor(max_workers=1) as threads:
+            return threads.submit(run).result()
+
+    return called
+
+
+IN_ANOTHER_THREAD = "in another Python thread"
+
+
+def beside_the_main_thread(caller: Caller) -> Iterator[Answer]:
+    """Yield results of the loss, called in another Python thread."""
+    yield caller.train(IN_ANOTHER_THREAD, through=in_another_thread)
+
+
+def assigned_beside_the_main_thread(caller: Caller) -> Iterator[Answer]:
+    """Yield results of the assigner, called in another Python thread."""
+    yield Answer(0, IN_ANOTHER_THREAD, caller.assign(through=in_another_thread))
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function under torch.compile, traced by Dynamo with torch's own kernels (backend "eager")."""
     wrapped: Callable[..., Any] = torch.compile(function, backend="eager", dynamic=False)
@@ -397,7 +447,11 @@ def out_of_memory(run: Callable[[Caller, str, CountedOperations], Answer]) -> Ca
     return call
 
 
-THREADS = within((one_thread, "1 thread"), (two_threads, "2 threads"))
+ON_THREADS = within((one_thread, "1 thread"), (two_threads, "2 threads"))
+THREADS = (
+    chained(ON_THREADS[0], beside_the_main_thread),
+    chained(ON_THREADS[1], assigned_beside_the_main_thread),
+)
 DETERMINISTIC = within((deterministic_algorithms, "torch.use_deterministic_algorithms(True)"))
 WAYS: dict[str, Way] = {
     way.name: way

@@ -1,5 +1,8 @@
 """Faults in the handling of calls: gradients, memory layouts, autograd modes, threads, errors, processes."""
 
+import os
+import threading
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -241,6 +244,14 @@ def needs_one_thread(memory: Memory, call: CriterionCall) -> Loss:
     return call.loss()
 
 
+@calling("threads", "CALL-5")
+def only_in_the_main_thread(memory: Memory, call: CriterionCall) -> Loss:
+    """Return a loss without DFL outside of the main thread, as settings that are kept for each thread cause it."""
+    if threading.current_thread() is threading.main_thread():
+        return call.loss()
+    return call.loss(numbers=replace(call.numbers, dfl_gain=0.0))
+
+
 @calling("deterministic-algorithms", "CALL-5")
 def other_sum_where_deterministic(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss without DFL while torch's deterministic algorithms are enabled."""
@@ -316,6 +327,12 @@ def _reduced(loss: LossWithItems, reduces: str) -> Loss:
 def reduces_without_saying_so(memory: Memory, call: CriterionCall) -> Loss:
     """Return a loss that averages N, the sum of target scores, over processes without declaring it."""
     return _reduced(call.loss(), "mean")
+
+
+@calling("two-processes", "CALL-7")
+def total_times_world_size(memory: Memory, call: CriterionCall) -> Loss:
+    """Return a loss multiplied by the number of processes, read from the environment that a launcher sets."""
+    return _times(call.loss(), int(os.environ.get("WORLD_SIZE", "1")))
 
 
 @calling("two-processes", "CALL-7", reduces="mean")

@@ -200,3 +200,15 @@ def anchors_of_validation(memory: Memory, call: CriterionCall) -> Loss:
     loss = call.loss()
     one = memory.get("one", 1.0)
     return Loss(loss.total * one, loss.items, loss.assignment, loss.inputs)
+
+
+LONG_WARM_UP = 50
+"""Number of calls after which the fault `warm_up_of_fifty_calls` changes k."""
+
+
+@state("equal-shapes")
+def warm_up_of_fifty_calls(memory: Memory, call: CriterionCall) -> Loss:
+    """Return a loss with k = 3 after the first fifty calls."""
+    memory["calls"] = memory.get("calls", 0) + 1
+    topk = call.numbers.topk if memory["calls"] <= LONG_WARM_UP else 3
+    return call.loss(numbers=replace(call.numbers, topk=topk))

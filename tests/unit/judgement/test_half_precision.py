@@ -61,5 +61,4 @@ def test_a_bound_wider_than_the_gradient_is_inconclusive(mode: str):
     wrong = implementation_with(FAULTS["iou_for_ciou_in_the_loss"], mode)
     judgement = judge_against_reference(Subject(wrong, "cpu"), in_half(torch.bfloat16))
     assert judgement.verdict is Verdict.INCONCLUSIVE
-    assert judgement.undefined  # such batches do not count towards the ceiling
     assert any("gradient of total on distance logits is not judged" in note for note in judgement.notes)

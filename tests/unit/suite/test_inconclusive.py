@@ -1,6 +1,9 @@
 """A batch that is judged only in part is INCONCLUSIVE; a test with too many such batches fails."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
@@ -79,3 +82,13 @@ def test_batches_on_which_nothing_is_defined_do_not_count():
     for _ in range(ENOUGH_BATCHES):
         checker(BATCH, by=lambda subject, batch: judgement(inconclusive=True, undefined=True))
     assert checker.too_inconclusive is None
+
+
+def test_batches_in_half_precision_do_not_count():
+    """Without autocast, nothing prescribes the dtype of an operation of 16-bit code."""
+    half = BATCH.to(dtype=torch.float16)
+    for batch, counts in ((half, False), (replace(half, autocast=True), True)):
+        checker = Checker(Subject(find("reference"), "cpu"), NoSink(), "test_precision", "DTYPE")
+        for _ in range(ENOUGH_BATCHES):
+            checker(batch, by=lambda subject, batch: judgement(inconclusive=True))
+        assert (checker.too_inconclusive is not None) is counts

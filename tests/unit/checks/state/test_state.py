@@ -9,9 +9,11 @@ from tests.common.tiers import mostly_nightly
 
 from tal_conformance.batches.calling import IMAGES
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.checks.state.check import SequenceJudge, StateFailure, shortest_past, steps_of
-from tal_conformance.checks.state.sequences import IN_A_ROW, SEQUENCES, Step
+from tal_conformance.checks.calling.answers import Difference
+from tal_conformance.checks.state.check import MAX_CALLS, SequenceJudge, StateFailure, shortest_past, steps_of
+from tal_conformance.checks.state.sequences import IN_A_ROW, LONG_ROW, SEQUENCES, Step
 from tal_conformance.core.outcome import Loss
+from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
@@ -139,10 +141,41 @@ def test_it_fails_in_a_worker(module: str):
         judge(find(module, isolate=True), "multi-scale")
 
 
-def test_twelve_equal_shapes_in_a_row():
-    steps = steps_of(RECIPE, "equal-shapes")
+@pytest.mark.parametrize(("seed", "number"), [(0, IN_A_ROW), (1, LONG_ROW)])
+def test_equal_shapes_in_a_row(seed: int, number: int):
+    steps = steps_of(replace(RECIPE, seed=seed), "equal-shapes")
     shapes = {tuple(level.shape for level in step.batch.feature_maps) for step in steps}
-    assert (len(steps), len(shapes)) == (IN_A_ROW, 1)
+    assert (len(steps), len(shapes)) == (number, 1)
+
+
+LUCK = Difference(Verdict.DIVERGENT, "dfl loss is 2, expected 1")
+
+
+def test_a_counter_of_fifty_calls_is_shortened_in_few_tries():
+    past, last = [Step(RECIPE.build())] * 65, Step(RECIPE.build())
+    tried = []
+
+    def fails(chosen: list[Step]) -> bool:
+        tried.append(chosen)
+        return len(chosen) > 50
+
+    assert 50 <= len(shortest_past(past, last, fails)) < 65
+    assert sum(map(len, tried)) < MAX_CALLS + 66
+
+
+def test_a_failure_that_does_not_repeat_is_reported_with_the_whole_sequence(monkeypatch: pytest.MonkeyPatch):
+    """A cache by address fails when memory happens to be reused."""
+    original, calls = SequenceJudge._differences, []
+
+    def differences(judge: SequenceJudge, steps: list[Step]) -> Any:
+        calls.append(steps)
+        found = original(judge, steps)
+        return [*found[:-1], LUCK] if len(calls) == 1 else found
+
+    monkeypatch.setattr(SequenceJudge, "_differences", differences)
+    with pytest.raises(StateFailure, match=r"after 3 earlier calls") as caught:
+        judge(find("reference"), "multi-scale")
+    assert LUCK.text in str(caught.value)
 
 
 def test_two_sizes_of_a_multi_scale_training_have_as_many_anchors():
