@@ -42,6 +42,7 @@ OTHER_K = {
     "fewer_positives_without_memory",
     "stays_small_after_an_error",
     "warm_up_of_ten_calls",
+    "warm_up_of_fifty_calls",
     "k_of_the_first_call",
 }
 """Faults of k, which an end-to-end loss fixes (E2E-2)."""
