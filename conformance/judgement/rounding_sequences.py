@@ -26,9 +26,10 @@ from tal_conformance.core.task import DETECT, StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch, Value
 from tal_conformance.judgement.bounds import ROUNDINGS, bound, metric_unit, smallest
 from tal_conformance.judgement.comparators import all_finite
+from tal_conformance.judgement.detection_rounding import rounding_units
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.loss_reference import class_factors_of, compute_loss, fields_of
-from tal_conformance.judgement.loss_rounding import of_labels, rounding_units, share_error
+from tal_conformance.judgement.loss_rounding import of_labels, share_error
 from tal_conformance.judgement.mixed_precision import (
     FLOAT32_EPS,
     Interval,
