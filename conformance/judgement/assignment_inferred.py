@@ -95,6 +95,7 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
         if not (is_wrong_sum and from_gradients.verdict.fails):
             judged = from_gradients
     add_judged(judgement, judged, chosen, own)
+    judge_by_sequence(judgement, loss, expected, chosen, oracles)
 
 
 def judge_wrong_total(
@@ -158,7 +159,6 @@ def add_judged(judgement: Judgement, judged: Judgement, chosen: list[Targets], o
     judgement.open_items = judged.open_items
     for name in judgement.task.stages_of("term", "total", "gradients"):
         judgement.stages[name].merge(judged.stages[name])
-    judge_by_sequence(judgement, loss, expected, chosen, oracles)
     judgement.chose_differently = any(
         not (torch.equal(a.foreground, b.foreground) and torch.equal(a.truth_index, b.truth_index))
         for a, b in zip(chosen, own, strict=True)
