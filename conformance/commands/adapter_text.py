@@ -157,10 +157,19 @@ def _text(
         f"{todo}\n\nclass {adapter}:\n"
         f'    name = "{target.attribute}"\n'
         '    version = "unknown"  # version of your code, for the report\n'
-        f'    dialect = "{NEWEST.name}"  # the behaviour that it is held to; `tal-conformance identify` finds it\n'
+        "    # the behaviour that it is held to; `tal-conformance identify` finds it\n"
+        f"    {_dialect(target)}\n"
         f'    tasks = ("{task}",)\n\n{LIMITS}{body}'
     )
     return AdapterText(variant, source.replace("\n\n\n\n", "\n\n\n"), adapter, tuple(missing))
+
+
+def _dialect(target: Target) -> str:
+    """Return the line that declares the dialect: the newest, without `topk2` for code that has no parameter for it."""
+    names = [parameter.name for parameter in (*target.constructor, *target.call)]
+    if "model" in names or "numbers.topk2" in (_meaning(name, SETTINGS) for name in names):
+        return f'dialect = "{NEWEST.name}"'
+    return f'dialect = "{NEWEST.name}, topk2_ignored=yes"  # your code has no parameter for topk2'
 
 
 def _import(target: Target, file: Path) -> str:

@@ -42,22 +42,27 @@ class Trial:
     """The result of trying an adapter.
 
     Attributes:
-        conforming: number of batches on which the adapter conforms.
         differing: the first failure of a batch on which the adapter returned a result, or None.
         failing: the first failure of a batch on which the adapter raised, or the reason why it could not be loaded.
         failing_batch: the batch of `failing` in words, or None.
         raised: number of batches on which the adapter raised.
-        failed: recipes of the batches on which the adapter differed or raised.
+        passed: recipes of the batches on which the adapter conforms.
+        differed: recipes of the batches on which the adapter differed.
         cause: what the adapter computes instead, and how that is declared, as lines; "" if it is not known.
     """
 
-    conforming: int = 0
     differing: Failure | None = None
     failing: str | None = None
     failing_batch: str | None = None
     raised: int = 0
-    failed: tuple[Recipe, ...] = ()
+    passed: tuple[Recipe, ...] = ()
+    differed: tuple[Recipe, ...] = ()
     cause: str = ""
+
+    @property
+    def conforming(self) -> int:
+        """Number of batches on which the adapter conforms."""
+        return len(self.passed)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -201,7 +206,7 @@ def _judged(subject: Subject, advance: Advance, task: str) -> Trial:
     for recipe in trial_recipes(task):
         try:
             judge_against_reference(subject, recipe.build(), judge=judge_any)
-            trial = replace(trial, conforming=trial.conforming + 1)
+            trial = replace(trial, passed=(*trial.passed, recipe))
         except Failure as failure:
             trial = _with_failure(trial, failure, recipe)
         advance()
@@ -209,9 +214,9 @@ def _judged(subject: Subject, advance: Advance, task: str) -> Trial:
 
 
 def _with_failure(trial: Trial, failure: Failure, recipe: Recipe) -> Trial:
-    trial = replace(trial, failed=(*trial.failed, recipe))
     if failure.verdict is not Verdict.ERROR:
-        return replace(trial, differing=trial.differing or failure)
+        differed = (*trial.differed, recipe)
+        return replace(trial, differing=trial.differing or failure, differed=differed)
     if trial.failing is not None:
         return replace(trial, raised=trial.raised + 1)
     batch = f"{failure.batch.id}: {failure.batch.describe()}"
@@ -222,11 +227,10 @@ def _cause(text: AdapterText, file: Path, task: str, trial: Trial) -> str:
     """Return what an adapter that differs computes instead, as lines; "" if no known cause explains it."""
     if trial.differing is None or task != DETECT.name:
         return ""
-    passing = [recipe for recipe in trial_recipes() if recipe not in trial.failed]
     title = f"Looking for the cause (at most {SEARCH_SECONDS:g} s of processor time)"
     with progress(title) as advance, _loaded(text, file) as implementation:
         observations, faults = Observations(implementation), FAULTS.values()
-        found = explain(observations, trial.failed, passing, SEARCH_SECONDS, advance, faults=faults)
+        found = explain(observations, trial.differed, trial.passed, SEARCH_SECONDS, advance, faults=faults)
     if found.as_declared:
         return ""
     if not found.choices or found.fault is not None:

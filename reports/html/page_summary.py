@@ -1,5 +1,7 @@
 """The first screen of the report: result in one sentence, changes since the last run, implementations."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +38,21 @@ class Share:
 
 
 @dataclass(frozen=True)
+class StageMark:
+    """The mark of one stage in the row of an implementation.
+
+    Attributes:
+        stage: name of the stage.
+        state: "diverges", "agrees" or "hidden".
+        words: the state in words.
+    """
+
+    stage: str
+    state: str
+    words: str
+
+
+@dataclass(frozen=True)
 class Row:
     """The row of one implementation on the first screen."""
 
@@ -45,6 +62,7 @@ class Row:
     offers: str
     batches: int
     shares: list[Share]
+    stages: list[StageMark]
     result: str
     worth: str
     verdict: str
@@ -146,7 +164,10 @@ def summary_of(
         devices=[(device, state, state == "tested") for device, state in summary["devices"].items()],
         problems=problems,
         since=_since(change) if change else None,
-        rows=[_row(line, found, (summary["worth"] or {}).get("words", "")) for line in implementations],
+        rows=[
+            _row(line, found, (summary["worth"] or {}).get("words", ""), log.stages)
+            for line in implementations
+        ],
         not_tested=_not_tested(summary["not_tested"]),
     )
 
@@ -200,7 +221,7 @@ def _cause(cause: dict[str, Any]) -> str:
     return shortened(f"{cause['implementation']}{where}: {cause.get('summary') or ''}", MAX_SUMMARY_LENGTH)
 
 
-def _row(line: dict[str, Any], found: list[Cause], worth: str) -> Row:
+def _row(line: dict[str, Any], found: list[Cause], worth: str, order: Sequence[str]) -> Row:
     own = [cause.example for cause in found if cause.example["implementation"] == line["name"]]
     stage = own[0].get("stage") if own else None
     first = "first " if len(own) > 1 else ""
@@ -212,6 +233,7 @@ def _row(line: dict[str, Any], found: list[Cause], worth: str) -> Row:
         offers=listed(line["capabilities"]),
         batches=line["batches"],
         shares=_shares(line["verdicts"]),
+        stages=_stage_marks(line, own, order),
         result=predicate_of(line),
         worth=worth if has_worth(line) else "",
         verdict=line["result"],
@@ -219,6 +241,30 @@ def _row(line: dict[str, Any], found: list[Cause], worth: str) -> Row:
         why=f"{counted(len(own), 'cause')}{at}",
         unsupported=shortened(unsupported_sentence(line), MAX_SUMMARY_LENGTH),
     )
+
+
+def _stage_marks(line: dict[str, Any], own: list[dict[str, Any]], order: Sequence[str]) -> list[StageMark]:
+    """Return a mark for each stage of an implementation, in order; no marks if nothing was judged stage by stage.
+
+    Args:
+        line: the implementation in the run's summary.
+        own: an example of each of its causes.
+        order: names of all stages.
+    """
+    diverging = Counter(example.get("stage") for example in own)
+    if not line["margins"] and not any(diverging):
+        return []
+    marks = []
+    for stage in [*order, *(stage for stage in diverging if stage and stage not in order)]:
+        if diverging[stage]:
+            marks.append(
+                StageMark(stage, "diverges", f"diverges first here: {counted(diverging[stage], 'cause')}")
+            )
+        elif stage in line["margins"]:
+            marks.append(StageMark(stage, "agrees", "agrees"))
+        else:
+            marks.append(StageMark(stage, "hidden", "not shown by the implementation"))
+    return marks
 
 
 def _shares(verdicts: dict[str, int]) -> list[Share]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tal_conformance.batches.trial_recipes import trial_recipes
 from tal_conformance.commands import init, main
 from tal_conformance.commands.adapter_text import adapter_texts
 from tal_conformance.commands.init import BATCHES, Trial, report
@@ -93,6 +94,17 @@ def test_an_assigner_is_filled_in_and_what_is_unknown_is_named(mine: Callable[[s
     assert text.source.count("# TODO: ") == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "dialect"),
+    [("Criterion", "ultralytics-8.4.190"), ("function", "ultralytics-8.4.190, topk2_ignored=yes")],
+)
+def test_code_without_a_parameter_for_topk2_is_declared_to_ignore_it(
+    name: str, dialect: str, mine: Callable[[str], Target], tmp_path: Path
+):
+    text = adapter_texts(mine(name), "detect", tmp_path / "adapter.py")[0]
+    assert f'dialect = "{dialect}"' in text.source
+
+
 def test_a_criterion_has_four_ways_to_take_its_inputs(mine: Callable[[str], Target], tmp_path: Path):
     texts = adapter_texts(mine("Criterion"), "detect", tmp_path / "adapter.py")
     assert len({text.source for text in texts}) == 4
@@ -154,7 +166,7 @@ def test_an_existing_file_is_not_overwritten(
 @pytest.mark.parametrize(
     ("trial", "expected"),
     [
-        (Trial(conforming=BATCHES), ["10 of 10 batches conform", "next:"]),
+        (Trial(passed=trial_recipes()), ["10 of 10 batches conform", "next:"]),
         (
             Trial(failing="raised TypeError: no k", raised=BATCHES),
             ["failed on 10 of 10 batches: raised TypeError: no k", "0 of 10 batches conform"],

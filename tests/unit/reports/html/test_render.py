@@ -99,11 +99,11 @@ def test_the_first_screen_has_implementations_devices_results_and_untested_parts
         "cuda not tested: no such device",
         "ultralytics 8.4.190 assign, loss and stages ultralytics-8.4.190 30",
         "1 divergent",
+        "Disagreements",
+        "divergent my-assigner first at conflict",
         "Not tested: article on cpu, parts of my-assigner, cuda, broken",
         "article on cpu : takes no float16",
         "my-assigner : no loss",
-        "Disagreements",
-        "divergent my-assigner first at conflict",
         "Implementations by clause group",
         "Declared differences",
         "Rounding",
@@ -123,6 +123,16 @@ def test_what_was_not_tested_is_folded_only_on_a_failing_run(run_dir: Path, tmp_
     assert '<details class="fold"><summary>Not tested: ' in failing
     assert "<h3>Not tested</h3>" not in failing
     assert "<h3>Not tested</h3>" in passing
+
+
+def test_each_implementation_has_a_mark_for_every_stage(run_dir: Path):
+    document, html = page(run_dir, factory.failing(1, 60))
+    marks = re.findall(r'<li class="(\w+)" title="([\w-]+): ([^"]*)"', html)
+    states = {(state, words) for state, stage, words in marks if stage == "conflict"}
+    assert ("diverges", "diverges first here: 1 cause") in states
+    assert ("agrees", "agrees") in states
+    assert {stage for _, stage, _ in marks} == set(factory.CLAUSES)
+    assert "conflict: diverges first here: 1 cause" in document.text
 
 
 def test_a_card_has_everything(run_dir: Path):
