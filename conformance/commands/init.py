@@ -19,7 +19,7 @@ from tal_conformance.core.files import write_atomically
 from tal_conformance.core.progress import Advance, progress
 from tal_conformance.core.task import DETECT
 from tal_conformance.core.verdicts import Verdict
-from tal_conformance.dialects.identification import explain
+from tal_conformance.dialects.identification import simple_cause
 from tal_conformance.dialects.observations import Observations
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.inspection import inspected
@@ -27,7 +27,7 @@ from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.non_finite import judge_any
-from tal_conformance.mutation.planted_faults import FAULTS
+from tal_reference.choices import differences, nearest_official, phrase, spelling
 from tal_reports import visible
 from tal_text import say
 
@@ -136,6 +136,8 @@ def report(file: Path, text: AdapterText, trial: Trial) -> list[str]:
             f"next: edit {file} where it says TODO or where the failure above points{limits}, then",
             _command(name),
         ]
+    elif trial.differing is not None and not trial.cause:
+        lines += ["next: look for the cause for longer, with", f"  tal-conformance identify {name}"]
     else:
         lines += ["next:", _command(name)]
     return [visible(line) for line in lines]
@@ -224,15 +226,18 @@ def _with_failure(trial: Trial, failure: Failure, recipe: Recipe) -> Trial:
 
 
 def _cause(text: AdapterText, file: Path, task: str, trial: Trial) -> str:
-    """Return what an adapter that differs computes instead, as lines; "" if no known cause explains it."""
+    """Return what an adapter that differs computes instead, as lines; "" if no simple cause explains it."""
     if trial.differing is None or task != DETECT.name:
         return ""
     title = f"Looking for the cause (at most {SEARCH_SECONDS:g} s of processor time)"
-    with progress(title) as advance, _loaded(text, file) as implementation:
-        observations, faults = Observations(implementation), FAULTS.values()
-        found = explain(observations, trial.differed, trial.passed, SEARCH_SECONDS, advance, faults=faults)
-    if found.as_declared:
+    with progress(title), _loaded(text, file) as implementation:
+        found = simple_cause(Observations(implementation), trial.differed, trial.passed, SEARCH_SECONDS)
+    if found is None:
         return ""
-    if not found.choices or found.fault is not None:
-        return found.sentence
-    return f'{found.sentence}\n  if this is intended, declare it in the adapter: dialect = "{found.dialect.name}"'
+    base = nearest_official(found)
+    words = " and ".join(phrase(name, value) for name, value in differences(found, base).items())
+    batches = len(trial.differed) + len(trial.passed)
+    return (
+        f"It computes {base.name}{f' with {words}' if words else ''}, on all of {batches} batches.\n"
+        f'  if this is intended, declare it in the adapter: dialect = "{spelling(found)}"'
+    )

@@ -177,6 +177,24 @@ def thinned(recipes: Sequence[Recipe], most: int) -> Sequence[Recipe]:
     return recipes[:: max(1, -(-len(recipes) // most))]
 
 
+def simple_cause(
+    observations: Observations, failing: Sequence[Recipe], passing: Sequence[Recipe], seconds: float
+) -> Dialect | None:
+    """Return a dialect that explains few batches without a proof on new ones; None if there is no simple one.
+
+    Simple are official dialects, and the declared dialect with one changed choice.
+
+    Args:
+        observations: outcomes of the implementation under test.
+        failing: recipes of batches on which the implementation did not conform.
+        passing: recipes of batches on which it conformed.
+        seconds: budget of processor time.
+    """
+    search = Search(observations, sorted({*failing, *passing}, key=size_of), seconds)
+    dialects = distinguishable([observations.implementation.dialect, *DIALECTS.values()])
+    return first_explaining(search, dialects, failing)
+
+
 def explains_half(search: Search, found: Dialect, failing: Sequence[Recipe]) -> bool:
     """Return True if a dialect explains at least half of the failing batches, and this is evidence for it.
 
