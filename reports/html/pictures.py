@@ -29,10 +29,10 @@ from tal_reports.text import capital, counted, listed
 
 CROP = 4.0
 """A large image is cropped to its important part if it has at least this many times the area."""
-MIN_WIDTH, MAX_WIDTH = 220, 540
-"""Width of a picture on the page, in CSS pixels, if the page is wide enough."""
+MAX_WIDTH = 540
+"""Width of a picture on the page, in CSS pixels: that of its column. A picture is at most as high."""
 CELL = 36
-"""Size in CSS pixels of one cell of the finest level, as far as `MIN_WIDTH` and `MAX_WIDTH` allow."""
+"""Smallest size in CSS pixels of one cell of the finest level; of an image with more cells a part is shown."""
 MAX_DISC, DOT = 15, 3.2
 """Largest radius of a positive, and diameter of the finest anchors, in CSS pixels."""
 MAX_NAMED = 12
@@ -53,7 +53,7 @@ def draw(picture: dict[str, Any], characters: int = UNLIMITED, sides: Sides = SI
     concerned = _concerned(picture, important)
     frame, cropped = _frame(picture, important, concerned)
     box = (frame[0], frame[1], frame[2] - frame[0], frame[3] - frame[1])
-    display_size = _display_size(picture, *box[2:])
+    display_size = _display_size(*box[2:])
     unit = box[2] / display_size[0]
     named = set(range(len(picture["truths"]))) if len(picture["truths"]) <= MAX_NAMED else concerned
     kinds = Counter(mark.kind for mark in marks)
@@ -148,11 +148,9 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _display_size(picture: dict[str, Any], width: float, height: float) -> tuple[int, int]:
-    """Return width and height on the page, in CSS pixels: in proportion to the number of cells, within limits."""
-    finest = min((level["stride"] for level in picture["levels"]), default=max(width, height))
-    across = min(max(width / finest * CELL, MIN_WIDTH), MAX_WIDTH)
-    scale = min(across / width, MAX_WIDTH / height)
+def _display_size(width: float, height: float) -> tuple[int, int]:
+    """Return width and height on the page, in CSS pixels."""
+    scale = min(MAX_WIDTH / width, MAX_WIDTH / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
