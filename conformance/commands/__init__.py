@@ -185,7 +185,9 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     program = program_name()
     parser = argparse.ArgumentParser(
-        prog=program, description="All commands except the test run, which is `pytest conformance`."
+        prog=program,
+        description="Commands beside the test run, which is `pytest --pyargs tal_conformance`, or in a clone "
+        "`pytest conformance`. `COMMAND --help` lists options and exit statuses; every command takes --json.",
     )
     parser.add_argument("--version", action="version", version=f"{DISTRIBUTION} {version()}")
     command_name = words[0] if words and not words[0].startswith("-") else ""
