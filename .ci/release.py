@@ -35,10 +35,21 @@ def problems(dist: Path, version: str, tag: str) -> list[str]:
     return found
 
 
+def changelog_problems(version: str, changelog: str) -> list[str]:
+    """Return a sentence if the text of the changelog has no section for the version."""
+    if f"\n## [{version}]" in changelog:
+        return []
+    return [
+        f"CHANGELOG.md has no section for version {version}: expected `towncrier build --version {version}`"
+    ]
+
+
 def main(dist: str, tag: str = "") -> int:
     """Print what is wrong, and return the exit status: 1 if something is."""
     text = Path("pyproject.toml").read_text(encoding="utf-8")
-    found = problems(Path(dist), tomllib.loads(text)["project"]["version"], tag)
+    version = tomllib.loads(text)["project"]["version"]
+    changelog = Path("CHANGELOG.md").read_text(encoding="utf-8")
+    found = [*problems(Path(dist), version, tag), *changelog_problems(version, changelog)]
     for line in found:
         print(line, file=sys.stderr)
     return int(bool(found))

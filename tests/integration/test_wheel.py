@@ -165,6 +165,13 @@ def test_the_check_of_a_release_finds_what_is_wrong(tmp_path: Path):
     ]
 
 
+def test_the_check_of_a_release_wants_a_section_of_the_changelog():
+    check = release_check()
+    assert check.changelog_problems("0.2.0", "# Changelog\n\n## [0.2.0] - 2026-11-30\n") == []
+    (problem,) = check.changelog_problems("0.3.0", "# Changelog\n\n## [0.2.0] - 2026-11-30\n")
+    assert problem.startswith("CHANGELOG.md has no section for version 0.3.0")
+
+
 def test_the_source_distribution_has_the_packages_and_no_run(wheel: Path):
     (source,) = wheel.parent.glob("*.tar.gz")
     with tarfile.open(source) as archive:
