@@ -113,7 +113,7 @@ OF_DETECTION = (
             ),
             (Truth("edge_on_centre", at=(10, 10), size=(14, 0)),),
         ),
-        cells=(8, 12),
+        cells=(8, 16),
         strides=(8, 16),
         reg_max=4,
         predictions="near",

@@ -143,11 +143,20 @@ def _without_fork(name: str, error: CannotFork) -> str:
     )
 
 
+def usage_errors(output: str) -> list[str]:
+    """Return the errors in the output of a run that ended before any test, without pytest's list of options."""
+    errors = []
+    for line in output.splitlines():
+        if line.startswith("ERROR: ") and not line.startswith("ERROR: usage: "):
+            errors.append(line.removeprefix("ERROR: "))
+        elif ": error: " in line:
+            errors.append(line.partition(": error: ")[2])
+    return errors
+
+
 def _result(name: str, finished: Finished, limit: float | None) -> ConformanceResult:
     """Return the result of a finished child process; raise if the child judged no batch."""
-    errors = [
-        line.removeprefix("ERROR: ") for line in finished.output.splitlines() if line.startswith("ERROR: ")
-    ]
+    errors = usage_errors(finished.output)
     if finished.status == USAGE_ERROR and errors:
         raise UnknownImplementation(visible("\n".join(errors)))
     if finished.folder is None or not (finished.folder / "log.jsonl").is_file():

@@ -7,10 +7,28 @@ import pytest
 import torch
 from torch import Tensor
 
+from tal_conformance import Loss
 from tal_conformance.batches.trial_recipes import NUMBER, trial_recipes
+from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import TASKS
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.judgement.failure import Failure, Subject
 from tal_reference import CHOICES, NEWEST, Dialect, detection_loss
+
+
+class LossOf:
+    """The reference's loss in a dialect, without its assignment."""
+
+    name = "wrong"
+
+    def __init__(self, computed: Dialect) -> None:
+        self.computed = computed
+
+    def loss(self, *inputs: Any) -> Loss:
+        loss = detection_loss(*inputs, self.computed)
+        return Loss(loss.total, loss.items)
+
 
 NEEDS_AN_UNUSUAL_BATCH = {
     "at_least_one",
@@ -61,6 +79,15 @@ def test_a_mistake_changes_the_loss(name: str, value: Any):
 def test_k_is_shown_by_several_batches():
     wrong = NEWEST.but(built_in_k=type(NEWEST.built_in_k).THIRTEEN)
     assert sum(not torch.allclose(losses(b, NEWEST), losses(b, wrong), rtol=2e-3) for b in batches()) >= 3
+
+
+def test_an_edge_that_counts_is_judged_divergent_in_a_loss_alone():
+    """Where rounding decides if an anchor is on an edge, either is admissible: sides of 2^n px are exact."""
+    wrong = LossOf(NEWEST.but(edge_counts=True))
+    subject = Subject(implementation_from(wrong, "wrong"), "cpu")
+    (batch,) = [batch for batch in batches() if batch.head.reg_max == 4]
+    with pytest.raises(Failure):
+        judge_against_reference(subject, batch)
 
 
 def test_most_batches_have_the_usual_head():

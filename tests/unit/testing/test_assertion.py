@@ -190,3 +190,15 @@ def test_the_decorator_without_an_adapter_is_an_error(given: str):
     function.__name__ = "test_mine"
     with pytest.raises(TypeError, match="needs an adapter"):
         conformance_test(*([] if given == "nothing" else [function]))
+
+
+def test_an_error_of_usage_is_the_error_and_not_the_list_of_options():
+    output = (
+        "ERROR: usage: python -m pytest [options] [file_or_dir]\n"
+        "python -m pytest: error: argument --device: unknown device 'gpu'. Known devices: cpu, cuda, all\n"
+        "  inifile: None\n\nERROR: --implementation x.py:X: implementation file not found: x.py\n"
+    )
+    assert assertion.usage_errors(output) == [
+        "argument --device: unknown device 'gpu'. Known devices: cpu, cuda, all",
+        "--implementation x.py:X: implementation file not found: x.py",
+    ]
