@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import TASKS
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.registry import name_of
+from tal_conformance.testing.announcements import FILE_VARIABLE
 from tal_conformance.testing.child import CannotFork, Finished, run_by_fork, run_by_name
 from tal_conformance.testing.result import ConformanceResult
 from tal_reference import Dialect, spelling
@@ -95,8 +97,14 @@ def run_conformance(
         UnknownImplementation: the implementation was not found or does not follow the protocol.
         CannotFork: the object exists in this process only, which cannot be copied.
         ValueError: the profile or the task is unknown, or `isolate` was given an object without a name.
-        RuntimeError: the run ended before it judged a batch, for another reason.
+        RuntimeError: the run ended before it judged a batch, for another reason; or this is the child process of a
+            run, which imports the file that calls this function.
     """
+    if FILE_VARIABLE in os.environ:
+        raise RuntimeError(
+            "a run of the suite imports this file, which starts a run itself: put the call into a test function, or "
+            'below `if __name__ == "__main__":`'
+        )
     for kind, value, known in (("profile", profile, PROFILES), ("task", task, TASKS)):
         if value not in known:
             raise ValueError(unknown_name(kind, value, known))

@@ -202,3 +202,10 @@ def test_an_error_of_usage_is_the_error_and_not_the_list_of_options():
         "argument --device: unknown device 'gpu'. Known devices: cpu, cuda, all",
         "--implementation x.py:X: implementation file not found: x.py",
     ]
+
+
+def test_a_file_that_starts_a_run_when_a_run_imports_it_is_told_so(monkeypatch: pytest.MonkeyPatch):
+    """Without this, a script without `if __name__ == "__main__"` would start runs without end."""
+    monkeypatch.setenv(assertion.FILE_VARIABLE, "/nowhere")
+    with pytest.raises(RuntimeError, match="starts a run itself"):
+        run_conformance(ReferenceAdapter, profile="dev")
