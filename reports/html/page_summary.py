@@ -38,18 +38,18 @@ class Share:
 
 
 @dataclass(frozen=True)
-class StageMark:
-    """The mark of one stage in the row of an implementation.
+class StageMarks:
+    """The marks of all stages in the row of an implementation.
 
     Attributes:
-        stage: name of the stage.
-        state: "diverges", "agrees" or "hidden".
-        words: the state in words.
+        words: the state of every stage in words.
+        number: number of stages.
+        paths: path of an SVG with a square for each stage, by state: "diverges", "agrees" and "hidden".
     """
 
-    stage: str
-    state: str
     words: str
+    number: int
+    paths: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Row:
     offers: str
     batches: int
     shares: list[Share]
-    stages: list[StageMark]
+    stages: StageMarks | None
     result: str
     worth: str
     verdict: str
@@ -243,8 +243,8 @@ def _row(line: dict[str, Any], found: list[Cause], worth: str, order: Sequence[s
     )
 
 
-def _stage_marks(line: dict[str, Any], own: list[dict[str, Any]], order: Sequence[str]) -> list[StageMark]:
-    """Return a mark for each stage of an implementation, in order; no marks if nothing was judged stage by stage.
+def _stage_marks(line: dict[str, Any], own: list[dict[str, Any]], order: Sequence[str]) -> StageMarks | None:
+    """Return the marks of the stages of an implementation, in order; None if nothing was judged stage by stage.
 
     Args:
         line: the implementation in the run's summary.
@@ -253,18 +253,23 @@ def _stage_marks(line: dict[str, Any], own: list[dict[str, Any]], order: Sequenc
     """
     diverging = Counter(example.get("stage") for example in own)
     if not line["margins"] and not any(diverging):
-        return []
-    marks = []
-    for stage in [*order, *(stage for stage in diverging if stage and stage not in order)]:
-        if diverging[stage]:
-            marks.append(
-                StageMark(stage, "diverges", f"diverges first here: {counted(diverging[stage], 'cause')}")
-            )
-        elif stage in line["margins"]:
-            marks.append(StageMark(stage, "agrees", "agrees"))
-        else:
-            marks.append(StageMark(stage, "hidden", "not shown by the implementation"))
-    return marks
+        return None
+    stages = [*order, *(stage for stage in diverging if stage and stage not in order)]
+    by_state: dict[str, list[str]] = {"diverges": [], "agrees": [], "hidden": []}
+    for stage in stages:
+        by_state[
+            "diverges" if diverging[stage] else "agrees" if stage in line["margins"] else "hidden"
+        ].append(stage)
+    says = {"diverges": "first diverging", "agrees": "agreeing", "hidden": "not shown"}
+    return StageMarks(
+        words="; ".join(f"{says[state]}: {', '.join(names)}" for state, names in by_state.items() if names),
+        number=len(stages),
+        paths={
+            state: "".join(f"M{stages.index(name)} 0h.94v1h-.94z" for name in names)
+            for state, names in by_state.items()
+            if names
+        },
+    )
 
 
 def _shares(verdicts: dict[str, int]) -> list[Share]:
