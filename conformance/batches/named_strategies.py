@@ -171,16 +171,14 @@ TURNABLE: dict[str, SearchStrategy[Recipe]] = {
     "crossings": crossings,
     "long_batches": long_batches,
 }
-"""Strategies of checks that `STRATEGIES` does not name, by the name of the check, that rotated boxes have too."""
+"""Strategies of checks that `STRATEGIES` does not name, by the name of the check, that rotated boxes and end-to-end
+heads have too."""
 
 OF_CALLS = ("calling", "calling_slowly", "state")
 """Checks that call an implementation in unusual ways or several times in a row; their batches are few and simple."""
 
 OF_DEVICES = ("made_on_the_device", "as_on_the_cpu")
 """Checks of an implementation on a simulated or a real CUDA device."""
-
-OF_HEADS = ("class_weights", "rows_in_any_order", "as_many_anchors_as_k", "heads", "trained_logits")
-"""Checks that `STRATEGIES` does not name, and whose strategies end-to-end heads have too."""
 
 CALLED_WITH_BRANCHES = end_to_end(CALLED)
 """As `CALLED`, for end-to-end heads."""
@@ -200,7 +198,8 @@ STRATEGIES_BY_TASK: dict[str, dict[str, SearchStrategy[Any]]] = {
     | {"relation": turned(RELATABLE), "fewer_anchors_than_k": st.builds(with_turns, TOO_SMALL)}
     | dict.fromkeys(OF_CALLS, CALLED_TURNED)
     | dict.fromkeys(OF_DEVICES, turned(st.one_of(*LOSS_STRATEGIES.values()))),
-    E2E.name: end_to_end_strategies(STRATEGIES | {name: TURNABLE[name] for name in OF_HEADS})
+    E2E.name: end_to_end_strategies(STRATEGIES | TURNABLE)
+    | {"nonfinite batches": non_finite(end_to_end(STRATEGIES["nonfinite"]))}
     | {"relation": end_to_end(RELATABLE), "fewer_anchors_than_k": end_to_end(TOO_SMALL)}
     | dict.fromkeys(OF_CALLS, CALLED_WITH_BRANCHES)
     | dict.fromkeys(OF_DEVICES, end_to_end(st.one_of(*LOSS_STRATEGIES.values()))),

@@ -24,7 +24,8 @@ class NonFiniteBatch(OneLineRepr):
         value: a key of `NON_FINITE_VALUES`.
         class_logit: True for a class logit, False for a distance logit.
         channel: index of the logit among the anchor's class or distance logits, modulo their number.
-        place: index of the anchor among the first level's anchors of all images, modulo their number.
+        place: index of the anchor among the first level's anchors of all images, modulo their number. Of a head with
+            two branches, one2one has it if `place` is odd, and one2many if it is even.
     """
 
     recipe: Recipe
@@ -42,7 +43,8 @@ class NonFiniteBatch(OneLineRepr):
         if self.value not in NON_FINITE_VALUES:
             raise ValueError(unknown_name("value", str(self.value), NON_FINITE_VALUES))
         batch = self.recipe.build()
-        first = batch.feature_maps[0].clone()  # (B, 4R + C, H, W)
+        levels = len(batch.head.strides) * (self.place % len(batch.family.branches))
+        first = batch.feature_maps[levels].clone()  # (B, 4R + C, H, W)
         images, _, height, width = first.shape
         sides, classes = (batch.family.field(name).width(batch.head) for name in ("distances", "logits"))
         channel = sides + self.channel % classes if self.class_logit else self.channel % sides
@@ -50,7 +52,7 @@ class NonFiniteBatch(OneLineRepr):
         first[image, channel, anchor // width, anchor % width] = NON_FINITE_VALUES[self.value]
         return replace(
             batch,
-            feature_maps=(first, *batch.feature_maps[1:]),
+            feature_maps=(*batch.feature_maps[:levels], first, *batch.feature_maps[levels + 1 :]),
             origin=repr(self),
             hazards=batch.hazards | {"not_finite"},
         )

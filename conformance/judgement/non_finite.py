@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.branches import branch_batches
 from tal_conformance.core.outcome import LossOutcome, Outcome
 from tal_conformance.core.task import DETECT, POSE, SEGMENT, StageName
 from tal_conformance.core.verdicts import Agreement, Divergence, Judgement, Mismatch
@@ -44,6 +45,7 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.bounds import precision
+from tal_conformance.judgement.branches import merge_branch
 from tal_conformance.judgement.comparators import Quantity, all_finite, assert_equal
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
@@ -63,17 +65,50 @@ JUDGED = (DETECT.name, POSE.name, SEGMENT.name)
 def judge_any(outcome: Outcome, expected: Expectation) -> Judgement:
     """Judge an outcome on any batch; if predictions are non-finite, by NONFINITE-1 to -3.
 
-    Of rotated boxes and end-to-end heads, only outcomes on finite predictions are judged; for other outcomes the
-    judgement is inconclusive.
+    Of rotated boxes, and of end-to-end heads of other tasks than detection, only outcomes on finite predictions are
+    judged; for other outcomes the judgement is inconclusive.
 
     Raises:
         Divergence: a stage differs; the exception has the judgement.
     """
-    if expected.batch.task not in JUDGED and not is_finite(expected.batch):
-        judgement = Judgement(expected.batch.family)
-        judgement.inconclusive = judgement.undefined = True
-        return judgement
-    return (judge if is_finite(expected.batch) else judge_non_finite)(outcome, expected)
+    batch = expected.batch
+    if is_finite(batch):
+        return judge(outcome, expected)
+    if batch.task in JUDGED:
+        return judge_non_finite(outcome, expected)
+    if batch.family.branch_task == DETECT.name and outcome.branches:
+        return _judge_branches(outcome, expected)
+    judgement = Judgement(batch.family)
+    judgement.inconclusive = judgement.undefined = True
+    return judgement
+
+
+def _judge_branches(outcome: Outcome, expected: Expectation) -> Judgement:
+    """Judge an end-to-end outcome of which one branch has a non-finite prediction: each branch by itself.
+
+    The other branch must be as if all predictions were finite. The total is finite if those of both branches are, and
+    the items are those of one2one, or of both (E2E-3).
+
+    Raises:
+        Divergence: a branch, or the finiteness of total or items, differs.
+    """
+    judgement, dialect = Judgement(expected.batch.family), expected.dialect
+    finite = True
+    for name, part in branch_batches(expected.batch, dialect).items():
+        own = outcome.branches[name]
+        try:
+            judged = judge_any(own, Expectation(part, dialect))
+        except Divergence as divergence:
+            judged = divergence.judgement
+        merge_branch(judgement, name, judged)
+        finite = finite and (own.loss is None or all_finite(own.loss.total))
+    if outcome.loss is not None and not judgement.inconclusive:
+        quantity = Quantity("finiteness of the total", "E2E-3")
+        of_total = torch.tensor(all_finite(outcome.loss.total))
+        judgement.note(StageName.TOTAL, _assert_same, quantity, of_total, torch.tensor(finite))
+    if judgement.verdict.fails:
+        raise Divergence(judgement)
+    return judgement
 
 
 def is_finite(batch: Batch) -> bool:
