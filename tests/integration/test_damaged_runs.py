@@ -107,6 +107,7 @@ def test_a_folder_that_is_read_only(tmp_path: Path):
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.long
 def test_two_at_once(tmp_path: Path):
     """Two concurrent runs have separate folders. `latest` points to one of them, and the history has both."""
     folder = tmp_path / "runs"
