@@ -87,4 +87,5 @@ def test_checks_of_faults_apply_to_the_task(task: str):
     """Every fault names a check whose strategy has a counterpart for the task."""
     names = {fault.check for fault in FAULTS_BY_TASK[task].values()}
     assert all(CHECKS[name].strategy_of(task) is not None for name in names)
-    assert set(STRATEGIES_BY_TASK[task]) <= {*STRATEGIES_BY_TASK["detect"], *TURNABLE, *CHECKS}
+    of_batches = {f"{name} batches" for name in CHECKS}
+    assert set(STRATEGIES_BY_TASK[task]) <= {*STRATEGIES_BY_TASK["detect"], *TURNABLE, *CHECKS, *of_batches}
