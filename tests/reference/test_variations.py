@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from tal_reference import (
     CHOICES,
@@ -33,6 +34,10 @@ from tal_reference.choices import meaning, phrase
 HEAD = Head((8, 16), 3, 4)
 
 
+ROUNDINGS = 16 * torch.finfo(torch.float32).eps
+"""Roundings of a weight: a square root, a sixth power, the CIoU of a box near its ground truth, and two quotients."""
+
+
 def batch(seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     random = torch.Generator().manual_seed(seed)
     maps = [torch.randn(2, HEAD.channels, n, n, generator=random) for n in (8, 4)]
@@ -45,7 +50,8 @@ def batch(seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     "name", ["ultralytics-8.4.190", "ultralytics-8.0.51", "ultralytics-8.0.100", "article"]
 )
 @pytest.mark.parametrize("seed", range(4))
-def test_the_defaults_are_the_official_steps_bit_by_bit(name: str, seed: int):
+def test_the_defaults_are_the_official_steps(name: str, seed: int):
+    """Integers and boxes are equal; weights and items may differ by the rounding of vectorised and scalar code."""
     dialect, (maps, annotations), numbers = DIALECTS[name], batch(seed), Hyperparameters(topk=4)
     found = loss.detection_loss(maps, annotations, HEAD, numbers, dialect)
     predictions = found.predictions
@@ -57,10 +63,11 @@ def test_the_defaults_are_the_official_steps_bit_by_bit(name: str, seed: int):
         varied = varied_assignment.assign(
             scores, boxes, predictions.anchors.pixels, official, HEAD.strides, numbers, dialect
         )
-        for field in ("foreground", "truth_index", "labels", "boxes", "weights"):
+        for field in ("foreground", "truth_index", "labels", "boxes"):
             assert torch.equal(getattr(varied, field), getattr(expected, field)), field
+        assert_close(varied.weights, expected.weights, rtol=ROUNDINGS, atol=0)
     items = varied_loss.loss_items(predictions, loss.positives_of(found.targets), HEAD, numbers, dialect)
-    assert torch.equal(items, found.items)
+    assert_close(items, found.items, rtol=ROUNDINGS, atol=0)
     assert not dialect.is_varied
 
 
