@@ -126,13 +126,15 @@ def support_of(adapter: Any, name: str) -> Support:
         raise ProtocolViolation(
             f"{name} declares supports = {cut(repr(supports), 80)}: expected a method supports(head, hyperparameters)"
         )
-    if not isinstance(no_truths, bool):
-        raise ProtocolViolation(
-            f"{name} declares supports_no_truths = {cut(repr(no_truths), 80)}: expected True or False"
-        )
+    class_weights = getattr(adapter, "class_weights", False)
+    for attribute, given in (("supports_no_truths", no_truths), ("class_weights", class_weights)):
+        if not isinstance(given, bool):
+            raise ProtocolViolation(
+                f"{name} declares {attribute} = {cut(repr(given), 80)}: expected True or False"
+            )
     if supports is not None:
         try:
             asked_support(supports, Head((8, 16, 32), 80), Hyperparameters())
         except ProtocolViolation as error:
             raise ProtocolViolation(f"{name}: {error}") from error
-    return Support(supports, no_truths, bool(getattr(adapter, "class_weights", False)))
+    return Support(supports, no_truths, class_weights)

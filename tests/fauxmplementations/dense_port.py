@@ -169,7 +169,7 @@ class DensePort:
         if self.chosen("score_sum", "batch") == "positives":
             score_sum = found.foreground.sum().clamp(min=1)
         cls = functional.binary_cross_entropy_with_logits(logits, found.scores, reduction="none")
-        cls = cls * self.class_weights(logits.sigmoid(), found)
+        cls = cls * self.factors_of_classes(logits.sigmoid(), found)
         cls = cls.mean() if self.chosen("class_loss", "sum") == "mean" else cls.sum()
         at, gains = found.foreground, inputs.hyperparameters
         own, targets = weights[at], (found.boxes / strides)[at]
@@ -211,7 +211,7 @@ class DensePort:
         ]
         return (parts[0] + parts[1]).mean(1)
 
-    def class_weights(self, p: Tensor, found: Any) -> Tensor | float:
+    def factors_of_classes(self, p: Tensor, found: Any) -> Tensor | float:
         """Return the weights of the cross-entropies (B, A, C), of class scores `p`."""
         z = found.scores
         match self.chosen("class_loss", "sum"):

@@ -153,6 +153,7 @@ def test_a_reason_is_one_line():
     [
         ({"supports": "16 bins"}, "supports = '16 bins': expected a method"),
         ({"supports_no_truths": "no"}, "supports_no_truths = 'no': expected True or False"),
+        ({"class_weights": len}, "class_weights = <built-in function len>: expected True or False"),
     ],
 )
 def test_attributes_of_a_wrong_type_are_errors(attributes: dict[str, Any], message: str):
