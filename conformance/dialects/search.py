@@ -185,10 +185,14 @@ class Search:
 
         The arguments are those of `run`.
         """
+        if self.shows_assignment:  # judged fast, and an official dialect is the likeliest start
+            yield from self.ranked(bases, probes)[:STARTS]
+            yield self.quickest(bases)
+            return
         quick = self.quickest(bases)
         yield quick
         ranked = [base for base in self.ranked(bases, probes) if key_of(base) != key_of(quick)]
-        yield from ranked[: STARTS - 1]
+        yield from ranked[:STARTS]
 
     def quickest(self, bases: Sequence[Dialect], wide: bool = True) -> Dialect:
         """Return the dialect with the most similar results. It is searched once, or twice if `wide` only later.

@@ -166,7 +166,7 @@ EXPENSIVE: dict[str, tuple[list[str], str]] = {
     ),
 }
 """Arguments of each other command, and the reason why its use is not cheap."""
-ABSENT_WITHOUT_DRAFT = {"missing", "batches", "conforming", "raised", "failing", "differing"}
+ABSENT_WITHOUT_DRAFT = {"missing", "batches", "conforming", "raised", "failing", "differing", "cause"}
 """Fields of `init` that are absent if NAME is an adapter already, so that nothing is tried."""
 
 
