@@ -186,8 +186,9 @@ class Search:
         The arguments are those of `run`.
         """
         if self.shows_assignment:  # judged fast, and an official dialect is the likeliest start
-            yield from self.ranked(bases, probes)[:STARTS]
+            yield self.ranked(bases, probes)[0]
             yield self.quickest(bases)
+            yield from self.ranked(bases, probes)[1 : STARTS + 1]
             return
         quick = self.quickest(bases)
         yield quick
