@@ -16,7 +16,7 @@ OTHER_PREDICTIONS = ("", "", "", "", "same", "near", "random", "constant")
 """Kinds of predictions of the branch one2one; see `Recipe.one2one`."""
 WITHOUT_COUNTERPART = ("assigner", "exponents", "topk2_above_k", "nonfinite", "loss_of_points")
 """Strategies of detection without a counterpart: the assigner alone is that of detection, k and topk2 are fixed
-(E2E-2), and batches with non-finite predictions are no recipes."""
+(E2E-2), and a strategy of its own draws batches with non-finite predictions."""
 
 
 def end_to_end(strategy: SearchStrategy[Recipe]) -> SearchStrategy[Recipe]:

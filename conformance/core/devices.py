@@ -1,4 +1,4 @@
-"""Devices of torch: those that exist on this machine, and those that cannot compute in float64."""
+"""List the devices on which torch computes on this machine, and tell which of them lack float64."""
 
 from functools import cache
 

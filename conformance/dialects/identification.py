@@ -180,7 +180,7 @@ def thinned(recipes: Sequence[Recipe], most: int) -> Sequence[Recipe]:
 def simple_cause(
     observations: Observations, failing: Sequence[Recipe], passing: Sequence[Recipe], seconds: float
 ) -> Dialect | None:
-    """Return a dialect that explains few batches without a proof on new ones; None if there is no simple one.
+    """Return a simple dialect that explains the given batches, without a proof on new ones; None if none does.
 
     Simple are official dialects, and the declared dialect with one changed choice.
 

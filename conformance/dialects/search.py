@@ -43,7 +43,7 @@ FEW, MANY = 4, 10
 BASES = 3
 """Number of similar official dialects to whose values needless choices are reset."""
 STARTS = 2
-"""Number of official dialects from which the search starts, one after another, until all is explained."""
+"""Number of official dialects from which the search starts, beside the quick search, until all is explained."""
 NEARLY_ALL = 0.95
 """Share of the batches that a dialect must explain for the search not to start from another official dialect: the rest
 is more likely a fault that no choice describes than a reason to start again."""
@@ -181,19 +181,20 @@ class Search:
         return self.best
 
     def starts(self, bases: Sequence[Dialect], probes: int) -> Iterator[Dialect]:
-        """Yield the dialects to start from: that of the quick search, and the most similar official ones.
+        """Yield the dialects to start from: the `STARTS` most similar official ones, and that of the quick search.
 
-        The arguments are those of `run`.
+        The quick search comes first, except for an implementation that shows its assignment: its batches are judged
+        fast, and the most similar release is the likeliest start. The arguments are those of `run`.
         """
-        if self.shows_assignment:  # judged fast, and an official dialect is the likeliest start
+        number = 0
+        if self.shows_assignment:
+            number = 1
             yield self.ranked(bases, probes)[0]
-            yield self.quickest(bases)
-            yield from self.ranked(bases, probes)[1 : STARTS + 1]
-            return
         quick = self.quickest(bases)
         yield quick
-        ranked = [base for base in self.ranked(bases, probes) if key_of(base) != key_of(quick)]
-        yield from ranked[:STARTS]
+        for base in self.ranked(bases, probes)[number:STARTS]:
+            if key_of(base) != key_of(quick):
+                yield base
 
     def quickest(self, bases: Sequence[Dialect], wide: bool = True) -> Dialect:
         """Return the dialect with the most similar results. It is searched once, or twice if `wide` only later.

@@ -13,7 +13,7 @@ from tal_reference import Head, Hyperparameters
 Shapes = Sequence[tuple[int, ...]]
 """Shape (B, channels, H, W) of each level's feature map."""
 TRIAL_SIZE = 640
-"""Side in pixels of the image for which `supports` is asked where there is no batch."""
+"""Side in pixels of the image with which `supports` is called when an adapter is loaded, before any batch is drawn."""
 CLASS_WEIGHTS = "class weights (attribute `class_weights`)"
 """Reason of an adapter that does not declare `class_weights = True`."""
 NO_TRUTHS = "a batch without ground truths"

@@ -70,7 +70,7 @@ def shared_rounding_units(
 
 @dataclass(frozen=True)
 class PositivesRounding:
-    """What the positives of a batch learn and predict, in grid units, and the errors of both.
+    """Predictions and targets of the positives of a batch, in grid units, with the errors of both.
 
     Attributes:
         batch: any batch.

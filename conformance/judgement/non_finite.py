@@ -86,11 +86,11 @@ def judge_any(outcome: Outcome, expected: Expectation) -> Judgement:
 def _judge_branches(outcome: Outcome, expected: Expectation) -> Judgement:
     """Judge an end-to-end outcome of which one branch has a non-finite prediction: each branch by itself.
 
-    The other branch must be as if all predictions were finite. The total is finite if those of both branches are, and
-    the items are those of one2one, or of both (E2E-3).
+    The other branch must be as if all predictions were finite. The total is finite if those of both branches are
+    (E2E-3). The items of the whole loss are not judged: those of the branches are.
 
     Raises:
-        Divergence: a branch, or the finiteness of total or items, differs.
+        Divergence: a branch, or the finiteness of the total, differs.
     """
     judgement, dialect = Judgement(expected.batch.family), expected.dialect
     finite = True

@@ -7,28 +7,22 @@ B images, A anchors, C classes, R bins, P positives of the whole batch.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.judgement.bounds import UNITS, distance_unit, precision, smallest
+from tal_conformance.judgement.bounds import UNITS, smallest
+from tal_conformance.judgement.detection_rounding import PositivesRounding
 from tal_conformance.judgement.enclosure import Enclosure, cosine_and_sine
-from tal_conformance.judgement.loss_reference import (
-    ZERO,
-    ReferenceLoss,
-    class_factors_of,
-    class_gradient_roundings,
-    loss_precision,
-)
+from tal_conformance.judgement.loss_reference import ZERO, ReferenceLoss, class_gradient_roundings
 from tal_conformance.judgement.loss_rounding import (
     GradientRounding,
     LossRounding,
     class_gradient_unit,
     class_unit,
     distance_gradient_units,
-    divisor,
-    of_labels,
     share_error,
     side_unit,
     term_ranges,
@@ -43,7 +37,6 @@ from tal_conformance.judgement.probiou_bounds import (
 )
 from tal_reference import BatchTargets, Dialect, RotatedPredictions
 from tal_reference.anchors import Anchors
-from tal_reference.composed import total_factor
 from tal_reference.decoding import expected_distances
 from tal_reference.rotated import (
     ELONGATION_SCALE,
@@ -77,7 +70,7 @@ class RotatedGradientRounding(GradientRounding):
         return self.exact, self.of_sides.distance_from(self.exact)
 
 
-def rotated_rounding_units(  # noqa: PLR0915 (one formula for each term and field)
+def rotated_rounding_units(
     batch: Batch,
     targets: BatchTargets,
     exact: ReferenceLoss,
@@ -93,86 +86,155 @@ def rotated_rounding_units(  # noqa: PLR0915 (one formula for each term and fiel
         dialect: the dialect to follow.
         edges: (B, A) errors of the target boxes' centres and sides in pixels; zero by default.
     """
-    given = exact.predictions
-    assert isinstance(given, RotatedPredictions)
-    numbers, reg_max = batch.hyperparameters, batch.head.reg_max
-    coarse = torch.finfo(precision(batch.dtype)).eps
-    eps = torch.finfo(loss_precision(batch)).eps
-    positives = targets.positives
-    at = positives.image, positives.anchor  # (P,), (P,)
-    own = positives.weights.double()  # (P,)
-    score_sum = divisor(own, batch.images, dialect)
-    strides = given.anchors.strides[positives.anchor]  # (P, 1)
-    centres = given.anchors.centres[positives.anchor]  # (P, 2)
-    target = scaled(positives.boxes.double(), 1 / strides)  # (P, 5) grid units
-    moved = edges[at][:, None] / strides if isinstance(edges, Tensor) else edges  # (P, 1) grid units
-    target_error = eps * target[:, :4].abs() + moved  # (P, 4)
-    distances, angle = given.distances[at], given.angles[at][:, 0]  # (P, 4R), (P,)
-    distance_error = distance_unit(distances, reg_max, coarse)  # (P, 4)
+    return RotatedRounding(batch, targets, exact, dialect, edges).units()
 
-    sides = Enclosure.around(
-        expected_distances(distances, reg_max), UNITS["predicted box"] * distance_error, eps
-    )  # (P, 4)
-    box = Probiou(
-        TurnedBox.around(target, target_error, eps, LOSS_VARIANCE),
-        decoded(sides, angle, centres, LOSS_VARIANCE),
-    )
-    turn = AngleLoss.of(angle, target, target_error, eps)
-    exact_box, exact_slope = box_loss_of(given, at, target)  # (P,), (P, 5)
-    wanted = distances_in_frame(target, centres)  # (P, 4)
-    wanted_error = _wanted(target, target_error, centres, eps).distance_from(wanted)  # (P, 4)
-    of_input = strides / strides.new_tensor(given.size).flip(0).repeat(2)  # (P, 4) shares, for the L1 form
-    side = own * side_unit(distances, wanted, wanted_error, of_input, batch, dialect)  # (P,)
-    factors = class_factors_of(batch, given.logits)  # (C,), or a scalar
-    cls = class_unit(given.logits, positives, eps, coarse, dialect, factors)
-    gains = torch.tensor((numbers.box_gain, numbers.cls_gain, numbers.dfl_gain, numbers.angle_gain)).to(own)
-    scale = gains / score_sum  # (4,)
-    nothing = cls.new_zeros(())
-    items = torch.stack((nothing, cls, side.sum(), nothing)) * scale + 4 * eps * exact.items.abs()  # (4,)
-    of_box = (own * box.loss.distance_from(exact_box)).sum()
-    of_turn = (own * turn.value.distance_from(turn.exact)).sum()
-    enclosed = torch.stack((of_box, nothing, nothing, of_turn)) * scale  # (4,)
-    learning = given.logits[(*at, positives.labels)] * of_labels(factors, positives.labels)  # (P,)
-    ranges = term_ranges(own, given.logits, learning * own, reg_max, factors)  # (T,)
-    ranges = torch.cat((ranges, ranges[:1])) * scale  # (4,): an angle loss is at most the sum of the weights
-    ranges = torch.maximum(ranges, exact.items.abs()).clamp(min=4 * smallest(loss_precision(batch)))
 
-    factor = total_factor(batch.images, dialect) / score_sum
-    logit_scale = numbers.cls_gain * factor * factors * coarse  # (C,), or a scalar
-    sizes = class_gradient_unit(given.logits, targets, dialect)  # (B, A, C)
-    of_logits = class_gradient_roundings(batch, given.logits, sizes) * logit_scale  # (B, A, C)
-    of_sides, of_angle = on_distances(box.gradient, sides, angle)  # (P, 4), (P,)
-    if reg_max == 1:
-        wanted_error = wanted_error + share_error(distances, of_input, precision(batch.dtype))
-    slope = RotatedGradientRounding(
-        target, target, distances, wanted, wanted_error, strides[:, 0], reg_max, precision(batch.dtype), dialect,
-        of_sides, exact_slope[:, :4],
-    )  # fmt: skip
-    of_weights = (own * factor)[:, None, None]  # (P, 1, 1)
-    share = of_weights * (of_input[..., None] if reg_max == 1 else 1.0) * (numbers.dfl_gain / 4)  # (P, 4, 1)
-    box_rounds, box_jumps, side_rounds, side_jumps = distance_gradient_units(
-        slope, None, distance_error, of_weights * numbers.box_gain, share, strides
-    )  # (P, 4R) each
-    of_weight = own[:, None] * factor  # (P, 1)
-    box_turns = of_weight * numbers.box_gain * of_angle.distance_from(exact_slope[:, 4])[:, None]  # (P, 1)
-    angle_turns = of_weight * numbers.angle_gain * turn.gradient.distance_from(turn.exact_gradient)[:, None]
-    tiny = torch.full_like(box_turns, 4 * smallest(precision(batch.dtype)))  # (P, 1) underflow
-    last = 4 * coarse * of_weight  # products with weight, gain and 1 / N
-    box_last = last * numbers.box_gain * exact_slope[:, 4:].abs() + tiny
-    angle_last = last * numbers.angle_gain * turn.exact_gradient[:, None].abs() + tiny
-    rounding = (
-        (box_rounds, ZERO, box_last),
-        (ZERO, of_logits, ZERO),
-        (side_rounds, ZERO, ZERO),
-        (ZERO, ZERO, angle_last),
-    )
-    jumps = (
-        (box_jumps, ZERO, box_turns),
-        (ZERO, ZERO, ZERO),
-        (side_jumps, ZERO, ZERO),
-        (ZERO, ZERO, angle_turns),
-    )
-    return LossRounding(items, rounding, jumps, enclosed, ranges)
+@dataclass(frozen=True)
+class RotatedRounding(PositivesRounding):
+    """The effect of rounding on the loss of rotated boxes and on its gradients, step by step."""
+
+    def units(self) -> LossRounding:
+        """Return the effect on the loss terms and on the gradients of each term."""
+        (box_rounds, side_rounds), (box_jumps, side_jumps) = self.on_distances()  # (P, 4R) each
+        (box_turns, angle_turns), (box_last, angle_last) = self.on_angles()  # (P, 1) each
+        rounding = (
+            (box_rounds, ZERO, box_last),
+            (ZERO, self.on_logits(), ZERO),
+            (side_rounds, ZERO, ZERO),
+            (ZERO, ZERO, angle_last),
+        )
+        jumps = (
+            (box_jumps, ZERO, box_turns),
+            (ZERO, ZERO, ZERO),
+            (side_jumps, ZERO, ZERO),
+            (ZERO, ZERO, angle_turns),
+        )
+        scale = self.gains / self.score_sum  # (4,)
+        learnt = self.learning * self.scores  # (P,)
+        untrained = term_ranges(self.scores, self.logits, learnt, self.reg_max, self.factors)  # (3,)
+        # an angle loss is at most the sum of the weights
+        ranges = self.ranges(torch.cat((untrained, untrained[:1])), scale)  # (4,)
+        return LossRounding(self.items(), rounding, jumps, self.enclosed(), ranges)
+
+    @cached_property
+    def gains(self) -> Tensor:
+        """(4,) gains of box, cls, dfl and angle."""
+        numbers = self.batch.hyperparameters
+        gains = numbers.box_gain, numbers.cls_gain, numbers.dfl_gain, numbers.angle_gain
+        return torch.tensor(gains).to(self.scores)
+
+    @cached_property
+    def target(self) -> Tensor:
+        """(P, 5) target boxes."""
+        return scaled(self.targets.positives.boxes.double(), 1 / self.strides)
+
+    @cached_property
+    def target_error(self) -> Tensor:
+        """(P, 4) errors of the target boxes' centres and sides."""
+        return self.eps * self.target[:, :4].abs() + self.moved
+
+    @cached_property
+    def angle(self) -> Tensor:
+        """(P,) predicted angles."""
+        given = self.exact.predictions
+        assert isinstance(given, RotatedPredictions)
+        return given.angles[self.at][:, 0]
+
+    @cached_property
+    def sides(self) -> Enclosure:
+        """Enclosures (P, 4) of the predicted distances."""
+        expected = expected_distances(self.distances, self.reg_max)  # (P, 4)
+        return Enclosure.around(expected, UNITS["predicted box"] * self.distance_error, self.eps)
+
+    @cached_property
+    def box(self) -> Probiou:
+        """Enclosures of the box loss and of its gradient."""
+        return Probiou(
+            TurnedBox.around(self.target, self.target_error, self.eps, LOSS_VARIANCE),
+            decoded(self.sides, self.angle, self.centres, LOSS_VARIANCE),
+        )
+
+    @cached_property
+    def exact_box(self) -> tuple[Tensor, Tensor]:
+        """The box loss (P,) and its gradient (P, 5) in float64."""
+        given = self.exact.predictions
+        assert isinstance(given, RotatedPredictions)
+        return box_loss_of(given, self.at, self.target)
+
+    @cached_property
+    def turn(self) -> "AngleLoss":
+        """Enclosures of the angle loss and of its gradient."""
+        return AngleLoss.of(self.angle, self.target, self.target_error, self.eps)
+
+    @cached_property
+    def wanted(self) -> Tensor:
+        """(P, 4) target distances in the frame of the target box."""
+        return distances_in_frame(self.target, self.centres)
+
+    @cached_property
+    def wanted_error(self) -> Tensor:
+        """(P, 4) errors of the target distances."""
+        enclosed = _wanted(self.target, self.target_error, self.centres, self.eps)
+        return enclosed.distance_from(self.wanted)
+
+    def items(self) -> Tensor:
+        """Return the effect of roundings on cls and dfl, and on the last steps of all terms (4,)."""
+        cls = class_unit(
+            self.logits, self.targets.positives, self.eps, self.coarse, self.dialect, self.factors
+        )
+        of_side = side_unit(
+            self.distances, self.wanted, self.wanted_error, self.of_input, self.batch, self.dialect
+        )  # (P,)
+        nothing = cls.new_zeros(())
+        terms = torch.stack((nothing, cls, (self.scores * of_side).sum(), nothing))  # (4,)
+        return terms * self.gains / self.score_sum + 4 * self.eps * self.exact.items.abs()
+
+    def enclosed(self) -> Tensor:
+        """Return the largest differences of box and angle, which enclosures bound; zero for cls and dfl (4,)."""
+        of_box = (self.scores * self.box.loss.distance_from(self.exact_box[0])).sum()
+        of_turn = (self.scores * self.turn.value.distance_from(self.turn.exact)).sum()
+        nothing = torch.zeros_like(of_box)
+        return torch.stack((of_box, nothing, nothing, of_turn)) * self.gains / self.score_sum
+
+    def on_logits(self) -> Tensor:
+        """Return the effect on the gradients of cls (B, A, C)."""
+        scale = self.batch.hyperparameters.cls_gain * self.share * self.factors * self.coarse
+        sizes = class_gradient_unit(self.logits, self.targets, self.dialect)  # (B, A, C)
+        return class_gradient_roundings(self.batch, self.logits, sizes) * scale
+
+    @cached_property
+    def slopes(self) -> tuple[Enclosure, Enclosure]:
+        """Enclosures of the box loss's gradient on the four distances (P, 4) and on the angle (P,)."""
+        return on_distances(self.box.gradient, self.sides, self.angle)
+
+    def on_distances(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return roundings of box and dfl on the distance logits, and jumps of both, (P, 4R) each."""
+        wanted_error, numbers = self.wanted_error, self.batch.hyperparameters
+        if self.reg_max == 1:
+            wanted_error = wanted_error + share_error(self.distances, self.of_input, self.dtype)
+        slope = RotatedGradientRounding(
+            self.target, self.target, self.distances, self.wanted, wanted_error, self.strides[:, 0], self.reg_max,
+            self.dtype, self.dialect, self.slopes[0], self.exact_box[1][:, :4],
+        )  # fmt: skip
+        of_weights = (self.scores * self.share)[:, None, None]  # (P, 1, 1)
+        shares = self.of_input[..., None] if self.reg_max == 1 else 1.0  # (P, 4, 1)
+        of_sides = of_weights * shares * (numbers.dfl_gain / 4)
+        box_rounds, box_jumps, side_rounds, side_jumps = distance_gradient_units(
+            slope, None, self.distance_error, of_weights * numbers.box_gain, of_sides, self.strides
+        )  # (P, 4R) each
+        return (box_rounds, side_rounds), (box_jumps, side_jumps)
+
+    def on_angles(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return differences of box and angle on the angle that enclosures bound, and last roundings, (P, 1) each."""
+        numbers, slope, turn = self.batch.hyperparameters, self.exact_box[1][:, 4:], self.turn  # slope (P, 1)
+        of_weight = (self.scores * self.share)[:, None]  # (P, 1)
+        box_turns = of_weight * numbers.box_gain * self.slopes[1].distance_from(slope[:, 0])[:, None]
+        moved = turn.gradient.distance_from(turn.exact_gradient)[:, None]  # (P, 1)
+        tiny = 4 * smallest(self.dtype)  # underflow
+        last = 4 * self.coarse * of_weight  # products with weight, gain and 1 / N
+        box_last = last * numbers.box_gain * slope.abs() + tiny
+        angle_last = last * numbers.angle_gain * turn.exact_gradient[:, None].abs() + tiny
+        return (box_turns, of_weight * numbers.angle_gain * moved), (box_last, angle_last)
 
 
 def box_loss_of(given: RotatedPredictions, at: tuple[Tensor, ...], target: Tensor) -> tuple[Tensor, Tensor]:

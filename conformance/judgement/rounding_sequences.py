@@ -222,7 +222,8 @@ class SequencedItems:
     Attributes:
         expected: expectation of the batch.
         targets: the assignment of each image.
-        learns: (B, A) bool: the anchor has a gradient. Others of `targets` have small weights, or are no positives.
+        learns: (B, A) bool: True if the anchor has a gradient. Other positives of `targets` have tiny weights, or the
+            loss did not use them.
     """
 
     expected: Expectation

@@ -1,4 +1,4 @@
-"""How well the keypoints or the mask of an anchor fit those of its ground truths, as text for `explain`.
+"""Similarity of an anchor's keypoints or mask to those of its ground truths, as text for `explain`.
 
 M ground truths, A anchors, K keypoints.
 """
@@ -25,14 +25,14 @@ from tal_reference.masks import (
 
 
 class Fit(NamedTuple):
-    """How a task's parts fit."""
+    """Measure of the similarity of keypoints or masks."""
 
     name: str
     """Name of the measure."""
     values: Callable[[ImageTrace, int], Tensor]
     """Function of a trace and a ground truth that returns the measure (A,) of every anchor."""
     note: str
-    """What the measure means for the assignment and the loss."""
+    """Role of the measure in the assignment and the loss, as a sentence."""
 
 
 def keypoint_fit(trace: ImageTrace, truth: int) -> Tensor:

@@ -21,6 +21,7 @@ from tal_conformance.core.verdicts import Judgement, Verdict
 from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import calls
 from tal_conformance.judgement.failure import Failure, Subject, failure_from, formal_failure
+from tal_conformance.judgement.mixed_precision import is_coarse
 from tal_conformance.judgement.rejection import supports_relations
 from tal_conformance.known_issues.ledger import KnownIssue
 from tal_conformance.suite.shrinking import TestShrinking
@@ -32,8 +33,6 @@ MAX_INCONCLUSIVE_SHARE = 0.25
 Measured with a loss that hides its assignment and chooses otherwise among equal values: 6 of the 425 batches of all
 checks, of which half have ties by design, were inconclusive, and at most 3 of 40 batches of a single check.
 """
-HALF = 2
-"""Bytes of a number of 16 bits."""
 ENOUGH_BATCHES = 50
 """Number of batches from which the share is checked. If 3 of 40 are expected, 50 batches exceed it in fewer
 than one of 10,000 runs."""
@@ -41,7 +40,7 @@ than one of 10,000 runs."""
 
 def in_half(batch: Batch) -> bool:
     """Return True for feature maps of 16 bits without autocast."""
-    return batch.dtype.itemsize == HALF and not batch.autocast
+    return is_coarse(batch.dtype) and not batch.autocast
 
 
 class CallTiming(NamedTuple):

@@ -57,9 +57,9 @@ def test_training_leads_to_the_same_weights(
     if not PROFILES[pytestconfig.getoption("--conformance-profile")].compares_training:
         pytest.skip("trainings are compared in the profiles ci and nightly")
     try:
-        rms = cached_controls(recorded, subject.batch_device)
-        ended = cached_reference(recorded, implementation.dialect, subject.batch_device)
         place = subject.batch_device
+        rms = cached_controls(recorded, place)
+        ended = cached_reference(recorded, implementation.dialect, place)
         comparison = compare_training(implementation, recorded, device=place, rms=rms, ended=ended)
     except NotSupported as unsupported:
         skip_untested(

@@ -82,7 +82,7 @@ def test_k_is_shown_by_several_batches():
 
 
 def test_an_edge_that_counts_is_judged_divergent_in_a_loss_alone():
-    """Where rounding decides if an anchor is on an edge, either is admissible: sides of 2^n px are exact."""
+    """The batch has boxes with sides of 2^n px, so that no rounding can move an anchor off an edge."""
     wrong = LossOf(NEWEST.but(edge_counts=True))
     subject = Subject(implementation_from(wrong, "wrong"), "cpu")
     (batch,) = [batch for batch in batches() if batch.head.reg_max == 4]

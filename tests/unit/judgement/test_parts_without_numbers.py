@@ -1,4 +1,4 @@
-"""Poses and masks with NaN, infinity, float64 or 16 bits: what is judged of them, and what is left open."""
+"""Poses and masks with NaN, infinity, float64 or 16 bits: faults are found, correct code conforms or is left open."""
 
 from collections.abc import Callable
 from dataclasses import replace
