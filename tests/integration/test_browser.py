@@ -14,6 +14,7 @@ from tests.common import run_logs as factory
 from tests.common.chromium import chromium
 from tests.common.pages import hostile_lines
 from tests.common.run_logs import divergence, implementation, run_line
+from tests.unit.reports.analysis.test_worth import DEV
 from tests.unit.reports.html.test_differences import SIDES, hostile
 
 from tal_reports import Section, render, write_differences
@@ -46,6 +47,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "hostile": hostile_lines(),
         "awkward": [("run", run_line([implementation(awkward)])), *causes, ("end", {"exit": 1})],
         "nothing": factory.passing(1)[:1],
+        "worth": [("run", run_line() | {"worth": DEV}), *factory.passing(60)[1:]],
     }
     folders = {name: factory.write(folder / name, lines) for name, lines in runs.items()}
     (folders["one"] / "walkthrough.json").write_text(json.dumps(factory.walkthrough()))
@@ -104,6 +106,12 @@ def test_nothing_is_wider_than_the_screen(open_page: Open, name: str, size: tupl
             }).map(one => one.outerHTML.slice(0, 120))"""
         )
         assert outside == []
+
+
+def test_a_name_has_room_beside_what_a_pass_is_worth(open_page: Open):
+    with open_page("worth", size=PHONE) as page:
+        assert page.locator(".who td:last-child .see").first.is_visible()
+        assert page.locator(".who tbody th").first.bounding_box()["width"] >= PHONE[0] / 3
 
 
 def test_without_scripts_everything_is_readable(open_page: Open):
