@@ -21,7 +21,8 @@ from tal_conformance.batches.named_strategies import LOSS_STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.checks.registry import CHECKS
-from tal_conformance.dialects.choices import DISTINGUISHING, differ
+from tal_conformance.dialects.choices import differ
+from tal_conformance.dialects.distinguishing import DISTINGUISHING
 from tal_conformance.dialects.identification import explain
 from tal_conformance.dialects.identified import Identification
 from tal_conformance.dialects.known_faults import words_of

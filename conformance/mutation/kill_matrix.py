@@ -1,6 +1,7 @@
 """The kill matrix: for every mutant, the test that kills the mutant, the reported stage and the number of batches.
 
-There are three kinds of mutants: changed functions of the official release ("official") or of the reference
+There are changed functions of the official release: those of detection ("official") and those that only rotated boxes
+("official-obb") or end-to-end heads ("official-e2e") have. Other kinds are changed functions of the reference
 ("reference"), and the reference in one dialect, judged by the rules of a neighbouring dialect ("history").
 """
 
@@ -25,11 +26,13 @@ from tal_conformance.core.determinism import fixed_arithmetic
 from tal_conformance.core.files import PACKAGES
 from tal_conformance.core.names import suggestion
 from tal_conformance.core.progress import progress
+from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.mutation.operators import Mutant, Place, mutants_of
 from tal_conformance.mutation.process_pool import After, Made, MutantOutcome, in_processes, judge_mutant
+from tal_conformance.mutation.suite_checks import cases_of_task
 from tal_conformance.mutation.targets import TARGETS, Seen, Target, watching
 from tal_conformance.mutation.trials import BaselineOutcomes, GeneratedCase, all_cases, checks_of
 from tal_conformance.suite.checker import Checker
@@ -37,7 +40,7 @@ from tal_conformance.suite.run_log import RunLogWriter
 from tal_reference import ARTICLE, DIALECTS, NEWEST, Dialect
 from tal_text import say
 
-KINDS = ("official", "reference", "history")
+KINDS = ("official", "official-obb", "official-e2e", "reference", "history")
 """Kinds of mutants, as the docstring of this module explains them."""
 ROOTS = ("tal_conformance", "tal_reference")
 REPORTING_FILES = (
@@ -210,7 +213,9 @@ def results_of(
         return
     target = TARGETS[kind]()
     outcomes = BaselineOutcomes()
-    cases, reached = judge_baseline(target, all_cases(number, NEWEST), outcomes)
+    of_detection = target.task == DETECT.name
+    batches = all_cases(number, NEWEST) if of_detection else cases_of_task(target.task, NEWEST, number)
+    cases, reached = judge_baseline(target, batches, outcomes)
     mutants = [mutant for place in target.places for mutant in mutants_of(place, reached[place])]
     everything = sum(len(mutants_of(place)) for place in target.places)
     chosen = {mutant.id: mutant for mutant in mutants if fnmatchcase(mutant.id, only)}
@@ -225,7 +230,14 @@ def results_of(
         make = planted(place, mutant, target.implementation)
         jobs[name] = Job(mutant.function, make, reached.batches_of(mutant, place))
     yield from resume(
-        kind, jobs, cases, every_image, outcomes, key_of(profile, number), report_dir, processes
+        kind,
+        jobs,
+        cases,
+        every_image if of_detection else None,
+        outcomes,
+        key_of(profile, number),
+        report_dir,
+        processes,
     )
 
 

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.core.task import DETECT, E2E, OBB
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.mutation.operators import Mutant, Place, places, statement_at
 from tal_reference import NEWEST, Head, Hyperparameters
@@ -20,6 +22,15 @@ OFFICIAL = {
     "ultralytics.utils.metrics": ("bbox_iou",),
 }
 """The official functions and classes of assigner and detection loss, by module."""
+OFFICIAL_BY_TASK: dict[str, dict[str, tuple[str, ...]]] = {
+    OBB.name: {
+        "ultralytics.utils.tal": ("RotatedTaskAlignedAssigner", "dist2rbox", "rbox2dist"),
+        "ultralytics.utils.loss": ("RotatedBboxLoss", "v8OBBLoss"),
+        "ultralytics.utils.metrics": ("probiou", "_get_covariance_matrix"),
+    },
+    E2E.name: {"ultralytics.utils.loss": ("E2ELoss",)},
+}
+"""The official functions and classes of other tasks, besides those that they share with detection."""
 REFERENCE = ("anchors", "annotations", "assignment", "boxes", "decoding", "dialect", "loss", "settings")
 """Modules of the reference that contain computations."""
 COPIED = "tal_conformance.implementations.adapters.reference"
@@ -31,18 +42,24 @@ class Target:
     """Functions to mutate, and the implementation that runs them.
 
     Attributes:
-        name: "official" or "reference".
+        name: "official", "official-" and a task, or "reference".
         places: the functions to mutate.
         implementation: function that returns the implementation under test, which runs these functions.
+        task: name of the task on whose batches they are judged.
     """
 
     name: str
     places: tuple[Place, ...]
     implementation: Callable[[], Implementation]
+    task: str = DETECT.name
 
 
-def official() -> Target:
+def official(task: str = DETECT.name) -> Target:
     """Return the functions to mutate in the installed release of Ultralytics.
+
+    Args:
+        task: name of a task; for detection, assigner and loss of detection are mutated, and for another task only what
+            it does not share with detection.
 
     Raises:
         UnknownImplementation: no release is installed.
@@ -52,10 +69,16 @@ def official() -> Target:
     load_release()
     found = tuple(
         place
-        for module, names in OFFICIAL.items()
+        for module, names in OFFICIAL_BY_TASK.get(task, OFFICIAL).items()
         for place in places(importlib.import_module(module), names)
     )
-    return Target("official", found, lambda: implementation_from(UltralyticsAdapter(), "ultralytics"))
+    if task == DETECT.name:
+        return Target("official", found, lambda: implementation_from(UltralyticsAdapter(), "ultralytics"))
+
+    def of_task() -> Implementation:
+        return implementation_from(UltralyticsAdapter(), "ultralytics").of_task(task)
+
+    return Target(f"official-{task}", found, of_task, task)
 
 
 def reference() -> Target:
@@ -76,7 +99,9 @@ def reference() -> Target:
     )
 
 
-TARGETS: dict[str, Callable[[], Target]] = {"official": official, "reference": reference}
+TARGETS: dict[str, Callable[[], Target]] = {"official": official, "reference": reference} | {
+    f"official-{task}": partial(official, task) for task in OFFICIAL_BY_TASK
+}
 
 
 class Copy:

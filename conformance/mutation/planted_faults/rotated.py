@@ -51,21 +51,23 @@ right = {
 
 
 @planted("OBB-ANN-1", StageName.DECODE, "decoding", "rotated_truths", *ASSIGNED)
-def sides_exchange_with_the_angle(annotations: Tensor, images: int, size: tuple[int, int]) -> Any:
+def sides_exchange_with_the_angle(
+    annotations: Tensor, images: int, size: tuple[int, int], *others: Any
+) -> Any:
     """Return ground truths whose normalised widths are multiplied by the input's height, and heights by its width."""
     height, width = size
     rows = annotations.clone()
     rows[:, 4] = rows[:, 4] * height / width
     rows[:, 5] = rows[:, 5] * width / height
-    return right["rotated_truths"](rows, images, size)
+    return right["rotated_truths"](rows, images, size, *others)
 
 
 @planted("OBB-ANN-1", StageName.DECODE, "decoding", "rotated_truths", *ASSIGNED)
-def angle_taken_anticlockwise(annotations: Tensor, images: int, size: tuple[int, int]) -> Any:
+def angle_taken_anticlockwise(annotations: Tensor, images: int, size: tuple[int, int], *others: Any) -> Any:
     """Return ground truths with the angles of the annotations negated, as if the y axis pointed up."""
     rows = annotations.clone()
     rows[:, 6] = -rows[:, 6]
-    return right["rotated_truths"](rows, images, size)
+    return right["rotated_truths"](rows, images, size, *others)
 
 
 @planted("OBB-ANN-2", StageName.GRADIENTS, "annotations", "SMALLEST_SIDE")
@@ -190,15 +192,16 @@ def overlap_of_widened_boxes(truths: Tensor, boxes: Tensor, candidates: Tensor) 
     return right["overlaps_of"](sides, boxes, candidates)
 
 
-@planted("OBB-BOX-1", StageName.BOX, "loss", "LOSS_VARIANCE")
-def no_variance_in_the_loss() -> None:
-    """Set the variance that the box loss adds to 0."""
+@planted("OBB-BOX-1", StageName.BOX, "loss", "box_loss")
+def no_variance_in_the_loss(predicted: Tensor, target: Tensor, _: float) -> Any:
+    """Return the box loss with a variance of 0, as releases before 8.4.84."""
+    return right["box_loss"](predicted, target, 0.0)
 
 
 @planted("OBB-BOX-1", StageName.BOX, "loss", "box_loss")
-def hellinger_squared(predicted: Tensor, target: Tensor) -> Tensor:
+def hellinger_squared(predicted: Tensor, target: Tensor, variance: float) -> Any:
     """Return the squared box loss: the squared Hellinger distance instead of the distance."""
-    return right["box_loss"](predicted, target).square()
+    return right["box_loss"](predicted, target, variance).square()
 
 
 @planted("OBB-DFL-1", StageName.DFL, "loss", "distances_in_frame")
@@ -313,7 +316,6 @@ def _replace(name: str, **replaces: Any) -> None:
 _replace("no_row_dropped", tal_reference__rotated__SMALLEST_SIDE=0)
 _replace("rows_below_eight_pixels_dropped", tal_reference__rotated__SMALLEST_SIDE=8)
 _replace("distance_clamped_early", tal_reference__rotated__FARTHEST=1)
-_replace("no_variance_in_the_loss", tal_reference__rotated__LOSS_VARIANCE=0.0)
 _replace("sum_without_the_angle", tal_reference__annotations__GroundTruths__real=property(_without_angle))
 _replace("every_row_is_real", tal_reference__annotations__GroundTruths__real=property(_all_real))
 for _name in (
