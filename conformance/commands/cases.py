@@ -10,7 +10,7 @@ from tal_conformance.core.case_file import read, read_circumstances
 from tal_conformance.core.files import REPOSITORY
 from tal_conformance.implementations.outcome_file import declared_dialect, outcomes_beside
 from tal_reference import NEWEST, Dialect, parse
-from tal_reference.eras import dialect_of
+from tal_reference.eras_of_tasks import dialect_in
 
 RUN_FOLDERS = ("reports/runs", "tal-conformance-reports")
 """Folders with runs in which a case is searched by its name."""
@@ -87,4 +87,6 @@ def _dialect_of_recording(path: Path) -> Iterator[Dialect]:
         found = RELEASE.search(read_circumstances(path).source or read(path).origin)
         if found:
             major, minor, patch = map(int, found.groups())
-            yield dialect_of((major, minor, patch))
+            dialect = dialect_in((major, minor, patch), read(path).task)
+            if dialect is not None:
+                yield dialect

@@ -15,6 +15,7 @@ from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.pictures.parts import parts_as_text
 from tal_conformance.pictures.trace import ImageTrace, trace_as_text
+from tal_reference.eras_of_tasks import for_task
 from tal_reports import visible
 from tal_text import say
 
@@ -33,15 +34,21 @@ def run(options: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     implementation = None if options.implementation is None else find(options.implementation)
     dialect = dialect_named("--dialect", options.dialect) or (
-        implementation.dialect if implementation else dialect_of_case(path)
+        implementation.dialect_of(batch.task) if implementation else dialect_of_case(path)
     )
+    dialect = dialect and for_task(dialect, batch.task)
+    if dialect is None:
+        raise CommandError(f"this dialect is not specified for the task {batch.task} of {path.name}")
     if not 0 <= options.image < batch.images:
         raise CommandError(f"--image {options.image}: expected an index from 0 to {batch.images - 1}")
     try:
-        trace = ImageTrace.of(batch, options.image, dialect)
+        trace = ImageTrace.of(batch, options.image, dialect, options.branch or "")
     except ValueError as error:
         raise CommandError(f"the reference cannot assign this batch: {error}") from error
-    assignment = None if implementation is None else assignment_by(implementation, batch)
+    assignment = None
+    if implementation is not None:
+        held = implementation.with_dialect(dialect)
+        assignment = assignment_by(held, batch, trace.branch)
     try:
         explanation = trace_as_text(trace, options.anchor, options.gt, assignment)
         explanation = [*explanation, *parts_as_text(trace, options.anchor, options.gt)]
@@ -53,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
         batch=batch.describe(),
         dialect=dialect.name,
         image=options.image,
+        branch=trace.branch or None,
         implementation=None if implementation is None else implementation.name,
         finding=finding or None,
         explanation=explanation,
@@ -60,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     lines = [
         f"{path.name}: {batch.describe()}",
         *([f"Inputs: {finding}"] if finding else []),
-        f"By the reference, dialect {dialect.name}:",
+        f"By the reference, dialect {dialect.name}{of_branch(batch, trace.branch)}:",
         "",
         *explanation,
     ]
@@ -68,14 +76,21 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def assignment_by(implementation: Implementation, batch: Batch) -> CheckedAssignment:
-    """Return the assignment of an implementation for a batch.
+def of_branch(batch: Batch, branch: str) -> str:
+    """Return words that name the explained branch and the option for the others; "" for a head without branches."""
+    others = [name for name in batch.family.branches if name != branch]
+    return f", branch {branch} (--branch {others[0]} for the other)" if branch else ""
+
+
+def assignment_by(implementation: Implementation, batch: Batch, branch: str = "") -> CheckedAssignment:
+    """Return the assignment of an implementation for a batch, or for a branch of an end-to-end head.
 
     Raises:
         CommandError: the implementation fails on the batch, or does not expose its assignment.
     """
     try:
-        assignment = execute(implementation, batch).assignment
+        outcome = execute(implementation, batch)
+        assignment = outcome.branches[branch].assignment if branch else outcome.assignment
     except ImplementationFailed as error:
         raise CommandError(f"{implementation.name} failed on this batch: {error.what}") from error
     except NotSupported as unsupported:

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,9 @@ from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.non_finite import judge_any
 from tal_conformance.judgement.remarks import remarks_on
-from tal_conformance.pictures.picture import can_be_drawn, failure_picture, picture
+from tal_conformance.pictures.picture import can_be_drawn, drawn_assignment, failure_picture, picture
 from tal_reference import Dialect, parse
+from tal_reference.eras_of_tasks import for_task
 from tal_reports import write_picture
 from tal_text import say, warn
 
@@ -156,8 +157,9 @@ class Replay:
                 for line in error.details.splitlines()[-TRACEBACK_LINES:]:
                     warn(printable(f"  {line}"))
             else:
-                held_to = self.against or implementation.dialect
-                self.found.append(replace(implementation, dialect=held_to))
+                self.found.append(
+                    implementation if self.against is None else implementation.with_dialect(self.against)
+                )
 
     def judge_case(self, path: Path) -> None:
         """Judge one case file and print the results."""
@@ -229,7 +231,8 @@ class Replay:
 
     def _live(self, batch: Batch) -> Iterator[Replayed]:
         """Run every loaded implementation on the batch, and yield the judged result of each."""
-        for implementation in self.found:
+        for loaded in self.found:
+            implementation = loaded.for_batch_of(batch.task)
             version, dialect = implementation.version, implementation.dialect
             who = f"{implementation.name} {version} on {self.device}, dialect {dialect.name}"
             outcomes: list[Outcome] = []
@@ -310,11 +313,14 @@ def picture_of(
     batch: Batch, dialect: Dialect, outcome: Outcome, judgement: Judgement | None
 ) -> dict[str, Any] | None:
     """Return the data of an outcome's picture for the report, or None if the batch cannot be drawn."""
-    return picture(batch, dialect, outcome.assignment, judgement) if can_be_drawn(batch) else None
+    if not can_be_drawn(batch):
+        return None
+    return picture(batch, dialect, drawn_assignment(batch, outcome, judgement), judgement)
 
 
 def judge_stored(batch: Batch, stored: StoredOutcome, dialect: Dialect) -> Replayed:
     """Judge a stored outcome by a dialect, and return the result."""
+    dialect = for_task(dialect, batch.task) or dialect
     who = f"{stored.implementation} {stored.version} on {stored.device} (stored), dialect {dialect.name}"
     try:
         judgement = judge_any(stored.outcome, Expectation(batch, dialect))

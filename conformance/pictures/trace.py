@@ -12,16 +12,20 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.branches import branch_batches, has_branches
 from tal_conformance.core.outcome import CheckedAssignment
 from tal_conformance.core.reference_inputs import reference_loss, truths_of
-from tal_conformance.core.task import DETECT
+from tal_conformance.judgement.geometry import GEOMETRIES_BY_TASK, turned_depth
 from tal_reference import (
     AssignmentTrace,
     DetectionLoss,
     Dialect,
     GroundTruths,
+    RotatedPredictions,
+    probiou,
+    rotated,
 )
-from tal_reference.assignment import distance_inside, widened
+from tal_reference.assignment import distance_inside
 from tal_reference.dialect import SingleBin, WeightBroadcast
 from tal_reference.loss import box_loss, dfl_loss, distances_to, l1_loss, stacked
 from tal_reference.varied_boxes import MEASURES
@@ -34,6 +38,8 @@ MAX_PAIRS = 5
 selected it, then those with the largest overlap."""
 NEXT = 3
 """Number of candidates after the k-th that are included for each ground truth."""
+XYXY = 4
+"""Number of coordinates of an upright box; a rotated box (centre, sides, angle) has one more."""
 DIGITS = 6
 """Number of significant digits of all values."""
 
@@ -48,6 +54,7 @@ class ImageTrace:
         dialect: the dialect that the reference follows.
         truths: ground truths of the image.
         loss: loss of the whole batch, with the trace of its assignment.
+        branch: name of the branch of an end-to-end head, whose batch `batch` is; "" for other heads.
     """
 
     batch: Batch
@@ -55,22 +62,31 @@ class ImageTrace:
     dialect: Dialect
     truths: GroundTruths
     loss: DetectionLoss
+    branch: str = ""
 
     @classmethod
     @torch.no_grad()
-    def of(cls, batch: Batch, image: int, dialect: Dialect) -> "ImageTrace":
+    def of(cls, batch: Batch, image: int, dialect: Dialect, branch: str = "") -> "ImageTrace":
         """Assign the ground truths of a batch with the reference, and return all stages of one image.
 
         Args:
             batch: the batch.
             image: index of the image.
             dialect: the dialect that the reference follows.
+            branch: name of a branch of an end-to-end head; by default the one that predicts after the training.
 
         Raises:
-            ValueError: the batch has no assignment (TAL-TOPK-2).
+            ValueError: the batch has no assignment (TAL-TOPK-2), or its head no such branch.
         """
+        if has_branches(batch):
+            branch, parts = branch or batch.family.branches[-1], branch_batches(batch, dialect)
+            if branch not in parts:
+                raise ValueError(f"no branch {branch!r}: the head has the branches {', '.join(parts)}")
+            batch = parts[branch]
+        elif branch:
+            raise ValueError(f"no branch {branch!r}: the head has no branches")
         loss = reference_loss(batch, dialect, keep_trace=True)
-        return cls(batch, image, dialect, truths_of(batch)[image], loss)
+        return cls(batch, image, dialect, truths_of(batch, dialect=dialect)[image], loss, branch)
 
     @property
     def trace(self) -> AssignmentTrace | None:
@@ -89,14 +105,45 @@ class ImageTrace:
     def facts(self, anchors: Iterable[int]) -> dict[str, Any]:
         """Return data of the image, ground truths and some anchors, for `picture` in the run log's schema."""
         hyperparameters = self.batch.hyperparameters
-        items = dict(zip(self.batch.family.item_names, map(_number, self.loss.items.double()), strict=True))
+        items = dict(zip(self.item_names, map(_number, self.loss.items.double()), strict=True))
+        branch = {"branch": self.branch} if self.branch else {}
         return {
             "k": hyperparameters.topk,
             "kept": hyperparameters.effective_topk2,
             "items": items,
             "facts": self._truth_facts(),
             "anchors": self._anchor_facts(list(anchors)),
+            **branch,
         }
+
+    @property
+    def item_names(self) -> tuple[str, ...]:
+        """Names of the loss items."""
+        return self.batch.family.item_names
+
+    def _drawn_box(self, box: Tensor) -> list[float]:
+        """Return x1, y1, x2, y2 of a box (4,) or of the smallest upright box around a rotated box (5,), in pixels."""
+        return _numbers(hull(box) if len(box) > XYXY else box)
+
+    def _box_fields(self, box: Tensor) -> dict[str, list[float]]:
+        """Return the fields of a box (4,) or (5,): `box`, and `turned` of a rotated one."""
+        turned = {"turned": _numbers(box)} if len(box) > XYXY else {}
+        return {"box": self._drawn_box(box), **turned}
+
+    def _widened_fields(self, box: Tensor) -> dict[str, list[float]]:
+        """Return the fields of the box by which candidates are chosen, for a ground truth with a small side."""
+        fields = self._box_fields(box)
+        return {"widened": fields.pop("box"), **fields}
+
+    def truth_fields(self) -> list[dict[str, Any]]:
+        """Return box, label and reality of every ground truth of the image."""
+        boxes, labels, real = self.truths.boxes, self.truths.labels.tolist(), self.truths.real.tolist()
+        rotated_fields = [{"turned": _numbers(box)} if len(box) > XYXY else {} for box in boxes]
+        drawn = [hull(box).tolist() if len(box) > XYXY else box.tolist() for box in boxes]
+        return [
+            {"box": box, "label": label, "real": is_real, **fields}
+            for box, label, is_real, fields in zip(drawn, labels, real, rotated_fields, strict=True)
+        ]
 
     def _truth_facts(self) -> list[dict[str, Any]]:
         """Return for each ground truth the counts of candidates and positives, and values of t and u.
@@ -116,25 +163,26 @@ class ImageTrace:
             "best_overlap": (overlap * trace.positives).amax(1),
         }  # (M,) each
         rows = zip(*(map(_number, column.cpu()) for column in columns.values()), strict=True)
-        enlarged = widened(self.truths.boxes, self.dialect.floor(self.batch.head.strides)).cpu()  # (M, 4)
+        floor = self.dialect.floor(self.batch.head.strides)
+        enlarged = GEOMETRIES_BY_TASK[self.batch.task].widened(self.truths.boxes, floor).cpu()  # (M, box)
         changed = (enlarged != self.truths.boxes.cpu()).any(1).tolist()
         return [
             dict(zip(columns, row, strict=True))
-            | {"widened": _numbers(enlarged[truth]) if changed[truth] else None}
+            | (self._widened_fields(enlarged[truth]) if changed[truth] else {"widened": None})
             for truth, row in enumerate(rows)
         ]
 
     def _anchor_facts(self, anchors: list[int]) -> dict[str, Any]:
         """Return for each anchor its predicted box, its ground truths, and its contribution to each loss item."""
         indices = torch.tensor(anchors, dtype=torch.long, device=self.loss.items.device)  # (N,)
-        boxes, terms = self.boxes()[indices].double().cpu(), self._terms(indices).cpu()  # (N, 4), (N, 3)
+        boxes, terms = self.boxes()[indices].double().cpu(), self._terms(indices)  # (N, box)
         pairs, outside = self._pairs(indices), self._outside(indices)
         return {
             str(number): {
-                "box": _numbers(boxes[place]),
+                **self._box_fields(boxes[place]),
                 "pairs": pairs[place],
                 **self._unclamped(number, [pair[0] for pair in pairs[place]]),
-                "loss": _numbers(terms[place]),
+                "loss": [_number(terms[name][place]) if name in terms else None for name in self.item_names],
                 "outside": outside[place] if not pairs[place] else None,
             }
             for place, number in enumerate(anchors)
@@ -187,11 +235,11 @@ class ImageTrace:
         return pairs
 
     def _unclamped(self, anchor: int, truths: list[int]) -> dict[str, list[float]]:
-        """Return the overlaps of an anchor and ground truths before they are clamped at 0; {} for rotated boxes."""
-        if not truths or self.batch.family.box_columns != DETECT.box_columns:
+        """Return the overlaps of an anchor and ground truths before they are clamped at 0; {} without ground truths."""
+        if not truths:
             return {}
-        measure = MEASURES[self.dialect.overlap]
-        boxes = self.boxes()[anchor].expand(len(truths), 4)  # (N, 4)
+        measure = probiou if self.batch.turned else MEASURES[self.dialect.overlap]
+        boxes = self.boxes()[anchor].expand(len(truths), -1)  # (N, box)
         return {"unclamped": _numbers(measure(self.truths.boxes[truths].to(boxes), boxes).cpu())}
 
     def _outside(self, indices: Tensor) -> list[list[Any] | None]:
@@ -207,14 +255,21 @@ class ImageTrace:
         if not bool(self.truths.real.any()):
             return [None for _ in indices]
         centres = self.loss.predictions.anchors.pixels[indices].to(self.truths.boxes)  # (N, 2)
-        inside = distance_inside(self.truths.boxes, centres, floor).double()  # (M, N)
+        if self.batch.turned:
+            inside = (
+                turned_depth(rotated.widened(self.truths.boxes, floor), centres).amin(2).double()
+            )  # (M, N)
+        else:
+            inside = distance_inside(self.truths.boxes, centres, floor).double()  # (M, N)
         inside = inside.where(self.truths.real[:, None], -torch.inf).cpu()
         nearest = inside.argmax(0).tolist()
         return [[truth, _number(-inside[truth, place])] for place, truth in enumerate(nearest)]
 
     @torch.no_grad()
-    def _terms(self, indices: Tensor) -> Tensor:
-        """Return the contribution (N, 3) of anchors to the logged box, cls and dfl loss (LOSS-BOX/CLS/DFL-1).
+    def _terms(self, indices: Tensor) -> dict[str, Tensor]:
+        """Return the contributions (N,) of anchors to logged loss items, by name (LOSS-BOX/CLS/DFL-1, OBB-ANG-1).
+
+        Items of keypoints and masks are missing: they are not divided among anchors.
 
         Args:
             indices: (N,) indices of the anchors.
@@ -225,9 +280,8 @@ class ImageTrace:
             targets.scores[image, indices].sum(-1),
             predictions.anchors.strides[indices],
         )  # (N,), (N, 1)
-        centres, distances = predictions.anchors.centres[indices], predictions.distances[image, indices]
-        boxes = targets.boxes[image, indices] / strides  # (N, 4) in grid units
-        target_distances = distances_to(boxes, centres)  # (N, 4)
+        distances = predictions.distances[image, indices]  # (N, 4R)
+        boxes, target_distances, box = self._targets(targets.boxes[image, indices], strides, indices)
         if head.reg_max > 1:
             distance_loss = dfl_loss(distances, target_distances, head.reg_max)  # (N,)
         elif self.dialect.single_bin is SingleBin.L1:
@@ -241,19 +295,38 @@ class ImageTrace:
             targets.scores[image, indices],
             reduction="none",
         ).sum(-1)  # (N,)
-        box = box_loss(predictions.boxes[image, indices].to(boxes), boxes)
         positive = targets.foreground[image, indices]
-        hyperparameters = self.batch.hyperparameters
-        terms = torch.stack(
-            (
-                hyperparameters.box_gain * (weights * box).where(positive, 0),
-                hyperparameters.cls_gain * cls,
-                hyperparameters.dfl_gain * (weights * distance_loss).where(positive, 0),
-            ),
-            dim=1,
-        )
+        numbers = self.batch.hyperparameters
+        terms = {
+            "box": numbers.box_gain * (weights * box).where(positive, 0),
+            "cls": numbers.cls_gain * cls,
+            "dfl": numbers.dfl_gain * (weights * distance_loss).where(positive, 0),
+        }
+        if isinstance(predictions, RotatedPredictions) and self.dialect.angle_term:
+            angle = rotated.angle_loss(predictions.angles[image, indices, 0].to(boxes), boxes)  # (N,)
+            terms["angle"] = numbers.angle_gain * (weights * angle).where(positive, 0)
         score_sum = targets.scores.double().sum().clamp(min=self.dialect.score_sum_floor)  # N, LOSS-SUM-1
-        return torch.where(terms == 0, 0, terms.double() / score_sum)
+        return {
+            name: torch.where(term == 0, 0, term.double() / score_sum).cpu() for name, term in terms.items()
+        }
+
+    def _targets(self, boxes: Tensor, strides: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return target boxes (N, box) in grid units, target distances (N, 4) and box losses (N,) of anchors.
+
+        Args:
+            boxes: (N, box) target boxes in pixels.
+            strides: (N, 1) strides of the anchors.
+            indices: (N,) indices of the anchors.
+        """
+        predictions = self.loss.predictions
+        centres, predicted = predictions.anchors.centres[indices], predictions.boxes[self.image, indices]
+        if not self.batch.turned:
+            boxes = boxes / strides  # (N, 4)
+            return boxes, distances_to(boxes, centres), box_loss(predicted.to(boxes), boxes)
+        boxes = rotated.scaled(boxes, 1 / strides)  # (N, 5)
+        framed = boxes if self.dialect.turned_distances else rotated.upright(boxes)  # (N, 5)
+        box = rotated.box_loss(predicted.to(boxes), boxes, self.dialect.box_variance)  # (N,)
+        return boxes, rotated.distances_in_frame(framed, centres), box
 
     def most_relevant_anchors(self, marked: Sequence[int]) -> list[int]:
         """Return the anchors that explain the assignment best, at most `MAX_ANCHORS`, in ascending order.
@@ -301,6 +374,14 @@ class ImageTrace:
         return [int(anchor) for anchor in anchors[row[anchors].argsort(descending=True)]]
 
 
+def hull(box: Tensor) -> Tensor:
+    """Return x1, y1, x2, y2 (4,) of the smallest upright box around a rotated box (5,)."""
+    half = box[2:4].abs() / 2  # (2,)
+    cos, sin = box[4].cos().abs(), box[4].sin().abs()
+    reach = torch.stack((half[0] * cos + half[1] * sin, half[0] * sin + half[1] * cos))  # (2,)
+    return torch.cat((box[:2] - reach, box[:2] + reach))
+
+
 def trace_as_dict(
     trace: ImageTrace, assignment: CheckedAssignment | None, anchors: Iterable[int]
 ) -> dict[str, Any]:
@@ -314,7 +395,7 @@ def trace_as_dict(
     Returns:
         JSON-compatible values, in pixels. Positives are triples of anchor, ground truth and weight.
     """
-    batch, image, truths = trace.batch, trace.image, trace.truths
+    batch, image = trace.batch, trace.image
     height, width = batch.size
     expected = trace.loss.targets[image]
     return {
@@ -325,12 +406,7 @@ def trace_as_dict(
             {"stride": stride, "rows": level.shape[2], "columns": level.shape[3]}
             for stride, level in zip(batch.head.strides, batch.levels, strict=True)
         ],
-        "truths": [
-            {"box": box, "label": label, "real": real}
-            for box, label, real in zip(
-                truths.boxes.tolist(), truths.labels.tolist(), truths.real.tolist(), strict=True
-            )
-        ],
+        "truths": trace.truth_fields(),
         "reference": _positives(expected.foreground, expected.truth_index, expected.weights),
         "implementation": None
         if assignment is None

@@ -84,6 +84,12 @@ class Dots:
     radius: float
 
 
+def rotation(box: Box, turn: float) -> str:
+    """Return the value of an SVG attribute `transform` that turns a box (x, y, width, height) about its centre."""
+    x, y, width, height = box
+    return f"rotate({turn:.6g} {x + width / 2:.6g} {y + height / 2:.6g})" if turn else ""
+
+
 @dataclass(frozen=True)
 class Outline:
     """A ground truth as it is drawn.
@@ -95,6 +101,7 @@ class Outline:
         colour: index into the palette.
         real: False if the ground truth is dropped (ANN-3).
         title: text on hover.
+        turn: angle in degrees by which the box is drawn turned about its centre, clockwise.
     """
 
     box: Box
@@ -103,6 +110,12 @@ class Outline:
     colour: int
     real: bool
     title: str
+    turn: float = 0.0
+
+    @property
+    def transform(self) -> str:
+        """The SVG attribute that turns the box; "" for an upright box."""
+        return rotation(self.box, self.turn)
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,7 @@ class Spot:
         box: the predicted box: x, y, width and height; None if it cannot be drawn.
         title: the values of the anchor in a few words.
         lines: sentences with the reasons for the assignment of the anchor.
+        turn: angle in degrees by which the predicted box is drawn turned about its centre, clockwise.
     """
 
     number: int
@@ -148,6 +162,12 @@ class Spot:
     box: Box | None
     title: str
     lines: list[str]
+    turn: float = 0.0
+
+    @property
+    def transform(self) -> str:
+        """The SVG attribute that turns the predicted box; "" for an upright box."""
+        return "" if self.box is None else rotation(self.box, self.turn)
 
     @property
     def characters(self) -> int:

@@ -5,6 +5,7 @@ The report and `tal-conformance explain` show the same lines.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import degrees
 from typing import Any, NamedTuple
 
 from tal_reports.text import counted, listed, real, short
@@ -55,7 +56,7 @@ class AnchorFacts:
 
     number: int
     where: Anchor
-    box: Sequence[Any]
+    box: str
     pairs: list[Pair]
     loss: Sequence[Any]
     outside: Sequence[Any] | None
@@ -92,7 +93,7 @@ def anchor_facts(picture: dict[str, Any], number: int) -> AnchorFacts | None:
     unclamped = facts.get("unclamped") or [None] * len(facts["pairs"])
     pairs = [_pair(row, overlap) for row, overlap in zip(facts["pairs"], unclamped, strict=False)]
     return AnchorFacts(
-        number, where, facts["box"], pairs, facts["loss"], facts.get("outside"), sides[0], sides[1]
+        number, where, box_words(facts), pairs, facts["loss"], facts.get("outside"), sides[0], sides[1]
     )
 
 
@@ -125,11 +126,25 @@ def anchor_lines(picture: dict[str, Any], number: int, who: str = "The implement
 
 def _where(picture: dict[str, Any], anchor: AnchorFacts) -> str:
     at = anchor.where
-    corners = f"({_n(anchor.box[0])}, {_n(anchor.box[1])})-({_n(anchor.box[2])}, {_n(anchor.box[3])})"
     return (
-        f"Anchor {anchor.number} of image {picture.get('image', 0)}: stride {at.stride:g}, column {at.column}, "
-        f"row {at.row}, centre ({_n(at.x)}, {_n(at.y)}); it predicts {corners}."
+        f"Anchor {anchor.number} of image {picture.get('image', 0)}{_branch(picture)}: stride {at.stride:g}, column "
+        f"{at.column}, row {at.row}, centre ({_n(at.x)}, {_n(at.y)}); it predicts {anchor.box}."
     )
+
+
+def box_words(fields: dict[str, Any]) -> str:
+    """Return corners of an upright box in words; of a rotated box its sides, its turn in degrees and its centre."""
+    if not fields.get("turned"):
+        x1, y1, x2, y2 = fields["box"]
+        return f"({_n(x1)}, {_n(y1)})-({_n(x2)}, {_n(y2)})"
+    x, y, width, height, angle = fields["turned"]
+    turn = degrees(real(angle) or 0.0)
+    return f"{_n(width)} x {_n(height)} px at ({_n(x)}, {_n(y)}), turned by {short(turn, 4)} degrees"
+
+
+def _branch(picture: dict[str, Any]) -> str:
+    """Return words that name the branch of an end-to-end head; "" for other heads."""
+    return f" of branch {picture['branch']}" if picture.get("branch") else ""
 
 
 def _candidates(picture: dict[str, Any], anchor: AnchorFacts) -> list[str]:
@@ -139,23 +154,39 @@ def _candidates(picture: dict[str, Any], anchor: AnchorFacts) -> list[str]:
         truth, pixels = anchor.outside
         if pixels <= 0:
             border = f"the border of GT {truth}{_widened(picture, truth)}, which counts as outside"
-            return [f"Its centre lies in no ground truth, but on {border} (TAL-CAND-1)."]
+            return [f"Its centre lies in no ground truth, but on {border} ({_inside(picture)})."]
         near = f"the nearest is GT {truth}{_widened(picture, truth)}, {_n(pixels)} px away"
-        return [f"Its centre lies in no ground truth (TAL-CAND-1); {near}."]
+        return [f"Its centre lies in no ground truth ({_inside(picture)}); {near}."]
     return [_candidate(picture, pair) for pair in anchor.pairs]
 
 
 def _candidate(picture: dict[str, Any], pair: Pair) -> str:
     if not pair.rank:
         truth = f"GT {pair.truth}{_class(picture, pair.truth)}"
-        return f"Not a candidate of {truth}: its centre lies outside; overlap {_overlap(pair)} (TAL-CONF-1)."
+        overlap = f"{_measure(picture)} {_overlap(pair)}"
+        return f"Not a candidate of {truth}: its centre lies outside; {overlap} (TAL-CONF-1)."
     facts = _facts(picture, pair.truth)
-    numbers = f"score s {_n(pair.score)}, overlap {_overlap(pair)}, metric t {_n(pair.metric)}"
+    numbers = f"score s {_n(pair.score)}, {_measure(picture)} {_overlap(pair)}, metric t {_n(pair.metric)}"
     state = "selected" if pair.selected else "not selected"
     return (
         f"Candidate of GT {pair.truth}{_class(picture, pair.truth)}{_widened(picture, pair.truth)}: {numbers}, "
         f"rank {pair.rank:,} by t; {_against(facts, pair, picture.get('k', 0))}: {state} (TAL-TOPK-1)."
     )
+
+
+def _is_turned(picture: dict[str, Any]) -> bool:
+    """Return True if the picture's ground truths are rotated boxes."""
+    return any(truth.get("turned") for truth in picture["truths"])
+
+
+def _inside(picture: dict[str, Any]) -> str:
+    """Return the clause that decides whether a ground truth contains an anchor's centre."""
+    return "OBB-CAND-1" if _is_turned(picture) else "TAL-CAND-1"
+
+
+def _measure(picture: dict[str, Any]) -> str:
+    """Return the name of the overlap: of rotated boxes it is the probIoU (OBB-MET-1)."""
+    return "probIoU" if _is_turned(picture) else "overlap"
 
 
 def _against(facts: dict[str, Any], pair: Pair, k: int) -> str:
@@ -242,11 +273,12 @@ def _implementation(picture: dict[str, Any], anchor: AnchorFacts, who: str) -> l
 def truth_lines(picture: dict[str, Any], number: int) -> list[str]:
     """Return a line for each anchor that ground truth `number` selected, won, or lost to another ground truth."""
     truth, facts = picture["truths"][number], _facts(picture, number)
-    x1, y1, x2, y2 = truth["box"]
-    where = f"({_n(x1)}, {_n(y1)})-({_n(x2)}, {_n(y2)})"
-    what = f"GT {number}{_class(picture, number)} of image {picture.get('image', 0)}: {where}"
+    image = f"{picture.get('image', 0)}{_branch(picture)}"
+    what = f"GT {number}{_class(picture, number)} of image {image}: {box_words(truth)}"
     if not truth.get("real", True):
-        return [f"{what}. The sum of its corner coordinates is not above 0: it is dropped (ANN-3)."]
+        summed = "coordinates, sides and angle" if truth.get("turned") else "corner coordinates"
+        clause = "OBB-ANN-3" if truth.get("turned") else "ANN-3"
+        return [f"{what}. The sum of its {summed} is not above 0: it is dropped ({clause})."]
     k = picture.get("k", 0)
     candidates = facts.get("candidates", 0)
     if real(facts.get("kth")) == 0:
@@ -255,7 +287,7 @@ def truth_lines(picture: dict[str, Any], number: int) -> list[str]:
         selection = f"of which the {k} with the largest t are selected"
     lines = [
         f"{what}{_widened(picture, number)}.",
-        f"{counted(candidates, 'candidate')} (TAL-CAND-1), {selection} (TAL-TOPK-1):",
+        f"{counted(candidates, 'candidate')} ({_inside(picture)}), {selection} (TAL-TOPK-1):",
     ]
     anchors = [
         anchor
@@ -304,12 +336,11 @@ def _class(picture: dict[str, Any], truth: int) -> str:
 
 
 def _widened(picture: dict[str, Any], truth: int) -> str:
-    box = _facts(picture, truth).get("widened")
-    return (
-        ""
-        if box is None
-        else f", widened to ({_n(box[0])}, {_n(box[1])})-({_n(box[2])}, {_n(box[3])}) (TAL-CAND-2)"
-    )
+    facts = _facts(picture, truth)
+    if facts.get("widened") is None:
+        return ""
+    clause = "OBB-CAND-1" if facts.get("turned") else "TAL-CAND-2"
+    return f", widened to {box_words({'box': facts['widened'], 'turned': facts.get('turned')})} ({clause})"
 
 
 def _percent(share: float) -> str:

@@ -1,6 +1,7 @@
 """The anchors of a picture: a mark for every positive, rings around differing values, and hover targets."""
 
 from collections.abc import Sequence
+from math import degrees
 from typing import Any
 
 from tal_reports.html.drawing import KINDS, MAX_MARKS, Box, Mark, Sides, Spot
@@ -113,7 +114,8 @@ def spots_of(
         title = f"{title}. {short_line(picture, number)}"
         lines = anchor_lines(picture, number, sides.who)
         radius = max(RING_SHARE * anchor.stride, MIN_DISC * unit)
-        spot = Spot(number, anchor.x, anchor.y, radius, _predicted(picture, number), title, lines)
+        box, turn = _predicted(picture, number)
+        spot = Spot(number, anchor.x, anchor.y, radius, box, title, lines, turn)
         characters -= spot.characters
         if characters < 0 and spots:
             break
@@ -121,12 +123,23 @@ def spots_of(
     return sorted(spots, key=lambda spot: (spot.y, spot.x))
 
 
-def _predicted(picture: dict[str, Any], number: int) -> Box | None:
-    corners = [real(edge) for edge in picture["anchors"][str(number)]["box"]]
+def _predicted(picture: dict[str, Any], number: int) -> tuple[Box | None, float]:
+    """Return the predicted box of an anchor as it is drawn, and its turn in degrees; no box if it lies too far away."""
+    anchor = picture["anchors"][str(number)]
+    corners = [real(edge) for edge in anchor["box"]]
     if any(edge is None or not -FARTHEST < edge < FARTHEST for edge in corners):
-        return None
+        return None, 0.0
+    if anchor.get("turned"):
+        return drawn_box(anchor["turned"])
     x1, y1, x2, y2 = (edge for edge in corners if edge is not None)
-    return (min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1))
+    return (min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1)), 0.0
+
+
+def drawn_box(turned: Sequence[Any]) -> tuple[Box, float]:
+    """Return a rotated box (centre, sides, radians) as x, y, width, height before the turn, and the turn in degrees."""
+    x, y, width, height, angle = (real(number) or 0.0 for number in turned)
+    width, height = abs(width), abs(height)
+    return (x - width / 2, y - height / 2, width, height), degrees(angle) % 360
 
 
 def _name(picture: dict[str, Any], number: int, anchor: Anchor) -> str:

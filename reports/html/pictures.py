@@ -24,7 +24,8 @@ from tal_reports.html.drawing import (
     SizeBudget,
     View,
 )
-from tal_reports.html.picture_marks import MARK_SHARE, MIN_DISC, marks_of, rings_of, spots_of
+from tal_reports.html.explanations import box_words
+from tal_reports.html.picture_marks import MARK_SHARE, MIN_DISC, drawn_box, marks_of, rings_of, spots_of
 from tal_reports.text import capital, counted, listed
 
 CROP = 4.0
@@ -183,14 +184,20 @@ def _outlines(
         tag = _free(
             (max(x1, frame[0]), max(y1 - 15 * unit, frame[1]), (7 * len(name) + 6) * unit, 15 * unit), taken
         )
-        where = f"({x1:.6g}, {y1:.6g})-({x2:.6g}, {y2:.6g})"
+        where = box_words(truth)
         kind = "" if label is None else f", class {label}"
         title = f"GT {number}{kind}: {where}{'' if is_real else ' (ANN-3)'}"
-        box = (x1, y1, max(x2 - x1, 0), max(y2 - y1, 0))
+        box, turn = drawn_box(truth["turned"]) if truth.get("turned") else (_upright(x1, y1, x2, y2), 0.0)
         if number in named:
             taken.append(tag)
-        outlines.append(Outline(box, name if number in named else "", tag, number % PALETTE, is_real, title))
+        outlines.append(
+            Outline(box, name if number in named else "", tag, number % PALETTE, is_real, title, turn)
+        )
     return sorted(outlines, key=lambda outline: -outline.box[2] * outline.box[3])
+
+
+def _upright(x1: float, y1: float, x2: float, y2: float) -> Box:
+    return x1, y1, max(x2 - x1, 0), max(y2 - y1, 0)
 
 
 def _free(tag: Box, taken: Sequence[Box]) -> Box:
@@ -226,7 +233,8 @@ def _title(picture: dict[str, Any]) -> str:
     )
     truths = counted(len(picture["truths"]), "ground truth")
     size = f"{picture['width']:g}×{picture['height']:g} px"
-    return f"Image {picture.get('image', 0)}, {size}, {truths}, anchors {grids}"
+    branch = f" of branch {picture['branch']}" if picture.get("branch") else ""
+    return f"Image {picture.get('image', 0)}{branch}, {size}, {truths}, anchors {grids}"
 
 
 def _notes(

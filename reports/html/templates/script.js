@@ -171,6 +171,7 @@ function viewer(picture) {
     ring.setAttribute("visibility", "visible");
     const edges = spot.dataset.box?.split(" ");
     ["x", "y", "width", "height"].forEach((name, at) => edges && box.setAttribute(name, edges[at]));
+    box.setAttribute("transform", spot.dataset.turn ?? "");
     box.setAttribute("visibility", edges ? "visible" : "hidden");
     panel.replaceChildren(...[...words.get(spot.dataset.a).children].map((line) => line.cloneNode(true)));
   }
