@@ -5,13 +5,22 @@ A composed dialect is written as a dialect's name and the choices that differ fr
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
+from tal_reference.choice import (
+    CHOICES_OF_BRANCHES,
+    CHOICES_OF_ROTATED_BOXES,
+    END_TO_END,
+    ROTATED,
+    SHARED_WITH_ROTATED,
+    Choice,
+)
 from tal_reference.dialect import (
     DIALECTS,
+    OFFICIAL,
     Dialect,
     OverlapsCompared,
     SingleBin,
@@ -32,21 +41,6 @@ from tal_reference.variations import (
     ScoreSum,
     spelt,
 )
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Description of one choice in which dialects differ.
-
-    Attributes:
-        clause: clause of the specification.
-        words: meaning of every value, as part of a sentence; for a number, of the two values that releases have.
-        short: shorter meaning of a value, to follow the word "with"; for a missing value, `words` is used.
-    """
-
-    clause: str
-    words: Mapping[Any, str]
-    short: Mapping[Any, str]
 
 
 def _choice(clause: str, words: Mapping[Any, str], short: Mapping[Any, str] | None = None) -> Choice:
@@ -388,8 +382,21 @@ CHOICES: dict[str, Choice] = {
         },
         {False: "the total not times the number of images"},
     ),
+    **CHOICES_OF_BRANCHES,
+    **CHOICES_OF_ROTATED_BOXES,
 }
-"""Every choice of a dialect by the name of its field, in the order of the stages."""
+"""Every choice of a dialect by the name of its field: those of detection in the order of the stages, then others."""
+
+
+def choices_of(task: str) -> tuple[str, ...]:
+    """Return the names of the choices that the reference follows in a task, in the order of `CHOICES`.
+
+    The branches of an end-to-end head have a k2 of their own (E2E-2), whatever `topk2` says.
+    """
+    shared = SHARED_WITH_ROTATED if task == ROTATED else ()
+    unread = ("topk2",) if task == END_TO_END else ()
+    followed = (name for name, choice in CHOICES.items() if task in choice.tasks or name in shared)
+    return tuple(name for name in followed if name not in unread)
 
 
 def meaning(field: str, value: Any) -> str:
@@ -410,17 +417,22 @@ def differences(dialect: Dialect, base: Dialect) -> dict[str, Any]:
 
 def nearest_official(dialect: Dialect) -> Dialect:
     """Return the official dialect that differs from a dialect in fewest choices; among several, the newest."""
-    return min(DIALECTS.values(), key=lambda base: len(differences(dialect, base)))
+    return min(OFFICIAL, key=lambda base: len(differences(dialect, base)))
 
 
 def spelling(dialect: Dialect) -> str:
-    """Return the notation of a dialect, which `parse` converts to a dialect with the same choices."""
+    """Return the notation of a dialect, which `parse` converts to a dialect with the same choices.
+
+    Dialects of several tasks may have one name. `parse` returns that of detection; `eras_of_tasks.for_task` converts.
+    """
     base = nearest_official(dialect)
     return ", ".join([base.name, *(spelt(name, value) for name, value in differences(dialect, base).items())])
 
 
 def title(dialect: Dialect) -> str:
     """Return the name of a dialect for reports, followed by its choices unless the name contains them."""
+    if any(official.name == dialect.name and not differences(official, dialect) for official in OFFICIAL):
+        return dialect.name
     try:
         spelt_out = not differences(parse(dialect.name), dialect)
     except ValueError:
@@ -438,12 +450,14 @@ def parse(text: str) -> Dialect:
         ValueError: the name of the dialect, of a choice or of a value is unknown; the message has similar names.
     """
     name, *choices = (part.strip() for part in text.split(","))
-    if name not in DIALECTS:
+    known = {official.name: official for official in reversed(OFFICIAL)}  # detection's precede those of other tasks
+    if name not in known:
         raise ValueError(_unknown("dialect", name, DIALECTS))
-    dialect, values = DIALECTS[name], dict(_read(choice) for choice in choices)
-    composed = dialect.but(**values) if values else dialect
-    equal = [known for known in DIALECTS.values() if not differences(composed, known)]
-    return replace(composed, name=", ".join([name, *choices])) if values and not equal else (equal or [composed])[0]
+    if not choices:
+        return known[name]
+    composed = known[name].but(**dict(_read(choice) for choice in choices))
+    equal = [official for official in OFFICIAL if not differences(composed, official)]
+    return equal[0] if equal else replace(composed, name=", ".join([name, *choices]))
 
 
 def _read(choice: str) -> tuple[str, Any]:

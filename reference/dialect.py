@@ -64,6 +64,15 @@ class Dialect(Variations):
         weights_meet: LOSS-BOX-1, LOSS-DFL-1: the losses that are multiplied by a positive's weight.
         single_bin: LOSS-DFL-1: replacement of the distribution focal loss where R = 1.
         rows_sorted: ANN-1: True if annotation rows must be sorted by image; results for other orders are undefined.
+        weighted_branches: E2E-3: True if an end-to-end loss weights its two branches and logs the items of one2one;
+            False if it adds the branches and their items, and one2one selects one anchor (YOLOv10 before 8.4.0).
+        turned_distances: OBB-DFL-1: True if target distances are measured along the axes of the rotated box; False if
+            along those of the image, as if the box were not turned.
+        angle_term: OBB-ANG-1: True if there is an angle loss; otherwise its item is zero.
+        box_variance: OBB-BOX-1: variance F that the box loss adds along both axes of both boxes, in squared grid units.
+        widened_truths: OBB-CAND-1: True if a rotated ground truth with a side below the floor of TAL-CAND-2 becomes the
+            widened box itself, in overlap, targets and losses.
+        filter_exchanged: OBB-ANN-2: True if boxes are dropped by w times the input's height and h times its width.
     """
 
     name: str
@@ -75,14 +84,12 @@ class Dialect(Variations):
     weights_meet: WeightBroadcast = WeightBroadcast.PER_POSITIVE
     single_bin: SingleBin = SingleBin.L1
     rows_sorted: bool = True
-
-    @property
-    def weighted_branches(self) -> bool:
-        """True if an end-to-end loss weights its two branches (E2E-3); False if it adds them (YOLOv10 before 8.4.0).
-
-        Weights, and topk2 of the branch one2one, came with the same release.
-        """
-        return self.topk2
+    weighted_branches: bool = True
+    turned_distances: bool = True
+    angle_term: bool = True
+    box_variance: float = 0.01
+    widened_truths: bool = False
+    filter_exchanged: bool = False
 
     def floor(self, strides: tuple[int, ...]) -> tuple[int, int]:
         """Return two lengths in pixels: sides shorter than the first are widened to the second (TAL-CAND-2)."""
@@ -134,3 +141,42 @@ DIALECTS = {
     )
 }
 """Every dialect by name, the newest first."""
+
+ADDED_BRANCHES = replace(NO_FLOOR, weighted_branches=False)
+"""End-to-end heads in Ultralytics 8.2.38 to 8.3.253: YOLOv10, whose loss adds its two branches."""
+
+TURNED_TRUTHS_WIDENED = replace(LOWER_FLOOR, name="ultralytics-8.4.83", box_variance=0.0, widened_truths=True)
+"""Rotated boxes in Ultralytics 8.4.80 to 8.4.83: small ground truths are replaced by widened ones, once more."""
+
+TURNED_NO_VARIANCE = replace(TURNED_TRUTHS_WIDENED, name="ultralytics-8.4.79", widened_truths=False)
+"""Rotated boxes in Ultralytics 8.4.39 to 8.4.79: ground truths are as annotated; no variance in the box loss."""
+
+TURNED_SORTED = replace(TURNED_TRUTHS_WIDENED, name="ultralytics-8.4.38")
+"""Rotated boxes in Ultralytics 8.4.25 to 8.4.38: small ground truths are replaced by widened ones."""
+
+TURNED_ANY_ORDER = replace(TURNED_SORTED, name=ANY_ORDER.name, rows_sorted=False)
+"""Rotated boxes in Ultralytics 8.4.8 to 8.4.24: as in 8.4.38, annotation rows in any order."""
+
+TURNED_NO_FLOOR = replace(
+    TURNED_NO_VARIANCE, name=MANY_LEVELS.name, small_box_floor=SmallBoxFloor.NONE, rows_sorted=False
+)
+"""Rotated boxes in Ultralytics 8.4.0 to 8.4.7: no small box is widened."""
+
+TURNED_UPRIGHT_DISTANCES = replace(NO_FLOOR, box_variance=0.0, turned_distances=False, angle_term=False)
+"""Rotated boxes in Ultralytics 8.3.242 to 8.3.253: no angle loss, and distances as if boxes were not turned."""
+
+TURNED_FIRST = replace(TURNED_UPRIGHT_DISTANCES, name="ultralytics-8.3.241", filter_exchanged=True)
+"""Rotated boxes in Ultralytics 8.0.235 to 8.3.241: the filter of tiny boxes exchanges width and height."""
+
+OFFICIAL = (
+    *DIALECTS.values(),
+    ADDED_BRANCHES,
+    TURNED_TRUTHS_WIDENED,
+    TURNED_NO_VARIANCE,
+    TURNED_SORTED,
+    TURNED_ANY_ORDER,
+    TURNED_NO_FLOOR,
+    TURNED_UPRIGHT_DISTANCES,
+    TURNED_FIRST,
+)
+"""Every dialect: those of detection, then those that only other tasks have, the newest first. Names may repeat."""

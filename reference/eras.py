@@ -3,6 +3,7 @@
 The first release of each era was found by running neighbouring releases.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tal_reference.dialect import (
@@ -80,15 +81,20 @@ ERAS = (
 """Every era, from the oldest to the newest."""
 
 
-def era_of(release: Version) -> Era:
+def era_of(release: Version, eras: Sequence[Era] = ERAS) -> Era:
     """Return the era of a release; a release newer than all known ones belongs to the newest era.
+
+    Args:
+        release: numbers of the release.
+        eras: eras of a task, from the oldest to the newest; by default those of detection.
 
     Raises:
         LookupError: the release is older than the first era.
     """
-    known = [era for era in ERAS if era.first <= release]
+    known = [era for era in eras if era.first <= release]
     if not known:
-        raise LookupError(f"{'.'.join(map(str, release))} is older than the first release with this loss, 8.0.0")
+        text = ".".join(map(str, release))
+        raise LookupError(f"{text} is older than the first release with this loss, {eras[0].begins}")
     return known[-1]
 
 

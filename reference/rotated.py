@@ -47,8 +47,6 @@ EPS = 1e-7
 """Keeps quotient, logarithm and root of OBB-IOU-1 finite; the overlap of equal boxes is 1 - sqrt(2 EPS)."""
 FARTHEST = 100
 """Bhattacharyya distance at which OBB-IOU-1 is clamped: boxes farther apart have no gradient (OBB-IOU-2)."""
-LOSS_VARIANCE = 0.01
-"""Variance added to both sides of both boxes in the box loss, in squared grid units (OBB-BOX-1)."""
 SIDE_EPS = 1e-9
 """Added to the sides whose ratio weights the angle loss (OBB-ANG-1)."""
 ELONGATION_SCALE = 3
@@ -107,7 +105,8 @@ def rotated_loss(
     predictions = read_rotated(feature_maps, head)
     reject_unknown_classes(annotations, head)
     finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)
-    truths = rotated_truths(annotations.to(finest), len(predictions.logits), predictions.size)
+    images, floor = len(predictions.logits), dialect.floor(head.strides)
+    truths = rotated_truths(annotations.to(finest), images, predictions.size, dialect, floor)
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace, assign_rotated)
     factors = class_factors(head, predictions.logits)  # (C,)
     items = rotated_items(predictions, positives_of(targets), hyperparameters, dialect, factors)  # (4,)
@@ -117,7 +116,13 @@ def rotated_loss(
 # --- annotations and predictions
 
 
-def rotated_truths(annotations: Float[Tensor, "N 7"], images: int, size: tuple[int, int]) -> list[GroundTruths]:
+def rotated_truths(
+    annotations: Float[Tensor, "N 7"],
+    images: int,
+    size: tuple[int, int],
+    dialect: Dialect = NEWEST,
+    floor: tuple[int, int] = (0, 0),
+) -> list[GroundTruths]:
     """Return the ground truths of each image, boxes (M, 5) in pixels and radians, in the order of the rows.
 
     Sides are normalised as if the box were not turned: w by the input's width and h by its height, for every angle
@@ -127,6 +132,9 @@ def rotated_truths(annotations: Float[Tensor, "N 7"], images: int, size: tuple[i
         annotations: (N, 7) rows (image index, class, cx, cy, w, h, angle), the four before the angle normalised.
         images: number of images B in the batch.
         size: (height, width) of the input in pixels (PRE-2).
+        dialect: the choices to follow where releases differ.
+        floor: sides below the first number are widened to the second, both in pixels, in a dialect that replaces small
+            ground truths by widened ones (OBB-CAND-1).
 
     Raises:
         ValueError: a row names an image outside the batch.
@@ -134,8 +142,14 @@ def rotated_truths(annotations: Float[Tensor, "N 7"], images: int, size: tuple[i
     height, width = size
     image = image_indices(annotations, images)  # (N,)
     boxes = annotations[:, 2:] * annotations.new_tensor((width, height, width, height, 1))  # (N, 5)
-    sides = annotations[:, 4:6].float() * torch.tensor((width, height), device=annotations.device)  # (N, 2) in float32
-    large = (sides >= SMALLEST_SIDE).all(1)  # (N,) OBB-ANN-2: other rows do not exist
+    scale = torch.tensor((width, height), device=annotations.device)  # (2,)
+    normalised = annotations[:, 4:6].float()  # (N, 2) compared with limits in float32
+    filtered = normalised * (scale.flip(0) if dialect.filter_exchanged else scale)  # (N, 2)
+    large = (filtered >= SMALLEST_SIDE).all(1)  # (N,) OBB-ANN-2: other rows do not exist
+    if dialect.widened_truths:
+        keeps = (normalised * scale >= floor[0]) | (boxes.sum(1, keepdim=True) <= 0)  # (N, 2) OBB-ANN-3
+        sides = boxes[:, 2:4].where(keeps, float(floor[1]))  # (N, 2)
+        boxes = torch.cat((boxes[:, :2], sides, boxes[:, 4:]), dim=1)  # (N, 5)
     labels = annotations[:, 1].long()  # (N,)
     return [GroundTruths(labels[large & (image == i)], boxes[large & (image == i)]) for i in range(images)]
 
@@ -308,9 +322,10 @@ def rotated_items(
     angles = predictions.angles[positives.image, positives.anchor]  # (P, 1)
     boxes = scaled(positives.boxes, 1 / anchors.strides)  # (P, 5) in grid units
 
-    box = box_loss(decode_rotated(distances, angles, anchors), boxes)  # (P,)
-    side = side_loss(distances, distances_in_frame(boxes, anchors.centres), anchors, predictions.size, dialect)  # (P,)
-    angle = angle_loss(angles.squeeze(1), boxes)  # (P,)
+    box = box_loss(decode_rotated(distances, angles, anchors), boxes, dialect.box_variance)  # (P,)
+    framed = boxes if dialect.turned_distances else upright(boxes)  # (P, 5)
+    side = side_loss(distances, distances_in_frame(framed, anchors.centres), anchors, predictions.size, dialect)  # (P,)
+    angle = angle_loss(angles.squeeze(1), boxes) * dialect.angle_term  # (P,)
     box_sum, side_sum, angle_sum = weighted_sums((box, side, angle), positives.weights, dialect)
     cls = cls_sum(predictions.logits, positives, dialect, class_weights)  # OBB-CLS-1
     numbers = hyperparameters
@@ -319,9 +334,19 @@ def rotated_items(
     return torch.stack([gain * term for gain, term in zip(gains, sums, strict=True)])  # (4,)
 
 
-def box_loss(predicted: Float[Tensor, "P 5"], target: Float[Tensor, "P 5"]) -> Float[Tensor, "P"]:
-    """Return (P,) 1 - probIoU of the predicted and target boxes, in grid units (OBB-BOX-1)."""
-    return 1 - probiou(predicted, target, LOSS_VARIANCE)
+def box_loss(
+    predicted: Float[Tensor, "P 5"], target: Float[Tensor, "P 5"], variance: float = NEWEST.box_variance
+) -> Float[Tensor, "P"]:
+    """Return (P,) 1 - probIoU of the predicted and target boxes, in grid units (OBB-BOX-1).
+
+    The variance, in squared grid units, is added to both sides of both boxes.
+    """
+    return 1 - probiou(predicted, target, variance)
+
+
+def upright(boxes: Float[Tensor, "P 5"]) -> Float[Tensor, "P 5"]:
+    """Return boxes with an angle of zero: the frame of target distances before 8.4.0 (OBB-DFL-1)."""
+    return boxes * boxes.new_tensor((1, 1, 1, 1, 0))  # (P, 5)
 
 
 def distances_in_frame(boxes: Float[Tensor, "P 5"], centres: Float[Tensor, "P 2"]) -> Float[Tensor, "P 4"]:

@@ -192,6 +192,9 @@ WITH_PARTS = (
 )
 """Strategies from which those of heads with keypoints or masks are made."""
 
+NOT_RECIPES = ("nonfinite batches",)
+"""Strategies of batches that are no recipes, and not finite."""
+
 STRATEGIES_BY_TASK: dict[str, dict[str, SearchStrategy[Any]]] = {
     DETECT.name: STRATEGIES,
     OBB.name: turned_strategies(STRATEGIES | TURNABLE)

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from tal_conformance.core.arguments import name_among, positive
-from tal_conformance.core.task import DETECT, TASKS
+from tal_conformance.core.task import DETECT, E2E, TASKS
 
 IDENTIFICATION_SECONDS = 60
 """Budget of processor time of `identify`."""
@@ -24,6 +24,8 @@ DIAGNOSED = ("faults", "pairs", "triples")
 """Deviations on which `identify --measure` measures the search for a cause."""
 VISIBLE = ("stages", "outputs", "loss")
 """Results that the implementations of `identify --measure` expose."""
+COMPARED_TASKS = ("detect", "e2e", "obb")
+"""Loss families whose releases can be compared: those with a table of eras from their first release on."""
 SELECTIONS = ("cached", "each", "edges")
 """Releases of `eras`: those in the cache; the first of each era; or both sides of every edge and the newest on PyPI."""
 
@@ -106,6 +108,11 @@ def explain(parser: argparse.ArgumentParser) -> None:
         "--gt", type=int, metavar="N", help="ground truth of the image, from 0; default: all"
     )
     parser.add_argument(
+        "--branch",
+        choices=E2E.branches,
+        help="branch of an end-to-end head (default: one2one, which predicts after the training)",
+    )
+    parser.add_argument(
         "--dialect",
         metavar="NAME",
         help="dialect to explain; default: the implementation's, that of the run or recorded release, or the newest",
@@ -115,8 +122,20 @@ def explain(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _compared_task(parser: argparse.ArgumentParser) -> None:
+    """Add the argument `--task` of a command that compares dialects."""
+    parser.add_argument(
+        "--task",
+        type=name_among("task", COMPARED_TASKS),
+        metavar="{" + ",".join(COMPARED_TASKS) + "}",
+        help="loss family: detection, end-to-end heads (YOLOv10, YOLO26) or rotated boxes (default: detect, or what "
+        "the implementation has)",
+    )
+
+
 def diff(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `diff`."""
+    _compared_task(parser)
     parser.add_argument(
         "implementations", nargs=2, metavar="NAME", help="implementation, such as ultralytics==8.3.236"
     )
@@ -137,6 +156,7 @@ def diff(parser: argparse.ArgumentParser) -> None:
 
 def bisect(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `bisect`."""
+    _compared_task(parser)
     parser.add_argument("releases", metavar="A..B", help="range of releases, such as 8.3.236..8.4.6")
     parser.add_argument(
         "--clause", metavar="CLAUSE", help="find changes of this clause only, such as TAL-CAND-2"
@@ -145,6 +165,7 @@ def bisect(parser: argparse.ArgumentParser) -> None:
 
 def identify(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `identify`."""
+    _compared_task(parser)
     parser.add_argument("implementation", nargs="?", metavar="NAME", help="a value of --implementation")
     parser.add_argument(
         "--seconds",
@@ -209,6 +230,7 @@ def findings(parser: argparse.ArgumentParser) -> None:
 
 def eras(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `eras`."""
+    _compared_task(parser)
     parser.add_argument(
         "--releases",
         type=name_among("selection of releases", SELECTIONS, "selections of releases"),
@@ -321,9 +343,11 @@ def power(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mutants",
         type=name_among(
-            "kind of mutants", ("faults", "official", "reference", "history", "all"), "kinds of mutants"
+            "kind of mutants",
+            ("faults", "official", "official-obb", "official-e2e", "reference", "history", "all"),
+            "kinds of mutants",
         ),
-        metavar="{faults,official,reference,history,all}",
+        metavar="{faults,official,official-obb,official-e2e,reference,history,all}",
         default="faults",
         help="faults: the planted faults (default); official, reference: the source of each with one change; "
         "history: the reference in every dialect, judged by the neighbouring ones",

@@ -7,12 +7,15 @@ import argparse
 from math import ceil, log2
 from typing import Any
 
+from tal_conformance.commands.compared_task import with_task
 from tal_conformance.commands.program import CommandError, prepare_judging
 from tal_conformance.commands.results import set_result
 from tal_conformance.core.names import suggestion
 from tal_conformance.core.progress import progress
+from tal_conformance.core.task import DETECT
 from tal_conformance.dialects.bisection import behaves_as_before, close_worker, first_changed_release
-from tal_conformance.dialects.choices import CLAUSES, RELEASE_CHOICES, Choice, choices_between
+from tal_conformance.dialects.choices import CLAUSES, Choice, choices_between
+from tal_conformance.dialects.distinguishing import RELEASE_CHOICES_BY_TASK
 from tal_conformance.dialects.releases import published, range_of, version_text
 from tal_conformance.implementations.registry import find
 from tal_reference.eras import Version
@@ -26,31 +29,35 @@ def run(options: argparse.Namespace) -> int:
         0 if nothing changed, 1 otherwise.
 
     Raises:
-        CommandError: no dialects differ in the clause of `--clause`, or no batch can show the difference.
+        CommandError: a release does not have the task, no dialects differ in the clause of `--clause`, or no batch can
+            show the difference.
         UnknownImplementation: the range is invalid, or a release could not be found or installed.
     """
     prepare_judging()
-    if options.clause is not None:
-        check_clause(options.clause)
     first, last = range_of(options.releases)
     set_result(first=version_text(first), last=version_text(last), changes=[])
-    older, newer = (find(f"ultralytics=={version_text(release)}") for release in (first, last))
+    ends = [find(f"ultralytics=={version_text(release)}") for release in (first, last)]
+    older, newer = with_task(ends, options.task)
+    task = older.task
+    if options.clause is not None:
+        check_clause(options.clause, task)
     for implementation in (older, newer):
         close_worker(implementation)  # the dialects are known now
     changed = [
         choice
-        for choice in choices_between(older.dialect, newer.dialect)
+        for choice in choices_between(older.dialect, newer.dialect, task)
         if choice.recipe is not None and options.clause in (None, choice.clause)
     ]
     if not changed:
         subject = f"clause {options.clause}" if options.clause else "assigner and loss"
+        subject = subject if task == DETECT.name else f"task {task}, {subject}"
         say(f"{subject}: the same in {version_text(first)} and {version_text(last)}")
         return 0
     releases = published(first, last)
     steps = len(changed) * (2 + ceil(log2(max(2, len(releases)))))  # upper limit
     with progress(f"Bisecting {len(releases)} releases", steps) as advance:
         edges = [
-            first_changed_release(releases, behaves_as_before(older.dialect, choice, advance))
+            first_changed_release(releases, behaves_as_before(older.dialect, choice, advance, task))
             for choice in changed
         ]
     say("\n".join(map(format_choice, changed, edges)))
@@ -58,13 +65,13 @@ def run(options: argparse.Namespace) -> int:
     return 1
 
 
-def check_clause(clause: str) -> None:
+def check_clause(clause: str, task: str = DETECT.name) -> None:
     """Raise CommandError unless some dialects differ in the clause, and a batch can show the difference.
 
     Raises:
         CommandError: no dialects differ in the clause, or the specification leaves the clause's behaviour undefined.
     """
-    known = sorted({CLAUSES[name] for name in RELEASE_CHOICES})
+    known = sorted({CLAUSES[name] for name in RELEASE_CHOICES_BY_TASK[task]})
     if clause in known:
         return
     if clause == CLAUSES["rows_sorted"]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tal_conformance.commands.cases import case_files
+from tal_conformance.commands.compared_task import with_task
 from tal_conformance.commands.program import CommandError, prepare_judging
 from tal_conformance.commands.results import failure_fields, implementation_fields, set_result
 from tal_conformance.core.batch import Batch
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
             and the page could not be written, else 2.
     """
     prepare_judging()
-    first, second = map(find, options.implementations)
+    first, second = with_task(list(map(find, options.implementations)), options.task)
     path = options.html or page_path(Path.cwd(), first.name, second.name)
     steps = sum(len(strategies_for(implementation)) for implementation in (first, second))
     with progress(f"Comparing {first.name} and {second.name}", steps) as advance:
@@ -94,6 +95,7 @@ def comparison_fields(comparison: Comparison) -> dict[str, Any]:
     return {
         "first": implementation_fields(comparison.first),
         "second": implementation_fields(comparison.second),
+        "task": comparison.first.task,
         "same": comparison.same,
         "batches": comparison.batches,
         "differences": [

@@ -10,6 +10,7 @@ from typing import Any
 from tal_conformance.commands.program import prepare_judging
 from tal_conformance.commands.results import set_result
 from tal_conformance.core.progress import progress
+from tal_conformance.core.task import DETECT
 from tal_conformance.dialects.releases import select_releases, version_text
 from tal_conformance.dialects.sources import (
     CheckedSource,
@@ -22,7 +23,8 @@ from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.mutation.suite_checks import failures, suite_cases
-from tal_reference.eras import ERAS, Version
+from tal_reference.eras import Version
+from tal_reference.eras_of_tasks import ERAS_BY_TASK
 from tal_text import say
 
 BATCHES_PER_TEST = 4
@@ -40,14 +42,15 @@ def run(options: argparse.Namespace) -> int:
         UnknownImplementation: the releases could not be listed, or a release could not be installed.
     """
     prepare_judging()
-    sources = distinct_sources(select_releases(options.releases))
+    task = options.task or DETECT.name
+    sources = distinct_sources(select_releases(options.releases, task), task)
     with progress("Judging sources of releases", len(sources)) as advance:
         for source in sources:
             check_source(source)
             if not source.problem and source in ends_of_eras(sources):
                 check_with_suite(source)
             advance(format_source(source))
-    say("\n".join(format_eras(sources)))
+    say("\n".join(format_eras(sources, task)))
     set_result(**eras_fields(sources))
     return int(not sources or any(source.problem for source in sources))
 
@@ -55,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
 def ends_of_eras(sources: Sequence[CheckedSource]) -> list[CheckedSource]:
     """Return the source codes of the first and of the last checked release of each era."""
     ends = []
-    for era in ERAS:
+    for era in dict.fromkeys(source.era for source in sources):
         of_era = [source for source in sources if source.era is era]
         if of_era:
             first = min(of_era, key=lambda source: source.releases[0])
@@ -68,12 +71,13 @@ def check_with_suite(source: CheckedSource) -> None:
     """Judge the newest release with this source by all checks of the suite; store the first failure in `problem`."""
     name = f"ultralytics=={version_text(source.releases[-1])}"
     try:
-        implementation = find(name)
+        implementation = find(name).of_task(source.task)
     except UnknownImplementation as error:
         source.problem = str(error)
         return
     try:
-        cases = suite_cases(source.era.dialect, BATCHES_PER_TEST, "assign" in implementation.capabilities)
+        assigner = "assign" in implementation.capabilities
+        cases = suite_cases(source.era.dialect, BATCHES_PER_TEST, assigner, source.task)
         source.batches += len(cases)
         for case, failure in failures(Subject(implementation, "cpu"), cases):
             source.problem = f"{case.test}: {format_failure(failure)}"
@@ -96,10 +100,10 @@ def format_releases(releases: Sequence[Version]) -> str:
     return first if first == last else f"{first} .. {last} ({len(releases)})"
 
 
-def format_eras(sources: Sequence[CheckedSource]) -> list[str]:
+def format_eras(sources: Sequence[CheckedSource], task: str = DETECT.name) -> list[str]:
     """Return the result as lines: eras, sources with a problem, totals, eras whose first release is unchecked."""
     lines = [f"{'from':8} {'dialect':22} {'releases':>8} {'sources':>8}  last checked"]
-    for era in ERAS:
+    for era in ERAS_BY_TASK[task]:
         of_era = [source for source in sources if source.era is era]
         releases = [release for source in of_era for release in source.releases]
         last = version_text(max(releases)) if releases else "none"
@@ -113,7 +117,7 @@ def format_eras(sources: Sequence[CheckedSource]) -> list[str]:
     lines.append(
         f"{len(releases)} releases, {distinct} distinct sources; {problems} do not follow the dialect of their era"
     )
-    edges = [" and ".join(map(version_text, edge)) for edge in unchecked_edges(releases)]
+    edges = [" and ".join(map(version_text, edge)) for edge in unchecked_edges(releases, task)]
     if edges:
         lines.append(f"edges between releases that were not checked: {', '.join(edges)}")
     return lines

@@ -7,6 +7,7 @@ import argparse
 from typing import Any
 
 from tal_conformance.commands.arguments import VISIBLE
+from tal_conformance.commands.compared_task import with_task
 from tal_conformance.commands.program import CommandError, prepare_judging
 from tal_conformance.commands.results import failure_fields, implementation_fields, set_result
 from tal_conformance.core.progress import progress
@@ -15,8 +16,8 @@ from tal_conformance.dialects.identified import Identification, choice_fields, t
 from tal_conformance.implementations.registry import find
 from tal_conformance.mutation import diagnosis
 from tal_conformance.mutation.plant import MODES
-from tal_conformance.mutation.planted_faults import FAULTS
-from tal_reference import DIALECTS
+from tal_conformance.mutation.planted_faults import FAULTS_BY_TASK
+from tal_reference.eras_of_tasks import dialects_of
 from tal_text import say
 
 SHOWN = 4
@@ -39,9 +40,11 @@ def run(options: argparse.Namespace) -> int:
     if options.measure is not None:
         return measured(options)
     prepare_judging()
-    implementation, dialects = find(options.implementation), distinguishable(DIALECTS.values())
+    (implementation,) = with_task([find(options.implementation)], options.task)
+    dialects = distinguishable(dialects_of(implementation.task).values())
+    faults = FAULTS_BY_TASK[implementation.task].values()
     with progress("Judging by each dialect", len(dialects)) as advance:
-        identification = identify(implementation, dialects, advance, options.seconds, FAULTS.values())
+        identification = identify(implementation, dialects, advance, options.seconds, faults)
     say("\n".join(format_identification(identification)))
     set_result(**identification_fields(identification))
     return int(not identification.explained)
@@ -118,6 +121,7 @@ def identification_fields(identification: Identification) -> dict[str, Any]:
     """Return the machine-readable result of an identification."""
     return {
         "implementation": implementation_fields(identification.implementation),
+        "task": identification.implementation.task,
         "sentence": identification.sentence,
         "explained": identification.explained,
         "complete": identification.complete,

@@ -38,12 +38,6 @@ def _detection_truths(
     return ground_truths(annotations, images, size, dialect)  # a planted fault may replace it
 
 
-def _rotated_truths(
-    annotations: Tensor, images: int, size: tuple[int, int], _: Dialect = NEWEST
-) -> list[GroundTruths]:
-    return rotated.rotated_truths(annotations, images, size)
-
-
 def _rotated_predictions(feature_maps: Sequence[Tensor], head: Head) -> Predictions:
     return rotated.read_rotated(feature_maps, head)
 
@@ -77,12 +71,11 @@ PREDICTIONS_BY_TASK = {
 """The reference's function that reads the feature maps of every task; with branches, those of the first one."""
 TRUTHS_BY_TASK = {
     DETECT.name: _detection_truths,
-    OBB.name: _rotated_truths,
     E2E.name: _detection_truths,
     POSE.name: _truths_of_boxes,
     SEGMENT.name: _truths_of_boxes,
 }
-"""The reference's function that converts the annotation rows of every task."""
+"""The reference's function that converts the annotation rows of every task with upright boxes."""
 LOSSES_BY_TASK = {
     DETECT.name: detection_loss,
     OBB.name: rotated_loss,
@@ -122,6 +115,9 @@ def truths_of(
     The ground truths have the dtype `dtype` or, if it is None, the dtype of the annotations.
     """
     annotations = batch.annotations if dtype is None else batch.annotations.to(dtype)
+    if batch.turned:
+        floor = dialect.floor(batch.head.strides)
+        return rotated.rotated_truths(annotations, batch.images, batch.size, dialect, floor)
     return TRUTHS_BY_TASK[batch.task](annotations, batch.images, batch.size, dialect)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.progress import Advance
+from tal_conformance.core.task import DETECT
 from tal_conformance.dialects.choices import Choice, conforms_to
 from tal_conformance.dialects.releases import version_text
 from tal_conformance.implementations.errors import UnknownImplementation
@@ -15,21 +16,30 @@ from tal_reference import Dialect
 from tal_reference.eras import Version
 
 
-def behaves_as_before(dialect: Dialect, choice: Choice, advance: Advance) -> Callable[[Version], bool]:
-    """Return a function that returns True if a release follows the older dialect on the choice's recipe.
+def behaves_as_before(
+    dialect: Dialect, choice: Choice, advance: Advance, task: str = DETECT.name
+) -> Callable[[Version], bool]:
+    """Return a function that returns True if a release still has the older value of a choice, on the choice's recipe.
+
+    A release of detection is judged by the older dialect, whose recipes show one choice at a time. A release of another
+    task is judged by its own dialect with the older value, because nearly every batch shows several choices.
 
     Args:
         dialect: the older dialect.
         choice: a choice with a recipe.
         advance: called once for each release that is judged.
+        task: name of the task.
     """
     recipe = choice.recipe
     assert isinstance(recipe, Recipe)
 
     def is_as_before(release: Version) -> bool:
-        implementation = find(f"ultralytics=={version_text(release)}")
+        implementation = find(f"ultralytics=={version_text(release)}").of_task(task)
+        old = dialect
+        if task != DETECT.name:
+            old = replace(implementation.dialect, **{choice.name: getattr(dialect, choice.name)})
         try:
-            as_before = conforms_to(Subject(replace(implementation, dialect=dialect), "cpu"), recipe)
+            as_before = conforms_to(Subject(replace(implementation, dialect=old), "cpu"), recipe)
         finally:
             close_worker(implementation)
         advance(f"{choice.clause}: {version_text(release)} is {'as before' if as_before else 'changed'}")

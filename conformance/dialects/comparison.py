@@ -5,11 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+from tal_conformance.batches.branch_strategies import end_to_end
 from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.turned_strategies import turned
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.progress import Advance, no_progress
+from tal_conformance.core.task import DETECT, E2E, OBB
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.dialects.choices import Choice, choices_between, differ, failure_on, strategies_for
 from tal_conformance.implementations.protocol import Implementation
@@ -25,6 +28,8 @@ ORDINARY = recipes(
     max_images=2,
 )
 """Batches without hazards: ordinary ground truths, three levels."""
+ORDINARY_BY_TASK = {DETECT.name: ORDINARY, E2E.name: end_to_end(ORDINARY), OBB.name: turned(ORDINARY)}
+"""Ordinary batches of every task whose releases can be compared."""
 ORDINARY_BATCHES = 100
 """Ordinary batches on which the frequency of a difference is measured."""
 BATCHES_PER_STRATEGY = 12
@@ -43,17 +48,19 @@ class Difference:
             dialect's value of the choice; None if it does not fail, or if the choice has no such batch.
         share: share of ordinary batches on which the choice makes a difference; None if `choice.recipe` is None.
         recorded: number of recorded batches on which the choice makes a difference.
+        task: name of the task of the batches.
     """
 
     choice: Choice
     failure: Failure | None
     share: float | None
     recorded: int
+    task: str = DETECT.name
 
     @property
     def frequency(self) -> str:
         """Frequency of the difference as text: `25% of 100 ordinary and 3 of 6 recorded real batches`."""
-        recorded = f"{self.recorded or 'none'} of {len(recorded_cases())} recorded real batches"
+        recorded = f"{self.recorded or 'none'} of {len(recorded_cases(self.task))} recorded real batches"
         if self.share is None:
             return recorded
         return (
@@ -90,17 +97,17 @@ def compare(first: Implementation, second: Implementation, advance: Advance = no
 
     Args:
         first: an implementation.
-        second: an implementation, usually the newer one.
+        second: an implementation of the same task, usually the newer one.
         advance: called once for each strategy of each implementation.
     """
-    differences = []
-    for choice in choices_between(first.dialect, second.dialect):
+    differences, task = [], first.task
+    for choice in choices_between(first.dialect, second.dialect, task):
         failure = share = None
         if choice.recipe is not None:
             failure = failure_with_old_choice(second, first.dialect, choice)
-            share = share_of(first.dialect, choice.changed)
-        recorded = sum(exercises_choice(batch, first.dialect, choice) for batch in recorded_batches())
-        differences.append(Difference(choice, failure, share, recorded))
+            share = share_of(choice.base, choice.changed, task)
+        recorded = sum(exercises_choice(batch, choice) for batch in recorded_batches(task))
+        differences.append(Difference(choice, failure, share, recorded, task))
     unexpected = [
         failure for implementation in (first, second) for failure in violations(implementation, advance)
     ]
@@ -145,38 +152,38 @@ def violations(implementation: Implementation, advance: Advance = no_progress) -
         advance()
 
 
-def share_of(first: Dialect, second: Dialect) -> float:
-    """Return the share of ordinary generated batches on which the results of two dialects differ, 0 to 1."""
-    batches = sample_recipes(ORDINARY, ORDINARY_BATCHES)
+def share_of(first: Dialect, second: Dialect, task: str = DETECT.name) -> float:
+    """Return the share of a task's ordinary generated batches on which results of two dialects differ, 0 to 1."""
+    batches = sample_recipes(ORDINARY_BY_TASK[task], ORDINARY_BATCHES)
     return sum(differ(first, second, recipe) for recipe in batches) / len(batches)
 
 
-def exercises_choice(batch: Batch, before: Dialect, choice: Choice) -> bool:
+def exercises_choice(batch: Batch, choice: Choice) -> bool:
     """Return True if a choice makes a difference on a batch.
 
     A choice about the order of annotation rows makes a difference on every batch with unsorted rows (ANN-1).
 
     Args:
-        batch: the batch.
-        before: the first dialect.
+        batch: the batch, of the choice's task.
         choice: the choice in which the second dialect differs.
     """
     if choice.recipe is not None:
-        return differ(before, choice.changed, batch)
+        return differ(choice.base, choice.changed, batch)
     images = batch.annotations[:, 0]  # (N,)
     return bool((images[1:] < images[:-1]).any())
 
 
 @cache
-def recorded_batches() -> Sequence[Batch]:
-    """Return the recorded batches that are part of this project."""
-    return [Batch.load(path) for path in recorded_cases()]
+def recorded_batches(task: str = DETECT.name) -> Sequence[Batch]:
+    """Return the recorded batches of a task that are part of this project."""
+    return [Batch.load(path) for path in recorded_cases(task)]
 
 
 def format_comparison(comparison: Comparison) -> list[str]:
     """Return the lines of text that the command prints about a comparison."""
     first, second = comparison.first, comparison.second
-    lines = [f"{first.name} ({first.dialect.name}) -> {second.name} ({second.dialect.name})"]
+    task = "" if first.task == DETECT.name else f", task {first.task}"
+    lines = [f"{first.name} ({first.dialect.name}) -> {second.name} ({second.dialect.name}){task}"]
     if comparison.same:
         lines.append(
             "  assigner and loss are the same: look elsewhere "
@@ -189,7 +196,8 @@ def format_comparison(comparison: Comparison) -> list[str]:
         lines += ["", f"  {failure.subject.implementation.name} deviates from its own dialect:"]
         lines += textwrap.indent(str(failure), "    ").splitlines()
     for name in dict.fromkeys(failure.subject.implementation.spec for failure in comparison.unexpected):
-        lines += ["", f"  tal-conformance identify {name}: finds the choices that explain this"]
+        task = "" if first.task == DETECT.name else f" --task {first.task}"
+        lines += ["", f"  tal-conformance identify {name}{task}: finds the choices that explain this"]
     if not comparison.unexpected:
         lines += ["", f"  No other difference was found on {comparison.batches} batches."]
     return lines

@@ -15,11 +15,9 @@ from hypothesis.strategies import SearchStrategy
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.core.progress import Advance, no_progress
-from tal_conformance.dialects.choices import (
-    DISTINGUISHING,
-    RELEASE_CHOICES,
-    strategies_for,
-)
+from tal_conformance.core.task import DETECT
+from tal_conformance.dialects.choices import strategies_for
+from tal_conformance.dialects.distinguishing import DISTINGUISHING, release_strategies
 from tal_conformance.dialects.identified import ChoiceEvidence, DialectFit, Identification, Tie
 from tal_conformance.dialects.known_faults import FaultEvidence, KnownFault, explaining_fault, words_of
 from tal_conformance.dialects.observations import Observations, key_of, size_of
@@ -38,7 +36,8 @@ from tal_conformance.dialects.search import (
 )
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.protocol import Implementation
-from tal_reference import DIALECTS, Dialect
+from tal_reference import Dialect
+from tal_reference.eras_of_tasks import dialects_of
 
 FEW_PROBES = 6
 """Number of batches of a run on which official dialects are ranked: the declared one is known to be similar."""
@@ -65,7 +64,7 @@ RecipeAndStrategy = tuple[Recipe, SearchStrategy[Recipe]]
 
 def identify(
     implementation: Implementation,
-    dialects: Iterable[Dialect] = tuple(DIALECTS.values()),
+    dialects: Iterable[Dialect] | None = None,
     advance: Advance = no_progress,
     seconds: float = SECONDS,
     faults: Iterable[KnownFault] = (),
@@ -74,8 +73,8 @@ def identify(
 
     Args:
         implementation: the implementation under test.
-        dialects: official dialects to start from; if several do not differ in a judged choice, only the first of
-            them is tried.
+        dialects: official dialects to start from; by default those of the implementation's task. If several do not
+            differ in a judged choice, only the first of them is tried.
         advance: receives the progress: called once for each distinct dialect, and with lines of text about the search.
         seconds: budget of processor time of the search.
         faults: planted faults, one of which may explain what no single choice does.
@@ -91,7 +90,8 @@ def identify(
             f"{implementation.name} supports none of the batches: nothing can be identified"
         )
     fits = []
-    for dialect in distinguishable(dialects):
+    official = dialects_of(implementation.task).values() if dialects is None else dialects
+    for dialect in distinguishable(official):
         fits.append(fit_dialect(observations, dialect, recipes))
         advance(format_fit(fits[-1]))
     search = Search(observations, recipes, seconds)
@@ -134,7 +134,7 @@ def explain(
     most = affordable(search)
     failing, passing = thinned(failing, most), thinned(passing, most)
     search.recipes = sorted({*failing, *passing}, key=size_of)
-    dialects = distinguishable([implementation.dialect, *DIALECTS.values()])
+    dialects = distinguishable([implementation.dialect, *dialects_of(implementation.task).values()])
     for attempt in range(REFUTATIONS + 1):
         simple = quickly_explaining(search, dialects) or first_explaining(search, dialects, failing)
         evidence = None if simple else evidence_of_fault(search, failing, strategies, faults)
@@ -317,7 +317,7 @@ def refuting_recipes(
     refuting = []
     try:
         for name in names:
-            drawn = [recipe for recipe in new_recipes(name) if recipe not in search.recipes]
+            drawn = [r for r in new_recipes(name, search.task) if r not in search.recipes]
             refuting += [recipe for recipe in drawn if not search.fits(recipe, found)]
         of_tests = {recipe for strategy in strategies if names for recipe in new_of_strategy(strategy)}
         drawn = search.least_similar(found, of_tests - {*search.recipes, *refuting})
@@ -362,11 +362,12 @@ def fit_dialect(observations: Observations, dialect: Dialect, recipes: Sequence[
 def sorted_recipes(implementation: Implementation, count: int) -> Sequence[RecipeAndStrategy]:
     """Return recipes with their strategies, the smallest first: `count` recipes of each strategy.
 
-    Besides the named strategies, there are strategies on which releases differ, and a strategy of batches with fewer
-    anchors than k.
+    Besides the named strategies, there are strategies on which releases differ, and, for detection, a strategy of
+    batches with fewer anchors than k.
     """
+    own = (DISTINGUISHING["k_cut"],) if implementation.task == DETECT.name else ()
     return _sorted_recipes(
-        (*RELEASE_CHOICES.values(), DISTINGUISHING["k_cut"], *strategies_for(implementation)), count
+        (*release_strategies(implementation.task), *own, *strategies_for(implementation)), count
     )
 
 

@@ -13,11 +13,12 @@ from typing import Protocol
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Outcome
+from tal_conformance.dialects.choices import reference_of
 from tal_conformance.dialects.observations import Observation, size_of
 from tal_conformance.dialects.resemblance import DIFFERENT, SAME, distance_from, reference_results
 from tal_conformance.dialects.search import Search
 from tal_conformance.judgement.rejection import rejection_for
-from tal_reference import Dialect, detection_loss
+from tal_reference import Dialect
 
 CLOSER = 10.0
 """The faulty reference must be at least so many times as similar as the unchanged reference: one decimal digit, so that
@@ -188,7 +189,7 @@ def _of_one_call(outcome: Outcome) -> Outcome:
 def _is_invalid(batch: Batch, dialect: Dialect) -> bool:
     """Return True if the unchanged reference raises on a batch that the dialect does not reject."""
     try:
-        detection_loss(batch.feature_maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
+        reference_of(batch, dialect)
     except ValueError:
         return True
     return False

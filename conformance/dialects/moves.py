@@ -8,8 +8,10 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any
 
-from tal_reference import CHOICES, Dialect
-from tal_reference.dialect import OverlapsCompared
+from tal_conformance.core.task import DETECT
+from tal_reference import Dialect
+from tal_reference.choices import choices_of
+from tal_reference.dialect import OverlapsCompared, SmallBoxFloor
 from tal_reference.variations import Contested
 
 Move = dict[str, Any]
@@ -29,6 +31,7 @@ JOINT: tuple[Move, ...] = (
     _EVERYWHERE | {"contested": Contested.CLAIMANTS, "metric_masked": True},
     _EVERYWHERE | {"contested": Contested.CLAIMANTS, "at_least_one": True},
     _EVERYWHERE | {"at_least_one": True},
+    {"small_box_floor": SmallBoxFloor.BELOW_FIRST_STRIDE, "widened_truths": True},
 )
 """Changes of several choices that are tried as one: `metric_masked` and `at_least_one` have no effect unless overlaps
 are computed off candidates too, and this change alone may explain fewer batches than before."""
@@ -44,18 +47,19 @@ def values_of(name: str) -> list[Any]:
     return list(_NUMBERS.get(name, (0.0, 1.0)))
 
 
-def moves_from(dialect: Dialect) -> list[Move]:
-    """Return every possible change of one choice of a dialect to another value, in the order of the stages."""
+def moves_from(dialect: Dialect, task: str = DETECT.name) -> list[Move]:
+    """Return every possible change of one choice of a task to another value, in the order of the stages."""
     return [
         {name: value}
-        for name in CHOICES
+        for name in choices_of(task)
         if name != "rows_sorted"
         for value in values_of(name)
         if value != getattr(dialect, name)
     ]
 
 
-def joint_moves(dialect: Dialect) -> list[Move]:
-    """Return the changes of `JOINT` that change several choices of a dialect."""
-    changes = [{k: v for k, v in move.items() if getattr(dialect, k) != v} for move in JOINT]
+def joint_moves(dialect: Dialect, task: str = DETECT.name) -> list[Move]:
+    """Return the changes of `JOINT` that change several choices of a dialect, in a task that follows them."""
+    followed = [move for move in JOINT if move.keys() <= set(choices_of(task))]
+    changes = [{k: v for k, v in move.items() if getattr(dialect, k) != v} for move in followed]
     return [move for move in changes if len(move) > 1]

@@ -11,6 +11,7 @@ from math import prod
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.batch import Batch
+from tal_conformance.core.branches import branch_batches, has_branches
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Uniqueness, Verdict
 from tal_conformance.dialects.choices import DEFAULTS
@@ -125,7 +126,10 @@ class Observations:
         expected = self._expectation(recipe, dialect)
         if expected.rejection is not None:
             return False
-        images = expected.assignment
+        batch = expected.batch
+        parts = branch_batches(batch, dialect).values() if has_branches(batch) else ()
+        of_parts = [Expectation(part, dialect) for part in parts] or [expected]
+        images = [image for part in of_parts for image in part.assignment]
         return any(bool((image.weights > 0).any() if hidden else image.foreground.any()) for image in images)
 
     def batch(self, recipe: Recipe) -> Batch:

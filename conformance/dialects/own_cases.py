@@ -41,8 +41,12 @@ class CaseEffect:
 
 def effect_on(first: Implementation, second: Implementation, path: Path, batch: Batch) -> CaseEffect:
     """Return the effect of the change from one implementation to another on a case."""
-    choices = choices_between(first.dialect, second.dialect)
-    met = tuple(choice for choice in choices if exercises_choice(batch, first.dialect, choice))
+    if batch.task != first.task:
+        return CaseEffect(
+            path, (), None, None, f"a batch of the task {batch.task}: compare with --task {batch.task}"
+        )
+    choices = choices_between(first.dialect, second.dialect, batch.task)
+    met = tuple(choice for choice in choices if exercises_choice(batch, choice))
     before, problem = loss_of(first, batch)
     after, later_problem = loss_of(second, batch)
     return CaseEffect(path, met, before, after, problem or later_problem)

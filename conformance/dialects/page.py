@@ -16,7 +16,7 @@ from tal_conformance.dialects.comparison import (
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Failure, value_fields
 from tal_conformance.judgement.rejection import rejection_for
-from tal_conformance.pictures.picture import failure_picture, picture
+from tal_conformance.pictures.picture import can_be_drawn, failure_picture, picture
 from tal_reports import Section, Sides, write_differences
 
 FOLDER = "diffs"
@@ -101,6 +101,8 @@ def _picture_and_sides(
     drawing = None if failure is None else failure_picture(failure)
     if drawing is not None:
         return drawing, Sides("before", "now", "before alone", "now alone", second.name)
+    if not can_be_drawn(batch):
+        return None, Sides()
     for implementation in (first, second) if failure is None else (second, first):
         if rejection_for(batch, implementation.dialect) is None:
             return picture(batch, implementation.dialect, None, None), _one_side(implementation)

@@ -13,7 +13,9 @@ from hypothesis.strategies import SearchStrategy
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.dialects.choices import CLAUSES, DISTINGUISHING, differ, failure_on
+from tal_conformance.core.task import DETECT
+from tal_conformance.dialects.choices import CLAUSES, differ, failure_on
+from tal_conformance.dialects.distinguishing import distinguishing
 from tal_conformance.dialects.identified import ChoiceEvidence, DialectFit, Identification, Tie
 from tal_conformance.dialects.moves import values_of
 from tal_conformance.dialects.observations import Observations, size_of
@@ -44,18 +46,18 @@ def proven(search: Search, found: Dialect, fits: list[DialectFit], complete: boo
         complete: False if the search ran out of time.
     """
     observations, recipes = search.observations, list(search.recipes)
-    found, base = named(found)
+    found, base = named(found, search.task)
     ties: list[Tie] = []
     choices = judged_differences(found, base)
     try:
         for name in choices:
             recipes += [
                 recipe
-                for recipe in new_recipes(name)
+                for recipe in new_recipes(name, search.task)
                 if recipe not in recipes and observations.supported(recipe)
             ]
         found, ties = settle_ties(search, found, base, recipes)
-        found, base = named(of_a_release(search, found, recipes))
+        found, base = named(of_a_release(search, found, recipes), search.task)
     except OutOfTimeError:
         complete = False
     recipes.sort(key=size_of)
@@ -125,16 +127,18 @@ def needs(observations: Observations, recipe: Recipe, found: Dialect, name: str,
     return observations.conforms(recipe, found) and not observations.conforms(recipe, without)
 
 
-def named(dialect: Dialect) -> tuple[Dialect, Dialect]:
-    """Return two dialects: `dialect`, renamed to list its choices, and the most similar official dialect."""
-    base = base_of(dialect)
+def named(dialect: Dialect, task: str = DETECT.name) -> tuple[Dialect, Dialect]:
+    """Return two dialects: `dialect`, renamed to list its choices, and the task's most similar official dialect."""
+    base = base_of(dialect, task)
     choices = judged_differences(dialect, base)
     return (base.but(**choices) if choices else base), base
 
 
-def new_recipes(name: str) -> Sequence[Recipe]:
+def new_recipes(name: str, task: str = DETECT.name) -> Sequence[Recipe]:
     """Return recipes of batches whose results depend on the choice `name`, and that were not judged before."""
-    return sample_recipes(DISTINGUISHING[name], BATCHES_PER_STRATEGY + NEW_BATCHES)[-NEW_BATCHES:]
+    strategy = distinguishing(name, task)
+    assert strategy is not None
+    return sample_recipes(strategy, BATCHES_PER_STRATEGY + NEW_BATCHES)[-NEW_BATCHES:]
 
 
 def new_of_strategy(strategy: SearchStrategy[Recipe]) -> Sequence[Recipe]:
@@ -161,9 +165,9 @@ def settle_ties(
                 search, other, found, recipes
             ):
                 continue
-            telling = [
-                r for r in sample_recipes(DISTINGUISHING[name], 4 * NEW_BATCHES) if differ(found, other, r)
-            ]
+            strategy = distinguishing(name, search.task)
+            assert strategy is not None
+            telling = [r for r in sample_recipes(strategy, 4 * NEW_BATCHES) if differ(found, other, r)]
             if any(search.fits(r, other) and not search.fits(r, found) for r in telling):
                 found = other
             elif as_good(search, other, found, telling):

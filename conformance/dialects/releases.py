@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from tal_conformance.core.cache import cache_folder
-from tal_conformance.implementations.adapters.ultralytics import parsed
+from tal_conformance.core.task import DETECT
+from tal_conformance.implementations.adapters.ultralytics_losses import parsed
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.releases import OLDEST
-from tal_reference.eras import ERAS, Version
+from tal_reference.eras import ERAS, Era, Version
+from tal_reference.eras_of_tasks import ERAS_BY_TASK
 
 INDEX_TIMEOUT = 120
 """Time limit in seconds for pip to list the releases."""
@@ -68,21 +70,23 @@ def parse_releases(output: str) -> list[Version]:
     return [parsed(version) for version in set(re.findall(r"\b\d+\.\d+\.\d+\b", output))]
 
 
-def select_releases(selection: str) -> list[Version]:
+def select_releases(selection: str, task: str = DETECT.name) -> list[Version]:
     """Return the releases to check, oldest first.
 
     Args:
         selection: "cached" for the releases in the cache, "each" for the first of each era, or "edges" for both sides
             of every edge between eras and the newest on PyPI.
+        task: name of the task whose eras count; releases without this task are left out.
 
     Raises:
         UnknownImplementation: the published releases are needed and pip could not list them.
     """
+    eras = ERAS_BY_TASK[task]
     if selection == "cached":
-        return cached_releases()
+        return [release for release in cached_releases() if release >= eras[0].first]
     if selection == "each":
-        return [era.first for era in ERAS]
-    ranges = releases_by_era(published(OLDEST, AFTER_ALL_RELEASES))
+        return [era.first for era in eras]
+    ranges = releases_by_era(published(OLDEST, AFTER_ALL_RELEASES), eras)
     return sorted({release for releases in ranges for release in (releases[0], releases[-1])})
 
 
@@ -94,12 +98,12 @@ def cached_releases() -> list[Version]:
     return sorted(parsed(match[1]) for match in map(pattern.match, names) if match)
 
 
-def releases_by_era(releases: Iterable[Version]) -> list[Sequence[Version]]:
+def releases_by_era(releases: Iterable[Version], eras: Sequence[Era] = ERAS) -> list[Sequence[Version]]:
     """Return the releases of each era, oldest first, leaving out eras without releases."""
     ordered = sorted(releases)
-    ends = [*(era.first for era in ERAS[1:]), AFTER_ALL_RELEASES]
-    eras = [
+    ends = [*(era.first for era in eras[1:]), AFTER_ALL_RELEASES]
+    members = [
         [release for release in ordered if era.first <= release < end]
-        for era, end in zip(ERAS, ends, strict=True)
+        for era, end in zip(eras, ends, strict=True)
     ]
-    return [members for members in eras if members]
+    return [releases for releases in members if releases]

@@ -13,9 +13,10 @@ from torch import Tensor
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import CheckedAssignment, LossOutcome, Outcome
+from tal_conformance.dialects.choices import losses_of, reference_of
 from tal_conformance.dialects.observations import Observations, key_of
 from tal_conformance.judgement.rejection import rejection_for
-from tal_reference import DetectionLoss, Dialect, Head, Targets, detection_loss
+from tal_reference import DetectionLoss, Dialect, EndToEndLoss, Head, Targets
 
 EPS = torch.finfo(torch.float32).eps
 """Sum of differences below which two results count as equal, as cross-entropies of saturated logits."""
@@ -94,7 +95,7 @@ class ReferenceResults:
         gradients: of the total on the feature maps, each (B, 4R + C, H, W); empty if they are not compared.
     """
 
-    loss: DetectionLoss
+    loss: DetectionLoss | EndToEndLoss
     total: Tensor
     gradients: tuple[Tensor, ...]
 
@@ -106,7 +107,7 @@ def reference_results(batch: Batch, dialect: Dialect, with_gradients: bool) -> R
         ValueError: the reference raises on the batch.
     """
     maps = [level.detach().requires_grad_(with_gradients) for level in batch.feature_maps]
-    loss = detection_loss(maps, batch.annotations, batch.head, batch.hyperparameters, dialect)
+    loss = reference_of(batch, dialect, maps)
     total = loss.terms.sum()
     gradients = torch.autograd.grad(total, maps) if with_gradients else ()
     return ReferenceResults(loss, total.detach(), gradients)
@@ -119,15 +120,20 @@ def mean_of(distances: Sequence[float]) -> float:
 
 def distance_from(reference: ReferenceResults, head: Head, outcome: Outcome) -> float:
     """Return the mean distance, 0 to 1, of all results of an implementation from the given results of the reference."""
-    return mean_of(list(_distances(reference, head, outcome.assignment, outcome.loss)))
+    assignments = [part.assignment for part in (outcome.branches or {"": outcome}).values()]
+    return mean_of(list(_distances(reference, head, assignments, outcome.loss)))
 
 
 def _distances(
-    reference: ReferenceResults, head: Head, assignment: CheckedAssignment | None, loss: LossOutcome | None
+    reference: ReferenceResults,
+    head: Head,
+    assignments: Sequence[CheckedAssignment | None],
+    loss: LossOutcome | None,
 ) -> Iterator[float]:
     """Yield the distances of all visible results: target scores, positives, boxes, items, total and gradients."""
-    if assignment is not None:
-        yield from _distances_of_assignment(assignment, reference.loss.targets, head.classes)
+    for assignment, own_loss in zip(assignments, losses_of(reference.loss), strict=True):
+        if assignment is not None:
+            yield from _distances_of_assignment(assignment, own_loss.targets, head.classes)
     if loss is None:
         return
     for own, expected in zip(loss.items, reference.loss.items, strict=True) if loss.shows_items else ():

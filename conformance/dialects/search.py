@@ -33,8 +33,9 @@ from tal_conformance.dialects.observations import (
 )
 from tal_conformance.dialects.quick_search import QuickSearch
 from tal_conformance.dialects.resemblance import Resemblance
-from tal_reference import ARTICLE, CHOICES, DIALECTS, NEWEST, Dialect
+from tal_reference import ARTICLE, CHOICES, NEWEST, Dialect
 from tal_reference.choices import differences
+from tal_reference.eras_of_tasks import dialects_of
 
 PROBES = 48
 """Number of batches in the first sample to be explained; official dialects are ranked on half of it."""
@@ -59,6 +60,8 @@ WAITING = 10
 """Largest number of seconds of waiting per second of the budget: an implementation in another process, which may
 hang, uses no processor time of this one."""
 ASSIGNMENT_STAGES = (*DETECT.stages_of("assignment"), StageName.DECODE)
+OF_LOSSES = ("LOSS-", "OBB-BOX-", "OBB-DFL-", "OBB-ANG-", "E2E-")
+"""Beginnings of the clauses of choices that concern a loss, not an assignment."""
 
 
 class OutOfTimeError(Exception):
@@ -77,7 +80,7 @@ class Search:
     deadline = latest = math.inf
 
     def __init__(self, observations: Observations, recipes: Sequence[Recipe], seconds: float) -> None:
-        self.observations, self.recipes = observations, recipes
+        self.observations, self.recipes, self.task = observations, recipes, observations.implementation.task
         self.extended(seconds)
         self.best, self.tried = NEWEST, 0
         self._passed: set[Key] = set()
@@ -332,7 +335,7 @@ class Search:
         An implementation without a loss does not read annotation rows. A dialect that reads the rows differently leads
         to other inputs, perhaps without any candidate, on which every assigner agrees.
         """
-        moves = [*moves_from(dialect), *joint_moves(dialect)]
+        moves = [*moves_from(dialect, self.task), *joint_moves(dialect, self.task)]
         return [move for move in moves if self.reads_rows or not move.keys() & set(READING)]
 
     def likely(self, dialect: Dialect, moves: Sequence[Move], unexplained: Sequence[Recipe]) -> list[Move]:
@@ -343,9 +346,13 @@ class Search:
         """
         if not self.shows_assignment:
             return list(moves)
-        stages = {stage for recipe in unexplained for stage in self.observations.diverging(recipe, dialect)}
+        stages = {
+            stage.rpartition("/")[2]
+            for recipe in unexplained
+            for stage in self.observations.diverging(recipe, dialect)
+        }
         of_loss = not stages & {*ASSIGNMENT_STAGES, RAISED, RETURNED, UNDECIDED}
-        return [move for move in moves if CHOICES[next(iter(move))].clause.startswith("LOSS-") == of_loss]
+        return [move for move in moves if CHOICES[next(iter(move))].clause.startswith(OF_LOSSES) == of_loss]
 
     def can_be_explained(self, recipe: Recipe, dialect: Dialect) -> bool:
         """Return False if the implementation raises on a batch that every dialect supports, else True.
@@ -430,14 +437,17 @@ class Search:
         """
         explained = [recipe for recipe in self.recipes if self.fits(recipe, dialect)]
         shortest = dialect
-        nearest = sorted(DIALECTS.values(), key=lambda base: len(judged_differences(dialect, base)))
+        nearest = sorted(
+            dialects_of(self.task).values(), key=lambda base: len(judged_differences(dialect, base))
+        )
         for base in nearest[:BASES]:
             pruned = self.pruned(dialect, base, explained)
-            if named(pruned) < named(shortest):
+            if named(pruned, self.task) < named(shortest, self.task):
                 shortest = pruned
-            if named(shortest) == (0, False):
+            if named(shortest, self.task) == (0, False):
                 break
-        return self.of_a_release(shortest, explained) if base_of(shortest) is ARTICLE else shortest
+        is_article = base_of(shortest, self.task) is ARTICLE
+        return self.of_a_release(shortest, explained) if is_article else shortest
 
     def of_a_release(self, dialect: Dialect, explained: Sequence[Recipe]) -> Dialect:
         """Return the first release's dialect that explains as much with the choices of an article-based dialect.
@@ -445,7 +455,9 @@ class Search:
         The name of a release tells a user more than the article's. Without such a release, `dialect` is returned.
         """
         changes = judged_differences(dialect, ARTICLE)
-        releases = (replace(base, **changes) for base in DIALECTS.values() if base is not ARTICLE)
+        releases = (
+            replace(base, **changes) for base in dialects_of(self.task).values() if base is not ARTICLE
+        )
         return next((one for one in releases if self.fits_all(explained, one)), dialect)
 
     def pruned(self, dialect: Dialect, base: Dialect, explained: Sequence[Recipe]) -> Dialect:
@@ -477,14 +489,16 @@ class Search:
         return self.observations.conforms(recipe, dialect)
 
 
-def base_of(dialect: Dialect) -> Dialect:
-    """Return the official dialect with the fewest differing choices; among equals, prefer a release's dialect."""
-    return min(DIALECTS.values(), key=lambda base: (len(judged_differences(dialect, base)), base is ARTICLE))
+def base_of(dialect: Dialect, task: str = DETECT.name) -> Dialect:
+    """Return a task's official dialect with the fewest differing choices; among equals, prefer a release's dialect."""
+    return min(
+        dialects_of(task).values(), key=lambda base: (len(judged_differences(dialect, base)), base is ARTICLE)
+    )
 
 
-def named(dialect: Dialect) -> tuple[int, bool]:
+def named(dialect: Dialect, task: str = DETECT.name) -> tuple[int, bool]:
     """Return a dialect's sort key: the number of unofficial choices, and True if its base is the article's dialect."""
-    base = base_of(dialect)
+    base = base_of(dialect, task)
     return len(judged_differences(dialect, base)), base is ARTICLE
 
 

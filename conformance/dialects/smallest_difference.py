@@ -7,7 +7,8 @@ from hypothesis.errors import NoSuchExample
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.reference import judge_against_reference
-from tal_conformance.dialects.choices import CLAUSES, DISTINGUISHING, MAX_EXAMPLES, SEARCH
+from tal_conformance.dialects.choices import CLAUSES, MAX_EXAMPLES, SEARCH
+from tal_conformance.dialects.distinguishing import DISTINGUISHING
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.core.task import DETECT
 from tal_conformance.dialects.choices import differ, failure_on, strategies_for
 from tal_conformance.dialects.evidence import distinguishing_recipe, distinguishing_recipes
 from tal_conformance.dialects.releases import version_text
@@ -19,7 +20,8 @@ from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.implementations.workers.packages import Package, ensure_package
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_reference.eras import ERAS, Era, Version, era_of
+from tal_reference.eras import Era, Version, era_of
+from tal_reference.eras_of_tasks import ERAS_BY_TASK
 
 BATCHES_PER_STRATEGY = 3
 """Number of batches of each strategy on which a source is judged."""
@@ -37,6 +39,7 @@ class CheckedSource:
         releases: releases with this source, oldest first.
         problem: difference between the first release and the era's dialect; "" if none was found.
         batches: number of batches on which the first release was judged.
+        task: name of the task whose era it is.
     """
 
     era: Era
@@ -44,9 +47,10 @@ class CheckedSource:
     releases: list[Version]
     problem: str = ""
     batches: int = 0
+    task: str = DETECT.name
 
 
-def distinct_sources(releases: Sequence[Version]) -> list[CheckedSource]:
+def distinct_sources(releases: Sequence[Version], task: str = DETECT.name) -> list[CheckedSource]:
     """Return the releases grouped by era and source code. Releases that are not in the cache are installed.
 
     Raises:
@@ -58,8 +62,9 @@ def distinct_sources(releases: Sequence[Version]) -> list[CheckedSource]:
             folder = ensure_package(Package("ultralytics", version_text(release)))
         except PackageUnavailable as error:
             raise UnknownImplementation(str(error)) from error
-        era, digest = era_of(release), source_hash(folder)
-        sources.setdefault((era.first, digest), CheckedSource(era, digest, [])).releases.append(release)
+        era, digest = era_of(release, ERAS_BY_TASK[task]), source_hash(folder)
+        new = CheckedSource(era, digest, [], task=task)
+        sources.setdefault((era.first, digest), new).releases.append(release)
     return list(sources.values())
 
 
@@ -89,7 +94,7 @@ def check_source(source: CheckedSource) -> None:
     The result is stored in `source`.
     """
     try:
-        implementation = find(f"ultralytics=={version_text(source.releases[0])}")
+        implementation = find(f"ultralytics=={version_text(source.releases[0])}").of_task(source.task)
     except UnknownImplementation as error:
         source.problem = str(error)
         return
@@ -115,7 +120,7 @@ def recipes_for(implementation: Implementation) -> Iterator[Recipe]:
     generated = (
         recipe for strategy in strategies for recipe in sample_recipes(strategy, BATCHES_PER_STRATEGY)
     )
-    for recipe in (*distinguishing_recipes(), *generated):
+    for recipe in (*distinguishing_recipes(implementation.task), *generated):
         if not (implementation.dialect.rows_sorted and recipe.shuffled):
             yield recipe
 
@@ -125,10 +130,12 @@ def problem_with_previous_era(subject: Subject, era: Era) -> str:
 
     An era that only adds a requirement on the order of annotation rows cannot be distinguished.
     """
-    number = ERAS.index(era)
+    task = subject.implementation.task
+    eras = ERAS_BY_TASK[task]
+    number = eras.index(era)
     if not number:
         return ""
-    previous, recipe = ERAS[number - 1].dialect, distinguishing_recipe(era)
+    previous, recipe = eras[number - 1].dialect, distinguishing_recipe(era, task)
     if not differ(previous, era.dialect, recipe):
         return ""
     held_to_previous = replace(subject, implementation=replace(subject.implementation, dialect=previous))
@@ -140,13 +147,14 @@ def format_failure(failure: Failure) -> str:
     return f"{failure.clause + ': ' if failure.clause else ''}{failure.summary}, on {failure.batch.origin}"
 
 
-def unchecked_edges(releases: Sequence[Version]) -> list[tuple[Version, Version]]:
+def unchecked_edges(releases: Sequence[Version], task: str = DETECT.name) -> list[tuple[Version, Version]]:
     """Return pairs of neighbouring releases of different eras, if the later release is not the first of its era.
 
     The edge between the eras may lie at any release between the two.
     """
+    eras = ERAS_BY_TASK[task]
     return [
         (earlier, later)
         for earlier, later in pairwise(sorted(releases))
-        if era_of(earlier) != era_of(later) and era_of(later).first != later
+        if era_of(earlier, eras) != era_of(later, eras) and era_of(later, eras).first != later
     ]

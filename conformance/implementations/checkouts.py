@@ -15,9 +15,9 @@ from pathlib import Path
 
 from tal_conformance.core.cache import FILES, HASHES, hashes
 from tal_conformance.core.files import TemporaryFolder
-from tal_conformance.implementations.adapters.ultralytics import parsed
+from tal_conformance.implementations.adapters.ultralytics_losses import parsed
 from tal_conformance.implementations.errors import PackageUnavailable
-from tal_conformance.implementations.releases import IMPORTS, OLDEST, STAND_INS, chosen
+from tal_conformance.implementations.releases import IMPORTS, OLDEST, STAND_INS, chosen, dialects_by_task
 from tal_conformance.implementations.workers.packages import compile_bytecode, ensure_package
 from tal_conformance.implementations.workers.process import Launch, Worker
 from tal_conformance.implementations.workers.remote import RemoteAdapter
@@ -70,7 +70,7 @@ def checkout(name: str, folder: Path) -> RemoteAdapter:
         [copy.path, *(folder.parent for folder in installed)],
     )
     weakref.finalize(launch, copy.remove)  # the adapter's worker, and any new one, has the same launch
-    adapter = RemoteAdapter(name, Worker(launch), dialect)
+    adapter = RemoteAdapter(name, Worker(launch), dialect, dialects_by_task(numbers))
     adapter.version = f"{version}+{digest[:DIGITS]}"
     return adapter
 

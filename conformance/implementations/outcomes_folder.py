@@ -21,6 +21,7 @@ from tal_conformance.core.vectors import InvalidVectors, Vector, VectorSet, read
 from tal_conformance.implementations.errors import NotSupported
 from tal_conformance.implementations.protocol import EVERY, Implementation, implementation_from
 from tal_reference import Dialect, Head, Hyperparameters, parse
+from tal_reference.eras_of_tasks import for_task
 
 OUTCOMES = "outcomes"
 """Name of the folder, in a folder of vectors, with a folder of outcomes for each program."""
@@ -329,6 +330,7 @@ def program_as_implementation(
         dialect = against or parse(program.dialect or vectors.dialect)
     except ValueError as error:
         raise InvalidVectors(f"{program.folder / IMPLEMENTATION}: {error}") from error
+    dialect = for_task(dialect, vectors.task) or dialect
     adapter = OutcomesFolder(program, vectors.task, dialect, outcomes)
     implementation = implementation_from(adapter, str(program.folder))
     return replace(implementation, values_only="gradients" not in program.gives)

@@ -14,14 +14,16 @@ besides float32; default: those of mixed-precision training); `tasks` (names of 
 the code does not support them, as a text; default: True);
 `supports_no_truths` (False if the code does not support a batch without ground truths; default: True);
 `reduces_over_ranks` (how N is reduced over the processes of a distributed training: "mean", "sum" or None);
-`class_weights` (True if the loss multiplies each class's cross-entropy by its number in `head.class_weights`).
+`class_weights` (True if the loss multiplies each class's cross-entropy by its number in `head.class_weights`, or the
+names of the tasks in which it does); `dialects` (dialects of single tasks by name of the task, where they are not those
+of the releases after which `dialect` is named).
 An adapter needs only this module and torch.
 """
 
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
@@ -42,6 +44,8 @@ from tal_conformance.implementations.guards.exceptions import (
 from tal_conformance.implementations.guards.side_effects import Identity
 from tal_conformance.implementations.support import Support, support_of
 from tal_reference import NEWEST, Dialect, Head, Hyperparameters, parse
+from tal_reference.choices import title
+from tal_reference.eras_of_tasks import dialects_of, for_task
 
 MIXED = ("autocast-float16", "autocast-bfloat16")
 """Precisions that occur in training with automatic mixed precision."""
@@ -138,6 +142,7 @@ class Implementation:
             "mean", "sum" or None.
         support: the heads and hyperparameters that the adapter supports.
         factory: function that makes a new adapter; None if the adapter was given as an object.
+        dialects: dialects of single tasks by name, of an adapter that has others than those of `dialect`'s releases.
         identity: object shared by all variants of an implementation; key of the tensors that they returned last.
     """
 
@@ -155,7 +160,36 @@ class Implementation:
     reduces_over_ranks: str | None = None
     support: Support = dataclasses.field(default_factory=Support, compare=False, repr=False)
     factory: Callable[[], Any] | None = dataclasses.field(default=None, compare=False, repr=False)
+    dialects: Mapping[str, Dialect] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     identity: Identity = dataclasses.field(default_factory=Identity, compare=False, repr=False)
+
+    def of_task(self, task: str) -> "Implementation":
+        """Return the implementation with one of its tasks alone, and the dialect of that task.
+
+        Raises:
+            ProtocolViolation: the implementation does not declare the task, or its dialect is not specified for it.
+        """
+        if task not in self.tasks:
+            raise ProtocolViolation(
+                f"{self.spec} has no task {task!r}. It declares only {', '.join(self.tasks)}"
+            )
+        dialect = self.dialect_of(task)
+        if dialect is None:
+            raise ProtocolViolation(f"{self.name}: {unspecified(self.dialect, task)}")
+        return dataclasses.replace(self, tasks=(task,), dialect=dialect, dialects={})
+
+    def for_batch_of(self, task: str) -> "Implementation":
+        """Return the implementation as it judges a batch of a task: unchanged if it has no dialect of the task."""
+        dialect = self.dialect_of(task)
+        return self if dialect is None else dataclasses.replace(self, dialect=dialect, dialects={})
+
+    def dialect_of(self, task: str) -> Dialect | None:
+        """Return the dialect by which a task is judged; None if none is specified for it."""
+        return self.dialects.get(task) or for_task(self.dialect, task)
+
+    def with_dialect(self, dialect: Dialect) -> "Implementation":
+        """Return the implementation, judged by another dialect in every task."""
+        return dataclasses.replace(self, dialect=dialect, dialects={})
 
     @property
     def task(self) -> str:
@@ -227,16 +261,7 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
             f"{name} has type {type(adapter).__name__}, without `assign(inputs)` and without `loss(feature_maps, "
             f"annotations, head, hyperparameters)`; expected an adapter with one of them. {_init_hint(name)}"
         )
-    dialect = getattr(adapter, "dialect", NEWEST)
-    if isinstance(dialect, str):
-        try:
-            dialect = parse(dialect)
-        except ValueError as error:
-            raise ProtocolViolation(f"{name}: {error}") from error
-    if not isinstance(dialect, Dialect):
-        raise ProtocolViolation(
-            f"{name}: `dialect` must be a dialect or its name, not {type(dialect).__name__}"
-        )
+    dialect = _dialect(getattr(adapter, "dialect", NEWEST), name, "dialect")
     return Implementation(
         name=_one_line(getattr(adapter, "name", name)),
         spec=name,
@@ -250,7 +275,54 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
         unsupported_ways=_names(adapter, name, "unsupported_ways", (), (*WAY_NAMES, *SEQUENCE_NAMES)),
         reduces_over_ranks=_reduction(adapter, name),
         support=support_of(adapter, name),
+        dialects=_dialects(adapter, name),
         factory=factory,
+    )
+
+
+def _dialect(value: Any, name: str, attribute: str) -> Dialect:
+    """Return the dialect that an attribute of the adapter contains or names.
+
+    Raises:
+        ProtocolViolation: no dialect has this name, or the value is neither a dialect nor a text.
+    """
+    if isinstance(value, str):
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ProtocolViolation(f"{name}: {error}") from error
+    if not isinstance(value, Dialect):
+        raise ProtocolViolation(
+            f"{name}: `{attribute}` must be a dialect or its name, not {type(value).__name__}"
+        )
+    return value
+
+
+def _dialects(adapter: Any, name: str) -> dict[str, Dialect]:
+    """Return the dialects of single tasks that the adapter declares, by name of the task.
+
+    Raises:
+        ProtocolViolation: the attribute is not a dict, or names an unknown task or dialect.
+    """
+    given = getattr(adapter, "dialects", {})
+    if not isinstance(given, dict):
+        raise ProtocolViolation(
+            f"{name} declares dialects = {given!r:.80}: expected a dict such as {{'obb': 'ultralytics-8.4.83'}}"
+        )
+    for task in given:
+        if task not in TASKS:
+            raise ProtocolViolation(f"{name}, dialects: {unknown_name('task', str(task), TASKS)}")
+    found = {
+        task: for_task(_dialect(value, name, f"dialects[{task!r}]"), task) for task, value in given.items()
+    }
+    return {task: dialect for task, dialect in found.items() if dialect is not None}
+
+
+def unspecified(dialect: Dialect, task: str) -> str:
+    """Return the reason why the results of a task cannot be judged by a dialect."""
+    return (
+        f"task {task}: it is judged by the dialect {title(dialect)!r}, expected one of "
+        f"{', '.join(dialects_of(task))} without changed choices: other dialects are not specified for this task"
     )
 
 

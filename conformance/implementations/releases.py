@@ -2,12 +2,14 @@
 
 from typing import TypeVar
 
-from tal_conformance.implementations.adapters.ultralytics import Version, parsed
+from tal_conformance.implementations.adapters.ultralytics_losses import Version, parsed
 from tal_conformance.implementations.errors import PackageUnavailable
 from tal_conformance.implementations.workers.packages import Package, ensure_package
 from tal_conformance.implementations.workers.process import Launch, Worker
 from tal_conformance.implementations.workers.remote import RemoteAdapter
+from tal_reference import Dialect
 from tal_reference.eras import dialect_of
+from tal_reference.eras_of_tasks import ERAS_BY_TASK, dialect_in
 
 T = TypeVar("T")
 Table = list[tuple[Version, Version, tuple[T, ...]]]
@@ -58,7 +60,15 @@ def release(version: str) -> RemoteAdapter:
         STAND_INS,
         [folder.parent for folder in folders],
     )
-    return RemoteAdapter(f"ultralytics=={version}", Worker(launch), dialect_of(numbers))
+    return RemoteAdapter(
+        f"ultralytics=={version}", Worker(launch), dialect_of(numbers), dialects_by_task(numbers)
+    )
+
+
+def dialects_by_task(numbers: Version) -> dict[str, Dialect]:
+    """Return a release's dialect of every task that it has, by name of the task."""
+    found = {task: dialect_in(numbers, task) for task in ERAS_BY_TASK}
+    return {task: dialect for task, dialect in found.items() if dialect is not None}
 
 
 def chosen(table: Table[T], numbers: Version) -> list[T]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.names import LONGEST_MESSAGE, cut
+from tal_conformance.core.task import TASKS
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_reference import Head, Hyperparameters
 
@@ -28,19 +29,20 @@ class Support:
         supports: function that returns True for a supported head with hyperparameters, and else the reason as a
             text; with a third parameter it gets the shapes of the feature maps. None if everything is supported.
         no_truths: False if a batch without ground truths is not supported.
-        class_weights: True if the loss reads `head.class_weights` (COR-7).
+        class_weights: names of the tasks whose loss reads `head.class_weights` (COR-7).
     """
 
     supports: Callable[[Head, Hyperparameters], Any] | None = None
     no_truths: bool = True
-    class_weights: bool = False
+    class_weights: tuple[str, ...] = ()
 
     def reason_not_to_call(self, batch: Batch) -> str | None:
         """Return the reason why the adapter must not even be called with a batch, or None if it may be called.
 
         An adapter written before heads had class weights would silently ignore them.
         """
-        return CLASS_WEIGHTS if batch.head.class_weights is not None and not self.class_weights else None
+        unread = batch.head.class_weights is not None and batch.task not in self.class_weights
+        return CLASS_WEIGHTS if unread else None
 
     def reason(self, batch: Batch) -> str | None:
         """Return the reason why the adapter does not support a batch, as one line, or None if the batch is supported.
@@ -126,15 +128,32 @@ def support_of(adapter: Any, name: str) -> Support:
         raise ProtocolViolation(
             f"{name} declares supports = {cut(repr(supports), 80)}: expected a method supports(head, hyperparameters)"
         )
-    class_weights = getattr(adapter, "class_weights", False)
-    for attribute, given in (("supports_no_truths", no_truths), ("class_weights", class_weights)):
-        if not isinstance(given, bool):
-            raise ProtocolViolation(
-                f"{name} declares {attribute} = {cut(repr(given), 80)}: expected True or False"
-            )
+    if not isinstance(no_truths, bool):
+        raise ProtocolViolation(
+            f"{name} declares supports_no_truths = {cut(repr(no_truths), 80)}: expected True or False"
+        )
     if supports is not None:
         try:
             asked_support(supports, Head((8, 16, 32), 80), Hyperparameters())
         except ProtocolViolation as error:
             raise ProtocolViolation(f"{name}: {error}") from error
-    return Support(supports, no_truths, class_weights)
+    return Support(supports, no_truths, tasks_with_class_weights(adapter, name))
+
+
+def tasks_with_class_weights(adapter: Any, name: str) -> tuple[str, ...]:
+    """Return the names of the tasks whose loss reads class weights.
+
+    The attribute `class_weights` is True for all tasks, False for none, or a tuple of the names of some.
+
+    Raises:
+        ProtocolViolation: the attribute is something else.
+    """
+    declared = getattr(adapter, "class_weights", False)
+    if isinstance(declared, bool):
+        return tuple(TASKS) * declared
+    if isinstance(declared, (tuple, list)) and all(isinstance(task, str) and task in TASKS for task in declared):
+        return tuple(declared)
+    raise ProtocolViolation(
+        f"{name} declares class_weights = {cut(repr(declared), 80)}: expected True, False, or a tuple of the names of "
+        f"the tasks whose loss reads class weights, of {', '.join(TASKS)}"
+    )

@@ -40,12 +40,12 @@ from tal_reference.anchors import Anchors
 from tal_reference.decoding import expected_distances
 from tal_reference.rotated import (
     ELONGATION_SCALE,
-    LOSS_VARIANCE,
     SIDE_EPS,
     box_loss,
     decode_rotated,
     distances_in_frame,
     scaled,
+    upright,
 )
 
 
@@ -120,7 +120,8 @@ class RotatedRounding(PositivesRounding):
     def gains(self) -> Tensor:
         """(4,) gains of box, cls, dfl and angle."""
         numbers = self.batch.hyperparameters
-        gains = numbers.box_gain, numbers.cls_gain, numbers.dfl_gain, numbers.angle_gain
+        angle_gain = numbers.angle_gain if self.dialect.angle_term else 0.0
+        gains = numbers.box_gain, numbers.cls_gain, numbers.dfl_gain, angle_gain
         return torch.tensor(gains).to(self.scores)
 
     @cached_property
@@ -150,8 +151,8 @@ class RotatedRounding(PositivesRounding):
     def box(self) -> Probiou:
         """Enclosures of the box loss and of its gradient."""
         return Probiou(
-            TurnedBox.around(self.target, self.target_error, self.eps, LOSS_VARIANCE),
-            decoded(self.sides, self.angle, self.centres, LOSS_VARIANCE),
+            TurnedBox.around(self.target, self.target_error, self.eps, self.dialect.box_variance),
+            decoded(self.sides, self.angle, self.centres, self.dialect.box_variance),
         )
 
     @cached_property
@@ -159,7 +160,7 @@ class RotatedRounding(PositivesRounding):
         """The box loss (P,) and its gradient (P, 5) in float64."""
         given = self.exact.predictions
         assert isinstance(given, RotatedPredictions)
-        return box_loss_of(given, self.at, self.target)
+        return box_loss_of(given, self.at, self.target, self.dialect.box_variance)
 
     @cached_property
     def turn(self) -> "AngleLoss":
@@ -167,14 +168,19 @@ class RotatedRounding(PositivesRounding):
         return AngleLoss.of(self.angle, self.target, self.target_error, self.eps)
 
     @cached_property
+    def framed(self) -> Tensor:
+        """(P, 5) target boxes in whose frame distances are measured: upright ones before 8.4.0 (OBB-DFL-1)."""
+        return self.target if self.dialect.turned_distances else upright(self.target)
+
+    @cached_property
     def wanted(self) -> Tensor:
         """(P, 4) target distances in the frame of the target box."""
-        return distances_in_frame(self.target, self.centres)
+        return distances_in_frame(self.framed, self.centres)
 
     @cached_property
     def wanted_error(self) -> Tensor:
         """(P, 4) errors of the target distances."""
-        enclosed = _wanted(self.target, self.target_error, self.centres, self.eps)
+        enclosed = _wanted(self.framed, self.target_error, self.centres, self.eps)
         return enclosed.distance_from(self.wanted)
 
     def items(self) -> Tensor:
@@ -222,34 +228,48 @@ class RotatedRounding(PositivesRounding):
         box_rounds, box_jumps, side_rounds, side_jumps = distance_gradient_units(
             slope, None, self.distance_error, of_weights * numbers.box_gain, of_sides, self.strides
         )  # (P, 4R) each
+        box_rounds, box_jumps = map(unbounded_if_undefined, (box_rounds, box_jumps))
         return (box_rounds, side_rounds), (box_jumps, side_jumps)
 
     def on_angles(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return differences of box and angle on the angle that enclosures bound, and last roundings, (P, 1) each."""
-        numbers, slope, turn = self.batch.hyperparameters, self.exact_box[1][:, 4:], self.turn  # slope (P, 1)
+        slope, turn, gains = self.exact_box[1][:, 4:], self.turn, self.gains  # (P, 1), -, (4,)
         of_weight = (self.scores * self.share)[:, None]  # (P, 1)
-        box_turns = of_weight * numbers.box_gain * self.slopes[1].distance_from(slope[:, 0])[:, None]
+        box_turns = of_weight * gains[0] * self.slopes[1].distance_from(slope[:, 0])[:, None]
         moved = turn.gradient.distance_from(turn.exact_gradient)[:, None]  # (P, 1)
         tiny = 4 * smallest(self.dtype)  # underflow
         last = 4 * self.coarse * of_weight  # products with weight, gain and 1 / N
-        box_last = last * numbers.box_gain * slope.abs() + tiny
-        angle_last = last * numbers.angle_gain * turn.exact_gradient[:, None].abs() + tiny
-        return (box_turns, of_weight * numbers.angle_gain * moved), (box_last, angle_last)
+        box_last = last * gains[0] * slope.abs() + tiny
+        angle_last = last * gains[3] * turn.exact_gradient[:, None].abs() + tiny
+        return (unbounded_if_undefined(box_turns), of_weight * gains[3] * moved), (box_last, angle_last)
 
 
-def box_loss_of(given: RotatedPredictions, at: tuple[Tensor, ...], target: Tensor) -> tuple[Tensor, Tensor]:
+def unbounded_if_undefined(bounds: Tensor) -> Tensor:
+    """Return bounds, infinite where they are 0 times infinity.
+
+    Without the variance of OBB-BOX-1 (before 8.4.84), the gradient of a predicted box without area has no bound:
+    rounding decides if its determinant is positive, where the root's slope is steepest, or clamped, where it is 0.
+    """
+    return bounds.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def box_loss_of(
+    given: RotatedPredictions, at: tuple[Tensor, ...], target: Tensor, variance: float
+) -> tuple[Tensor, Tensor]:
     """Return the box loss (P,) of positives, and its gradient (P, 5) on the four distances and the angle, in float64.
 
     Args:
         given: predictions in float64.
         at: indices (P,) of image and anchor.
         target: (P, 5) target boxes in grid units.
+        variance: variance that the loss adds to both boxes.
     """
     sides = expected_distances(given.distances[at], given.distances.shape[-1] // 4)  # (P, 4)
     sides, angle = sides.detach().requires_grad_(), given.angles[at].detach().requires_grad_()
     anchors = Anchors(given.anchors.centres[at[1]], given.anchors.strides[at[1]])
     with torch.enable_grad():
-        loss = box_loss(decode_rotated(sides, angle, anchors), target)  # (P,); four numbers are R = 1
+        predicted = decode_rotated(sides, angle, anchors)  # (P, 5); four numbers are R = 1
+        loss = box_loss(predicted, target, variance)  # (P,)
         of_sides, of_angle = torch.autograd.grad(loss.sum(), (sides, angle))
     return loss.detach(), torch.cat((of_sides, of_angle), dim=1)
 

@@ -74,7 +74,7 @@ class Hidden:
 
     def __init__(self, whole: Any) -> None:
         self.name, self.whole = str(whole.name), whole
-        self.class_weights = bool(getattr(whole, "class_weights", False))
+        self.class_weights = getattr(whole, "class_weights", False)
 
     def loss(self, *arguments: Any) -> Loss:
         """Return the loss of the wrapped implementation, without assignment, assigner inputs and branches."""

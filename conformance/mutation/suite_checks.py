@@ -6,6 +6,7 @@ from functools import partial
 
 from tal_conformance.batches.named_strategies import (
     LOSS_STRATEGIES,
+    NOT_RECIPES,
     OF_CALLS,
     OF_DEVICES,
     STRATEGIES,
@@ -76,7 +77,11 @@ def cases_of_task(task: str, dialect: Dialect, count: int) -> list[GeneratedCase
         for recipe in related
         for clause, relation in RELATIONS_BY_TASK[task].items()
     ]
-    repeated = [GeneratedCase("test_repeatable", build, repeatable) for _, build in drawn[: len(samples)]]
+    repeated = [
+        GeneratedCase("test_repeatable", build, repeatable)
+        for name, build in drawn[: len(samples)]
+        if name not in NOT_RECIPES
+    ]
     return [*cases, *of_relations, *repeated]
 
 

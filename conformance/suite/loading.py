@@ -6,21 +6,12 @@ from dataclasses import replace
 import pytest
 
 from tal_conformance.core.supervision import supervised
-from tal_conformance.core.task import OBB, POSE, SEGMENT
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
-from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.protocol import Implementation, unspecified
 from tal_conformance.implementations.registry import find
-from tal_reference import DIALECTS, Dialect
-from tal_reference.choices import title
+from tal_reference import Dialect
 from tal_text import visible
 
-DIALECTS_BY_TASK = {
-    OBB.name: ("ultralytics-8.4.190", "ultralytics-8.4.127"),
-    POSE.name: ("ultralytics-8.4.190",),
-    SEGMENT.name: ("ultralytics-8.4.190", "ultralytics-8.4.127"),
-}
-"""The dialects that are specified for a task. Rotated boxes: those of 8.4.84 and newer; masks: 8.4.83. Keypoints: the
-newest. Tasks without a row, detection and end-to-end heads, have every dialect."""
 TRACEBACK_LINES = 30
 """Maximum number of lines of an adapter's traceback that are printed."""
 
@@ -58,7 +49,8 @@ def find_implementations(
         )
         name = next(text for text in candidates if text not in taken)
         taken.add(name)
-        found.append(replace(implementation, name=name, dialect=dialect or implementation.dialect))
+        named = replace(implementation, name=name)
+        found.append(named if dialect is None else named.with_dialect(dialect))
     if problems:
         raise pytest.UsageError(*problems)
     return found
@@ -93,20 +85,14 @@ def divide_by_task(
         untested += [problem for problem in problems.values() if problem]
         for task in tested:
             name = f"{implementation.name} ({task})" if task != implementation.task else implementation.name
-            divided.append(replace(implementation, name=name, tasks=(task,)))
+            divided.append(replace(implementation.of_task(task), name=name))
     return divided, untested
 
 
 def _unspecified(implementation: Implementation, task: str) -> str:
     """Return a sentence if the dialect of an implementation is not specified for a task, or ""."""
-    names = DIALECTS_BY_TASK.get(task, ())
-    if not names or implementation.dialect in [DIALECTS[name] for name in names]:
-        return ""
-    return (
-        f"{implementation.name}: task {task}: it is judged by the dialect {title(implementation.dialect)!r}, "
-        f"expected one of {', '.join(names)} without changed choices: other dialects are not "
-        "specified for this task"
-    )
+    specified = implementation.dialect_of(task) is not None
+    return "" if specified else f"{implementation.name}: {unspecified(implementation.dialect, task)}"
 
 
 def _without_task(implementation: Implementation, task: str) -> str:

@@ -11,6 +11,7 @@ from tal_conformance.suite.checker import Checker
 
 BATCHES = non_finite(STRATEGIES["nonfinite"])
 
+
 @check("NONFINITE", batches=BATCHES, argument="batch", share=2, mutants="last")
 def test_nonfinite(checker: Checker, batch: NonFiniteBatch) -> None:
     """NONFINITE-1 to NONFINITE-3: a non-finite prediction affects only the results that depend on it."""

@@ -25,7 +25,7 @@ from torch import Tensor
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import Content
 from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
-from tal_conformance.implementations.adapters.ultralytics import (
+from tal_conformance.implementations.adapters.ultralytics_losses import (
     CRITERIA,
     FIELD_NAMES,
     criterion_of,

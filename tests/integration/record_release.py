@@ -10,7 +10,8 @@ import torch  # noqa: E402
 
 from tal_conformance.batches.recipe import Recipe  # noqa: E402
 from tal_conformance.batches.truths import Truth  # noqa: E402
-from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter, parsed  # noqa: E402
+from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter  # noqa: E402
+from tal_conformance.implementations.adapters.ultralytics_losses import parsed  # noqa: E402
 from tal_conformance.implementations.releases import IMPORTS, STAND_INS, chosen  # noqa: E402
 from tal_conformance.implementations.workers.child import stub_module  # noqa: E402
 from tal_conformance.implementations.workers.packages import Package, ensure_package  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 from tests.common.commands import ENVIRONMENT
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.implementations.adapters.ultralytics import criterion_of
+from tal_conformance.implementations.adapters.ultralytics_losses import criterion_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("record_release.py")

@@ -29,10 +29,13 @@ class CriterionAdapter:
 
     name: str
     recorder: type[RecordingAssigner] = RecordingAssigner
+    assigner = "TaskAlignedAssigner"
+    """Name of the assigner's class."""
 
     def __init__(self, version: str, assigner_module: ModuleType, exposes_stages: bool = True) -> None:
         self.version, self.exposes_stages = version, exposes_stages
         self._assigner_module = assigner_module
+        self._assigner_class = getattr(assigner_module, self.assigner)
         # only the most recent criterion: a run uses thousands of heads, and a criterion holds copies of its last batch
         self._criterion = lru_cache(maxsize=1)(self._new_criterion)
 
@@ -113,7 +116,7 @@ class CriterionAdapter:
         """
         if hyperparameters.effective_topk2 is not None:
             raise NotImplementedError(f"{self.name} {self.version} does not support topk2 (TAL-CONF-2)")
-        return self._assigner_module.TaskAlignedAssigner(
+        return self._assigner_class(
             topk=hyperparameters.topk,
             num_classes=head.classes,
             alpha=hyperparameters.alpha,

@@ -3,25 +3,27 @@
 Releases differ in the module of their loss (`CRITERIA`), and in its inputs and results:
 
 - up to 8.3.253 the loss reads feature maps, from 8.4.0 boxes and scores that are split and flattened;
+- up to 8.3.253 the loss of rotated boxes has no angle term;
 - from 8.4.104 the logged items have names.
 """
 
 import importlib
 import inspect
-import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
-from tal_conformance.core.task import DETECT, E2E, KEYPOINT_COLUMNS, OBB, POSE, SEGMENT, TASKS, task_of
+from tal_conformance.core.task import DETECT, E2E, KEYPOINT_COLUMNS, OBB, TASKS, task_of
 from tal_conformance.implementations.adapters.criterion_adapter import CriterionAdapter, model_with
 from tal_conformance.implementations.adapters.stage_recorder import (
+    RecordingAssigner,
     has_built_in_exponents,
     loss_arguments,
 )
@@ -30,74 +32,24 @@ from tal_conformance.implementations.adapters.ultralytics_criteria import (
     EndToEndCriterion,
     update_weights,
 )
+from tal_conformance.implementations.adapters.ultralytics_losses import (
+    CLASS_WEIGHTS,
+    CLASS_WEIGHTS_OF_DETECTION,
+    CRITERIA,
+    FIELD_NAMES,
+    SIZE_FROM_MAPS,
+    SPLIT_PREDICTIONS,
+    Version,
+    criterion_of,
+    leading_numbers,
+)
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.protocol import EVERY
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
-from tal_reference import NEWEST, Head, Hyperparameters, make_anchors
+from tal_reference import NEWEST, Head, Hyperparameters, input_size, make_anchors
 from tal_reference.end_to_end import BRANCHES, branch_hyperparameters
 from tal_reference.masks import split_rows
 
-Version = tuple[int, int, int]
-
-
-class Criterion(NamedTuple):
-    """Modules and class of a loss family's criterion, valid from the release `first` on.
-
-    Attributes:
-        first: the first release with these modules.
-        loss_module: module of the criterion.
-        loss_class: name of the criterion's class.
-        assigner_module: module of the assigner.
-        assigner_class: name of the assigner's class.
-    """
-
-    first: Version
-    loss_module: str
-    loss_class: str
-    assigner_module: str
-    assigner_class: str = "TaskAlignedAssigner"
-
-
-CRITERIA: dict[str, tuple[Criterion, ...]] = {
-    DETECT.name: (
-        Criterion((8, 0, 136), "ultralytics.utils.loss", "v8DetectionLoss", "ultralytics.utils.tal"),
-        Criterion(
-            (8, 0, 111), "ultralytics.yolo.utils.loss", "v8DetectionLoss", "ultralytics.yolo.utils.tal"
-        ),
-        Criterion((8, 0, 0), "ultralytics.yolo.v8.detect.train", "Loss", "ultralytics.yolo.utils.tal"),
-    ),
-    OBB.name: (
-        Criterion(
-            (8, 4, 84),
-            "ultralytics.utils.loss",
-            "v8OBBLoss",
-            "ultralytics.utils.tal",
-            "RotatedTaskAlignedAssigner",
-        ),
-    ),
-    E2E.name: (
-        Criterion((8, 4, 0), "ultralytics.utils.loss", "E2ELoss", "ultralytics.utils.tal"),
-        Criterion((8, 2, 38), "ultralytics.utils.loss", "E2EDetectLoss", "ultralytics.utils.tal"),
-    ),
-    POSE.name: (Criterion((8, 4, 141), "ultralytics.utils.loss", "v8PoseLoss", "ultralytics.utils.tal"),),
-    SEGMENT.name: (
-        Criterion((8, 4, 83), "ultralytics.utils.loss", "v8SegmentationLoss", "ultralytics.utils.tal"),
-    ),
-}
-"""Modules of each task's criterion, the newest releases first."""
-FIELD_NAMES = {
-    "distances": "boxes",
-    "logits": "scores",
-    "angle": "angle",
-    "keypoints": "kpts",
-    "coefficients": "mask_coefficient",
-    "prototypes": "proto",
-}
-"""Name of every head field in the predictions that a loss reads since `SPLIT_PREDICTIONS`."""
-SPLIT_PREDICTIONS: Version = (8, 4, 0)
-"""First release whose loss reads `boxes`, `scores` and `feats` by name."""
-CLASS_WEIGHTS: Version = (8, 4, 37)
-"""First release that reads `model.class_weights` (COR-7)."""
 FIRST_OF_NEWEST_DIALECT: Version = (8, 4, 128)
 """First release of the newest dialect (specification section 8)."""
 
@@ -133,7 +85,7 @@ class UltralyticsAdapter(CriterionAdapter):
             assigner_module, loss_module = import_release(version)
         super().__init__(version, assigner_module, exposes_stages)
         self._split_predictions = leading_numbers(version) >= SPLIT_PREDICTIONS
-        self.class_weights = leading_numbers(version) >= CLASS_WEIGHTS
+        self._numbers = leading_numbers(version)
         criterion = criterion_of(version, task)
         self._loss_module, self._loss_class = loss_module, criterion.loss_class
         self._assigner_class = getattr(assigner_module, criterion.assigner_class)
@@ -145,6 +97,11 @@ class UltralyticsAdapter(CriterionAdapter):
             if name != task and leading_numbers(version) >= CRITERIA[name][-1].first
         }
         self.tasks = (task, *self._others)
+        self.class_weights = tuple(
+            name
+            for name in self.tasks
+            if self._numbers >= CLASS_WEIGHTS.get(name, CLASS_WEIGHTS_OF_DETECTION)
+        )
 
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Call the assigner of the task whose boxes the inputs have."""
@@ -309,6 +266,59 @@ class EndToEndAdapter(UltralyticsAdapter):
         return criterion
 
 
+class RotatedRecorder(RecordingAssigner):
+    """Recorder of an assigner of rotated boxes, which until 8.4.38 widens small ground truths in place (OBB-CAND-1).
+
+    The recorded ground truths are those with which the assigner computes overlaps and targets.
+    """
+
+    def _record(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        returned = super()._record(function, arguments)
+        self.inputs_read[4] = arguments[4].detach().clone()
+        return returned
+
+
+class RotatedAdapter(UltralyticsAdapter):
+    """The loss of rotated boxes of a release, in the form that it had before 8.4.0 and has since."""
+
+    recorder = RotatedRecorder
+
+    def _predictions(self, feature_maps: tuple[Tensor, ...], head: Head) -> Any:
+        """Return the output that the release's head passes to the loss in training: until 8.4.0 maps and angles."""
+        if self._split_predictions:
+            return super()._predictions(feature_maps, head)
+        angles = torch.cat([level[:, -1:].flatten(2) for level in feature_maps], 2)  # (B, 1, A)
+        return [level[:, :-1] for level in feature_maps], angles
+
+    def _targets(self, annotations: Tensor, head: Head, images: int) -> Any:
+        """Return the annotations as the release's data loader passes them, with the size of every image."""
+        targets = super()._targets(annotations, head, images)
+        if not SPLIT_PREDICTIONS <= self._numbers < SIZE_FROM_MAPS:
+            return targets
+        return targets | {"resized_shape": [self._size] * images}
+
+    def _call(
+        self,
+        made: tuple[Any, Any],
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        """Return the loss; where the release has no angle loss, its item is 0 (OBB-ANG-1)."""
+        self._size = input_size(feature_maps, head)
+        loss = super()._call(made, feature_maps, annotations, head, hyperparameters)
+        if self._split_predictions:
+            return loss
+        total = loss.total if loss.total.ndim == 0 else with_zero(loss.total)
+        return replace(loss, total=total, items=None if loss.items is None else with_zero(loss.items))
+
+
+def with_zero(terms: Tensor) -> Tensor:
+    """Return loss terms (3,) with the angle loss of releases that have none: 0."""
+    return torch.cat((terms, terms.new_zeros(1)))
+
+
 class RecordedLoss:
     """The loss of one branch of an end-to-end criterion, whose latest result is stored.
 
@@ -336,7 +346,7 @@ class RecordedLoss:
         return self.result
 
 
-ADAPTERS: dict[str, type[UltralyticsAdapter]] = {E2E.name: EndToEndAdapter}
+ADAPTERS: dict[str, type[UltralyticsAdapter]] = {E2E.name: EndToEndAdapter, OBB.name: RotatedAdapter}
 """Adapters of the tasks whose criterion is not called as that of detection."""
 
 
@@ -419,43 +429,3 @@ def import_release(version: str) -> tuple[ModuleType, ModuleType]:
         importlib.import_module(criterion.assigner_module),
         importlib.import_module(criterion.loss_module),
     )
-
-
-def criterion_of(version: str, task: str = DETECT.name) -> Criterion:
-    """Return the modules and classes of a task's criterion in a release.
-
-    Args:
-        version: version of the release; text after the three numbers, as in forks, is ignored.
-        task: key of `CRITERIA`.
-
-    Raises:
-        ValueError: the version does not have three numbers, or is older than 8.0.0.
-    """
-    numbers = leading_numbers(version)
-    for criterion in CRITERIA[task]:
-        if numbers >= criterion.first:
-            return criterion
-    raise ValueError(f"ultralytics {version} is older than {_first(task)}, the first release with this loss")
-
-
-def _first(task: str) -> str:
-    return ".".join(map(str, CRITERIA[task][-1].first))
-
-
-def leading_numbers(version: str) -> Version:
-    """Return the first three numbers of a version, and ignore any further text.
-
-    Raises:
-        ValueError: the version does not have three numbers.
-    """
-    return parsed(".".join(re.findall(r"\d+", version)[:3]))
-
-
-def parsed(version: str) -> Version:
-    """Return the three numbers of a release.
-
-    Raises:
-        ValueError: the version does not have three numbers.
-    """
-    major, minor, patch = (int(part) for part in version.split("."))
-    return major, minor, patch

@@ -32,6 +32,7 @@ from tal_conformance.core.names import LONGEST_MESSAGE, LONGEST_TRACEBACK, cut
 from tal_conformance.core.processes import descendants, kill
 from tal_conformance.core.task import DETECT
 from tal_conformance.implementations.errors import class_names
+from tal_conformance.implementations.support import tasks_with_class_weights
 from tal_conformance.implementations.workers.confine import HOOKS, NETWORK_VARIABLE
 from tal_conformance.implementations.workers.memory import RLIMIT, UNLIMITED
 from tal_conformance.implementations.workers.messages import (
@@ -207,7 +208,7 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
             "reduces_over_ranks": getattr(adapter, "reduces_over_ranks", None),
             "supports": callable(getattr(adapter, "supports", None)),
             "supports_no_truths": bool(getattr(adapter, "supports_no_truths", True)),
-            "class_weights": bool(getattr(adapter, "class_weights", False)),
+            "class_weights": list(tasks_with_class_weights(adapter, str(getattr(adapter, "name", "the adapter")))),
             "assigns": callable(getattr(adapter, "assign", None)),
             "computes_loss": callable(getattr(adapter, "loss", None)),
             "network": os.environ.get(NETWORK_VARIABLE, HOOKS),

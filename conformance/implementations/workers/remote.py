@@ -73,6 +73,7 @@ class RemoteAdapter:
         name: name of the implementation.
         worker: the worker process.
         dialect: dialect that the implementation is judged by; None: the dialect that the adapter declares.
+        dialects: dialects of single tasks, by name of the task, where they are not those of `dialect`'s releases.
 
     Raises:
         PackageUnavailable: the adapter could not be made in the worker.
@@ -80,8 +81,15 @@ class RemoteAdapter:
 
     in_subprocess = True
 
-    def __init__(self, name: str, worker: Worker, dialect: Dialect | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        worker: Worker,
+        dialect: Dialect | None = None,
+        dialects: Mapping[str, Dialect] | None = None,
+    ) -> None:
         self.name, self.worker, self._fresh, self.dialect_given = name, worker, False, dialect
+        self.dialects = dict(dialects or {})
         try:
             about = worker.start().fields
         except WorkerFailed as error:
@@ -104,7 +112,7 @@ class RemoteAdapter:
         self.unsupported_ways = tuple(about.get("unsupported_ways", ()))
         self.reduces_over_ranks: str | None = about.get("reduces_over_ranks")
         self.supports_no_truths = bool(about.get("supports_no_truths", True))
-        self.class_weights = bool(about.get("class_weights", False))
+        self.class_weights = tuple(map(str, about.get("class_weights", ())))
         self._offer(about)
 
     def _offer(self, about: dict[str, Any]) -> None:
@@ -130,7 +138,8 @@ class RemoteAdapter:
         Raises:
             PackageUnavailable: the adapter could not be made in the other process.
         """
-        return RemoteAdapter(self.name, Worker(self.worker.launch, self.worker.timeout), self.dialect_given)
+        worker = Worker(self.worker.launch, self.worker.timeout)
+        return RemoteAdapter(self.name, worker, self.dialect_given, self.dialects)
 
     def answers(self, way: str, calls: Sequence[Call]) -> list[Answer]:
         """Make an adapter in the worker, call it in the given way, and return the results.

@@ -9,9 +9,10 @@ from tal_conformance.commands.bisect import check_clause
 from tal_conformance.commands.program import CommandError
 from tal_conformance.dialects import bisection
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.adapters.ultralytics import parsed
+from tal_conformance.implementations.adapters.ultralytics_losses import parsed
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_reference.eras import dialect_of
+from tal_reference.eras_of_tasks import dialect_in
 
 RELEASES = [(8, 4, number) for number in range(120, 135)]
 
@@ -96,3 +97,29 @@ def test_a_clause_that_cannot_be_bisected_is_an_error(clause: str, message: str,
 def test_an_invalid_range_is_an_error(text: str, capsys: Capture):
     assert main(["bisect", text]) == 2
     assert capsys.readouterr().err.startswith("python -m conformance bisect: ")
+
+
+def test_the_releases_of_changes_of_rotated_boxes(monkeypatch: pytest.MonkeyPatch, capsys: Capture):
+    """`--task obb` finds each change at its own release, although nearly every batch shows several of them."""
+    numbers = [(8, 3, 253), (8, 4, 0), (8, 4, 7), (8, 4, 8), (8, 4, 24), (8, 4, 25), (8, 4, 38)]
+
+    def find(name: str) -> Implementation:
+        dialect = dialect_in(parsed(name.removeprefix("ultralytics==")), "obb")
+        assert dialect is not None
+        found = implementation_from(ReferenceAdapter(dialect), name)
+        return replace(found, dialects={"obb": dialect})
+
+    for module in (bisect, bisection):
+        monkeypatch.setattr(module, "find", find)
+    monkeypatch.setattr(bisect, "published", lambda first, last: numbers)
+    assert main(["bisect", "8.3.253..8.4.38", "--task", "obb"]) == 1
+    output, _ = capsys.readouterr()
+    found = {line.partition(": ")[0]: line.split(": ")[1].split()[0] for line in output.splitlines()}
+    assert found == {
+        "TAL-CAND-2": "8.4.8",
+        "TAL-CONF-2": "8.4.0",
+        "LOSS-DFL-1": "8.4.0",
+        "OBB-DFL-1": "8.4.0",
+        "OBB-ANG-1": "8.4.0",
+        "OBB-CAND-1": "8.4.8",
+    }

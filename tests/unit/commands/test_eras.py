@@ -14,13 +14,14 @@ from tal_conformance.commands import eras, main
 from tal_conformance.dialects import sources
 from tal_conformance.dialects.sources import CheckedSource
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.adapters.ultralytics import parsed
+from tal_conformance.implementations.adapters.ultralytics_losses import parsed
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.mutation.suite_checks import suite_cases
 from tal_conformance.mutation.trials import GeneratedCase
 from tal_reference import Dialect
 from tal_reference.eras import Version, dialect_of, era_of
+from tal_reference.eras_of_tasks import ERAS_BY_TASK, dialect_in
 
 
 def replace_releases(monkeypatch: pytest.MonkeyPatch, dialects: dict[str, Dialect]) -> None:
@@ -35,15 +36,18 @@ def replace_releases(monkeypatch: pytest.MonkeyPatch, dialects: dict[str, Dialec
         adapter.worker = SimpleNamespace(close=lambda: None)
         return replace(implementation_from(adapter, name), dialect=dialect_of(release))
 
-    def one_source_a_release(releases: Sequence[Version]) -> list[CheckedSource]:
-        return [CheckedSource(era_of(release), str(release), [release]) for release in releases]
+    def one_source_a_release(releases: Sequence[Version], task: str) -> list[CheckedSource]:
+        eras = ERAS_BY_TASK[task]
+        return [
+            CheckedSource(era_of(release, eras), str(release), [release], task=task) for release in releases
+        ]
 
     monkeypatch.setattr(sources, "find", find)
     monkeypatch.setattr(eras, "find", find)
     monkeypatch.setattr(sources, "BATCHES_PER_STRATEGY", 1)
     monkeypatch.setattr(eras, "suite_cases", lambda *arguments: [])
     monkeypatch.setattr(eras, "distinct_sources", one_source_a_release)
-    monkeypatch.setattr(eras, "select_releases", lambda selection: [(8, 0, 52), (8, 4, 127), (8, 4, 128)])
+    monkeypatch.setattr(eras, "select_releases", lambda *_: [(8, 0, 52), (8, 4, 127), (8, 4, 128)])
 
 
 def test_releases_that_follow_the_dialects_of_their_eras(
@@ -114,8 +118,8 @@ def test_the_first_and_the_last_source_of_an_era_are_judged_by_the_whole_suite(
             return replace(implementation, adapter=adapter)
         return implementation
 
-    def only_non_finite(dialect: Dialect, count: int, assigner: bool) -> list[GeneratedCase]:
-        return [case for case in suite_cases(dialect, 2, assigner) if case.test == "test_nonfinite"]
+    def only_non_finite(dialect: Dialect, count: int, assigner: bool, task: str) -> list[GeneratedCase]:
+        return [case for case in suite_cases(dialect, 2, assigner, task) if case.test == "test_nonfinite"]
 
     monkeypatch.setattr(sources, "find", one_hides)
     monkeypatch.setattr(eras, "find", one_hides)
@@ -150,3 +154,28 @@ def test_ends_of_eras_are_the_sources_of_first_and_last_releases():
 
     first, between, last, alone = source((8, 1, 0)), source((8, 2, 0)), source((8, 3, 0)), source((8, 4, 128))
     assert eras.ends_of_eras([between, last, first, alone]) == [first, last, alone]
+
+
+def test_eras_of_rotated_boxes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """`--task obb` judges releases by the dialects of rotated boxes, and names a release that follows another one."""
+    replace_releases(monkeypatch, {})
+    wrong = {"8.4.83": dialect_in((8, 4, 84), "obb")}
+
+    def find(name: str) -> Implementation:
+        release = parsed(name.removeprefix("ultralytics=="))
+        own = dialect_in(release, "obb")
+        assert own is not None
+        adapter: Any = ReferenceAdapter(wrong.get(name.removeprefix("ultralytics==")) or own)
+        adapter.worker = SimpleNamespace(close=lambda: None)
+        return replace(implementation_from(adapter, name), dialects={"obb": own})
+
+    for module in (sources, eras):
+        monkeypatch.setattr(module, "find", find)
+    monkeypatch.setattr(
+        eras, "select_releases", lambda *_: [(8, 3, 241), (8, 3, 242), (8, 4, 83), (8, 4, 84)]
+    )
+    assert main(["eras", "--task", "obb"]) == 1
+    output, _ = capsys.readouterr()
+    assert "4 releases, 4 distinct sources; 1 do not follow the dialect of their era" in output
+    assert "8.4.83: not ultralytics-8.4.83: " in output
+    assert "8.3.241" in output

@@ -21,7 +21,7 @@ from tal_conformance.commands.program import CommandError
 from tal_conformance.commands.results import SCHEMA, collected_result, set_result
 from tal_conformance.dialects import bisection
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
-from tal_conformance.implementations.adapters.ultralytics import parsed
+from tal_conformance.implementations.adapters.ultralytics_losses import parsed
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
 from tal_conformance.mutation.vectors import VectorBatch, write_vectors
@@ -97,7 +97,7 @@ def of_findings(folder: Path, patch: Patch) -> list[str]:
 
 
 def of_eras(folder: Path, patch: Patch) -> list[str]:
-    patch.setattr(eras, "select_releases", lambda selection: [])
+    patch.setattr(eras, "select_releases", lambda *_: [])
     return ["eras"]
 
 

@@ -9,9 +9,10 @@ import torch
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.branches import branch_batches, branch_weights, has_branches, split
 from tal_conformance.core.task import DETECT, E2E, TASKS, task_of
-from tal_reference import DIALECTS, Head, Hyperparameters
+from tal_reference import Head, Hyperparameters
+from tal_reference.eras_of_tasks import dialects_of
 
-OLD = DIALECTS["ultralytics-8.3.253"]
+OLD = dialects_of(E2E.name)["ultralytics-8.3.253"]
 NUMBERS = Hyperparameters(box_gain=3.0, updates=2, epochs=5)
 
 

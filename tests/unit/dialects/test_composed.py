@@ -10,7 +10,8 @@ from tests.fauxmplementations.dense_port import DensePort
 
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.dialects.choices import DISTINGUISHING, differ, failure_on
+from tal_conformance.dialects.choices import differ, failure_on
+from tal_conformance.dialects.distinguishing import DISTINGUISHING
 from tal_conformance.dialects.moves import values_of
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from

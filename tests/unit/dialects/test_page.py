@@ -172,7 +172,7 @@ def changed(one: Dialect, name: str) -> Choice:
 def test_recorded_batches_are_counted_one_by_one():
     one = DIALECTS["ultralytics-8.4.127"]
     floor = changed(one, "small_box_floor")
-    met = [exercises_choice(batch, one, floor) for batch in RECORDED]
+    met = [exercises_choice(batch, floor) for batch in RECORDED]
     assert met == [differ(one, floor.changed, batch) for batch in RECORDED]
     small = [bool({"tiny", "small_8_16"} & batch.hazards) for batch in RECORDED]
     assert any(met)
@@ -185,9 +185,7 @@ def test_rows_out_of_order_meet_what_asks_for_order(shuffled: bool):
     one = DIALECTS["ultralytics-8.4.24"]
     truths = (Truth("ordinary"),)
     assert (
-        exercises_choice(
-            Recipe((truths, truths), shuffled=shuffled).build(), one, changed(one, "rows_sorted")
-        )
+        exercises_choice(Recipe((truths, truths), shuffled=shuffled).build(), changed(one, "rows_sorted"))
         is shuffled
     )
 

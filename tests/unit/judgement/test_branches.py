@@ -25,7 +25,8 @@ from tal_conformance.judgement.branches import judge_branches
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.judge import judge
-from tal_reference import DIALECTS, NEWEST, Hyperparameters
+from tal_reference import NEWEST, Hyperparameters
+from tal_reference.eras_of_tasks import dialects_of
 
 RECIPE = Recipe(
     images=((Truth("ordinary"), Truth("huge", 1)), (Truth("ordinary", 1, (5, 3)),)),
@@ -76,7 +77,7 @@ def as_one_number(loss: Loss) -> Loss:
 )
 @pytest.mark.parametrize("dialect", ["ultralytics-8.4.190", "ultralytics-8.4.7", "ultralytics-8.3.253"])
 def test_a_right_loss_conforms_whatever_it_exposes(change: Change, dialect: str):
-    implementation = changing(change, DIALECTS[dialect])
+    implementation = changing(change, dialects_of(E2E.name)[dialect])
     judgement = judge_against_reference(Subject(implementation, "cpu"), BATCH, each_term=True)
     assert not judgement.verdict.fails
     assert list(judgement.stages) == list(E2E.clauses)
@@ -93,7 +94,7 @@ def test_official_losses_conform():
 
 def test_the_dialect_before_8_4_0_adds_the_branches():
     """E2E-3: a loss of one of the two kinds diverges in the dialect of the other."""
-    newest, old = NEWEST, DIALECTS["ultralytics-8.3.253"]
+    newest, old = NEWEST, dialects_of(E2E.name)["ultralytics-8.3.253"]
     for own, other in ((newest, old), (old, newest)):
         judged = replace(changing(lambda loss: loss, own), dialect=other)
         with pytest.raises(Failure):

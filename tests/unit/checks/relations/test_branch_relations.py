@@ -22,7 +22,8 @@ from tal_conformance.implementations.protocol import Implementation, implementat
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.planted_faults import FAULTS_BY_TASK
-from tal_reference import DIALECTS, NEWEST, Hyperparameters
+from tal_reference import NEWEST, Hyperparameters
+from tal_reference.eras_of_tasks import dialects_of
 
 RECIPES = [
     Recipe(
@@ -148,9 +149,8 @@ def test_wrong_sums_break_relations(clause: str, change: Any, stage: str):
 
 def test_own_relations_need_weights():
     """Before 8.4.0 the branches had no weights, and the items were those of both."""
-    implementation = implementation_from(
-        Changing(lambda loss, _: loss, DIALECTS["ultralytics-8.3.253"]), "old"
-    )
+    old = dialects_of("e2e")["ultralytics-8.3.253"]
+    implementation = implementation_from(Changing(lambda loss, _: loss, old), "old")
     subject, batch = Subject(implementation, "cpu"), RECIPES[0].build()
     for clause in ("META-E2E-LINEAR", "META-E2E-ITEMS", "META-E2E-ONE"):
         with pytest.raises(NotApplicable):
