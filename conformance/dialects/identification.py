@@ -191,7 +191,9 @@ def simple_cause(
         seconds: budget of processor time.
     """
     search = Search(observations, sorted({*failing, *passing}, key=size_of), seconds)
-    dialects = distinguishable([observations.implementation.dialect, *DIALECTS.values()])
+    dialects = distinguishable(
+        [observations.implementation.dialect, *dialects_of(observations.implementation.task).values()]
+    )
     return first_explaining(search, dialects, failing)
 
 

@@ -82,7 +82,7 @@ class Resemblance:
             reference = reference_results(batch, dialect, outcome.loss is not None)
         except ValueError:  # the batch is invalid in itself, such as a row that names an unknown class
             return ()
-        return tuple(_distances(reference, batch.head, outcome.assignment, outcome.loss))
+        return tuple(_distances(reference, batch.head, assignments_of(outcome), outcome.loss))
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,12 @@ def mean_of(distances: Sequence[float]) -> float:
 
 def distance_from(reference: ReferenceResults, head: Head, outcome: Outcome) -> float:
     """Return the mean distance, 0 to 1, of all results of an implementation from the given results of the reference."""
-    assignments = [part.assignment for part in (outcome.branches or {"": outcome}).values()]
-    return mean_of(list(_distances(reference, head, assignments, outcome.loss)))
+    return mean_of(list(_distances(reference, head, assignments_of(outcome), outcome.loss)))
+
+
+def assignments_of(outcome: Outcome) -> list[CheckedAssignment | None]:
+    """Return the assignment of every branch of an outcome; without branches, its own."""
+    return [part.assignment for part in (outcome.branches or {"": outcome}).values()]
 
 
 def _distances(
