@@ -151,7 +151,9 @@ def tasks_with_class_weights(adapter: Any, name: str) -> tuple[str, ...]:
     declared = getattr(adapter, "class_weights", False)
     if isinstance(declared, bool):
         return tuple(TASKS) * declared
-    if isinstance(declared, (tuple, list)) and all(isinstance(task, str) and task in TASKS for task in declared):
+    if isinstance(declared, (tuple, list)) and all(
+        isinstance(task, str) and task in TASKS for task in declared
+    ):
         return tuple(declared)
     raise ProtocolViolation(
         f"{name} declares class_weights = {cut(repr(declared), 80)}: expected True, False, or a tuple of the names of "

@@ -208,7 +208,7 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
             "reduces_over_ranks": getattr(adapter, "reduces_over_ranks", None),
             "supports": callable(getattr(adapter, "supports", None)),
             "supports_no_truths": bool(getattr(adapter, "supports_no_truths", True)),
-            "class_weights": list(tasks_with_class_weights(adapter, str(getattr(adapter, "name", "the adapter")))),
+            "class_weights": list(tasks_with_class_weights(adapter, about["name"])),
             "assigns": callable(getattr(adapter, "assign", None)),
             "computes_loss": callable(getattr(adapter, "loss", None)),
             "network": os.environ.get(NETWORK_VARIABLE, HOOKS),

@@ -11,7 +11,7 @@ from tests.fauxmplementations.dense_port import DensePort
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.dialects.choices import differ, failure_on
-from tal_conformance.dialects.distinguishing import DISTINGUISHING
+from tal_conformance.dialects.distinguishing import DISTINGUISHING, OF_BRANCHES, OF_ROTATED_BOXES
 from tal_conformance.dialects.moves import values_of
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
@@ -67,7 +67,8 @@ def assert_held_to(adapter: Any, base: Dialect, changed: Dialect, name: str):
 
 
 def test_every_choice_has_a_clause_words_and_a_strategy():
-    assert set(CHOICES) == set(DEFAULTS) - {"name"} == set(DISTINGUISHING) | {"rows_sorted"}
+    distinguished = {*DISTINGUISHING, *OF_BRANCHES, *OF_ROTATED_BOXES}
+    assert set(CHOICES) == set(DEFAULTS) - {"name"} == distinguished | {"rows_sorted"}
 
 
 @pytest.mark.parametrize(("name", "value"), SINGLE, ids=lambda value: str(getattr(value, "value", value)))

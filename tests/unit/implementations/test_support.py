@@ -153,7 +153,8 @@ def test_a_reason_is_one_line():
     [
         ({"supports": "16 bins"}, "supports = '16 bins': expected a method"),
         ({"supports_no_truths": "no"}, "supports_no_truths = 'no': expected True or False"),
-        ({"class_weights": len}, "class_weights = <built-in function len>: expected True or False"),
+        ({"class_weights": len}, "class_weights = <built-in function len>: expected True, False, or a tuple"),
+        ({"class_weights": ("detection",)}, "class_weights = .*: expected True, False, or a tuple"),
     ],
 )
 def test_attributes_of_a_wrong_type_are_errors(attributes: dict[str, Any], message: str):
