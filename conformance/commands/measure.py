@@ -26,10 +26,10 @@ from tal_conformance.implementations.errors import ImplementationFailed
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
-from tal_conformance.judgement.bounds import NAIVE_FACTOR, ROUNDINGS, SAFETY, UNITS, smallest
 from tal_conformance.judgement.comparators import observer
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
+from tal_conformance.judgement.rounding.bounds import NAIVE_FACTOR, ROUNDINGS, SAFETY, UNITS, smallest
 from tal_text import say
 
 

@@ -24,12 +24,12 @@ from tal_conformance.core.verdicts import (
     Value,
     least_unique,
 )
-from tal_conformance.judgement.bounds import ROUNDINGS
 from tal_conformance.judgement.coarse_branches import judged_coarsely
 from tal_conformance.judgement.comparators import Bounded, Quantity, assert_within
 from tal_conformance.judgement.expectation import Expectation
-from tal_conformance.judgement.loss_reference import fields_of, loss_precision
-from tal_conformance.judgement.mixed_precision import is_coarse
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS
+from tal_conformance.judgement.rounding.exact_loss import fields_of, loss_precision
+from tal_conformance.judgement.rounding.mixed_precision import is_coarse
 from tal_reference import BatchTargets
 from tal_reference.composed import total_factor
 

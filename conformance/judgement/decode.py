@@ -11,7 +11,6 @@ from torch.nn.utils.rnn import pad_sequence
 from tal_conformance.core.outcome import AssignerInputs, Outcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
-from tal_conformance.judgement.bounds import bound, precision
 from tal_conformance.judgement.comparators import (
     Bounded,
     Quantity,
@@ -20,6 +19,7 @@ from tal_conformance.judgement.comparators import (
     assert_within,
 )
 from tal_conformance.judgement.expectation import Expectation
+from tal_conformance.judgement.rounding.bounds import bound, precision
 
 PLACE = ("image", "GT")
 

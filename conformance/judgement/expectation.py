@@ -21,24 +21,24 @@ from tal_conformance.core.reference_inputs import (
     reference_loss,
     truths_of,
 )
-from tal_conformance.judgement.bounds import (
+from tal_conformance.judgement.comparators import all_finite
+from tal_conformance.judgement.oracle.oracle import ImageOracle, oracles
+from tal_conformance.judgement.rejection import RejectionRule, rejection_for
+from tal_conformance.judgement.rounding.bounds import (
     UNITS,
     bound,
     precision,
     smallest,
 )
-from tal_conformance.judgement.comparators import all_finite
-from tal_conformance.judgement.geometry import GEOMETRIES_BY_TASK, Geometry, InputErrors
-from tal_conformance.judgement.loss_reference import ASSIGN_BY_TASK, ReferenceLoss, compute_loss
-from tal_conformance.judgement.loss_rounding import LossRounding
-from tal_conformance.judgement.loss_uncertainty import (
+from tal_conformance.judgement.rounding.exact_loss import ASSIGN_BY_TASK, ReferenceLoss, compute_loss
+from tal_conformance.judgement.rounding.geometry import GEOMETRIES_BY_TASK, Geometry, InputErrors
+from tal_conformance.judgement.rounding.loss_rounding import LossRounding
+from tal_conformance.judgement.rounding.mixed_precision import Interval, class_scores, is_coarse, pixel_boxes
+from tal_conformance.judgement.rounding.uncertainty import (
     ROUNDING_UNITS_BY_TASK,
     AssignmentUncertainty,
     uncertainty_units,
 )
-from tal_conformance.judgement.mixed_precision import Interval, class_scores, is_coarse, pixel_boxes
-from tal_conformance.judgement.oracle import ImageOracle, oracles
-from tal_conformance.judgement.rejection import RejectionRule, rejection_for
 from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import BatchTargets, Dialect, GroundTruths, Predictions, Targets
 from tal_reference.annotations import to_corners

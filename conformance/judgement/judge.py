@@ -7,13 +7,13 @@ from torch import Tensor
 from tal_conformance.core.branches import has_branches
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.verdicts import Divergence, Judgement
-from tal_conformance.judgement.assignment import judge_assignment
-from tal_conformance.judgement.assignment_inferred import judge_inferred_assignment
+from tal_conformance.judgement.assignment.assignment import judge_assignment
 from tal_conformance.judgement.branches import judge_branches
 from tal_conformance.judgement.decode import classes_exist, judge_inputs
 from tal_conformance.judgement.expectation import Expectation
-from tal_conformance.judgement.loss import judge_loss
-from tal_conformance.judgement.mixed_precision import is_coarse
+from tal_conformance.judgement.hidden.inferred import judge_inferred_assignment
+from tal_conformance.judgement.loss.loss import judge_loss
+from tal_conformance.judgement.rounding.mixed_precision import is_coarse
 
 NOT_IN_16_BITS = "rotated boxes are not judged on predictions of 16 bits"
 LOSS_NOT_IN_16_BITS = (

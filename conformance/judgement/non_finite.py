@@ -44,12 +44,12 @@ from tal_conformance.core.verdicts import Agreement, Divergence, Judgement, Mism
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import implementation_from
-from tal_conformance.judgement.bounds import precision
 from tal_conformance.judgement.branches import merge_branch
 from tal_conformance.judgement.comparators import Quantity, all_finite, assert_equal
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
-from tal_conformance.judgement.loss_reference import fields_of
+from tal_conformance.judgement.rounding.bounds import precision
+from tal_conformance.judgement.rounding.exact_loss import fields_of
 from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import NEWEST, GroundTruths, OverlapsCompared
 from tal_reference.varied_loss import has_no_distance_loss

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs
 from tal_conformance.core.task import DETECT
-from tal_conformance.judgement.bounds import ROUNDINGS, precision
-from tal_conformance.judgement.geometry import UPRIGHT
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS, precision
+from tal_conformance.judgement.rounding.geometry import UPRIGHT
 from tal_reference import Dialect, GroundTruths, OverlapsCompared
 from tal_reference.boxes import EPS, intersection, width_and_height
 from tal_reference.variations import Contested

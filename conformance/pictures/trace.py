@@ -15,7 +15,7 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.branches import branch_batches, has_branches
 from tal_conformance.core.outcome import CheckedAssignment
 from tal_conformance.core.reference_inputs import reference_loss, truths_of
-from tal_conformance.judgement.geometry import GEOMETRIES_BY_TASK, turned_depth
+from tal_conformance.judgement.rounding.geometry import GEOMETRIES_BY_TASK, turned_depth
 from tal_reference import (
     AssignmentTrace,
     DetectionLoss,

@@ -21,8 +21,8 @@ from tal_conformance.core.verdicts import Judgement, Verdict
 from tal_conformance.implementations.errors import ImplementationFailed, NotSupported
 from tal_conformance.implementations.execute import calls
 from tal_conformance.judgement.failure import Failure, Subject, failure_from, formal_failure
-from tal_conformance.judgement.mixed_precision import is_coarse
 from tal_conformance.judgement.rejection import supports_relations
+from tal_conformance.judgement.rounding.mixed_precision import is_coarse
 from tal_conformance.known_issues.ledger import KnownIssue
 from tal_conformance.suite.shrinking import TestShrinking
 

@@ -12,7 +12,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.registry import check
 from tal_conformance.core.task import OBB, TASKS
 from tal_conformance.judgement.judge import LOSS_NOT_IN_16_BITS, NOT_IN_16_BITS
-from tal_conformance.judgement.mixed_precision import is_coarse
+from tal_conformance.judgement.rounding.mixed_precision import is_coarse
 from tal_conformance.suite.checker import Checker
 
 

@@ -44,9 +44,9 @@ from tal_conformance.core.reference_inputs import predictions_of
 from tal_conformance.core.verdicts import Divergence
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
-from tal_conformance.judgement.admissible import Ownership
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
+from tal_conformance.judgement.oracle.admissible import Ownership
 from tal_conformance.training.rounding_noise import RoundingNoise
 from tal_conformance.training.yolov8n import RecordedTraining, recorded_training, train
 from tal_reference import (

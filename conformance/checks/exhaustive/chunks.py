@@ -25,10 +25,10 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, CheckedAssignment, LossOutcome
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.protocol import Implementation
-from tal_conformance.judgement.admissible import Range
-from tal_conformance.judgement.bounds import ROUNDINGS, bound, boxes_unit
 from tal_conformance.judgement.expectation import Expectation
-from tal_conformance.judgement.loss_rounding import gradient_bound, on_all_anchors
+from tal_conformance.judgement.oracle.admissible import Range
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS, bound, boxes_unit
+from tal_conformance.judgement.rounding.loss_rounding import gradient_bound, on_all_anchors
 from tal_reference import BatchTargets
 from tal_reference.anchors import flatten
 

@@ -17,8 +17,8 @@ from torch.nn import functional
 from tal_conformance.checks.exhaustive.scope import Images
 from tal_conformance.core.geometry import INSIDE, ciou, depth
 from tal_conformance.core.outcome import AssignerInputs, CheckedAssignment, Stages
-from tal_conformance.judgement.admissible import Range
-from tal_conformance.judgement.bounds import bound, ciou_unit, metric_unit, smallest
+from tal_conformance.judgement.oracle.admissible import Range
+from tal_conformance.judgement.rounding.bounds import bound, ciou_unit, metric_unit, smallest
 from tal_reference import NEWEST, Dialect, Hyperparameters
 
 NORMALISATION_EPS = 1e-9

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tal_conformance.checks.relations.overlaps import raw_overlaps
-from tal_conformance.judgement.admissible import Range, Selection, may_own, top_k_choices
-from tal_conformance.judgement.bounds import ROUNDINGS
-from tal_conformance.judgement.oracle import ImageOracle
+from tal_conformance.judgement.oracle.admissible import Range, Selection, may_own, top_k_choices
+from tal_conformance.judgement.oracle.oracle import ImageOracle
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS
 from tal_reference import Hyperparameters
 from tal_reference.assignment import NORMALISATION_EPS
 

@@ -21,7 +21,6 @@ from tal_conformance.checks.relations.transformations import Pair
 from tal_conformance.checks.relations.views import ImageView
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
-from tal_conformance.judgement.bounds import ROUNDINGS
 from tal_conformance.judgement.comparators import (
     Bounded,
     Quantity,
@@ -30,7 +29,8 @@ from tal_conformance.judgement.comparators import (
     assert_none,
     assert_within,
 )
-from tal_conformance.judgement.geometry import InputErrors
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS
+from tal_conformance.judgement.rounding.geometry import InputErrors
 from tal_reference import RotatedPredictions
 from tal_reference.assignment import normalised
 

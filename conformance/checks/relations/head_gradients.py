@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import Task
-from tal_conformance.judgement.loss_reference import Gradients, fields_of
-from tal_conformance.judgement.loss_rounding import on_all_anchors
+from tal_conformance.judgement.rounding.exact_loss import Gradients, fields_of
+from tal_conformance.judgement.rounding.loss_rounding import on_all_anchors
 
 
 def fields_of_maps(maps: Sequence[Tensor], batch: Batch) -> Gradients:

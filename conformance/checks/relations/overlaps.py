@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tal_conformance.core.geometry import ciou
 from tal_conformance.core.task import OBB
-from tal_conformance.judgement.bounds import ROUNDINGS, ciou_unit
-from tal_conformance.judgement.probiou_bounds import Probiou, TurnedBox
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS, ciou_unit
+from tal_conformance.judgement.rounding.probiou import Probiou, TurnedBox
 from tal_reference import probiou
 
 

@@ -23,13 +23,13 @@ from tal_conformance.core.geometry import flatten
 from tal_conformance.core.outcome import LossOutcome, Outcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Uniqueness, least_unique
-from tal_conformance.judgement.bounds import ROUNDINGS, bound
 from tal_conformance.judgement.comparators import all_finite
 from tal_conformance.judgement.expectation import Expectation, LossExpectation
-from tal_conformance.judgement.geometry import InputErrors
-from tal_conformance.judgement.loss_reference import Gradients
-from tal_conformance.judgement.loss_rounding import gradient_bound
-from tal_conformance.judgement.oracle import ImageOracle
+from tal_conformance.judgement.oracle.oracle import ImageOracle
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS, bound
+from tal_conformance.judgement.rounding.exact_loss import Gradients
+from tal_conformance.judgement.rounding.geometry import InputErrors
+from tal_conformance.judgement.rounding.loss_rounding import gradient_bound
 from tal_reference import BatchTargets, GroundTruths
 from tal_reference.loss import stacked
 

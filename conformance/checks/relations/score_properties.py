@@ -14,7 +14,7 @@ from tal_conformance.checks.relations.overlaps import raw_overlaps
 from tal_conformance.checks.relations.runs import Run
 from tal_conformance.checks.relations.views import ImageView, unchanged, view
 from tal_conformance.core.task import StageName
-from tal_conformance.judgement.bounds import ROUNDINGS
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS
 
 EPS = 1e-9
 """TAL-NORM-1: makes the best positive's score slightly smaller than its overlap where its metric is tiny."""

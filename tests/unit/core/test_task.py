@@ -24,8 +24,8 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics_losses import CRITERIA
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.protocol import implementation_from
-from tal_conformance.judgement.loss_reference import LOSS_ITEMS_BY_TASK
-from tal_conformance.judgement.loss_uncertainty import ROUNDING_UNITS_BY_TASK
+from tal_conformance.judgement.rounding.exact_loss import LOSS_ITEMS_BY_TASK
+from tal_conformance.judgement.rounding.uncertainty import ROUNDING_UNITS_BY_TASK
 from tal_conformance.mutation.planted_faults import FAULTS_BY_TASK
 from tal_conformance.pictures.picture import LAYERS_BY_TASK
 from tal_reference import Head, Hyperparameters

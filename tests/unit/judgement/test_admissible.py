@@ -2,7 +2,7 @@
 
 A problem has at most six anchors and three ground truths, with values from three levels, so that most
 problems have many ties. `Problem` enumerates every assignment that results from breaking the ties in some
-way. The oracle (`judgement.admissible`) must accept exactly these assignments.
+way. The oracle (`judgement.oracle.admissible`) must accept exactly these assignments.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tal_conformance.core.verdicts import Mismatch
-from tal_conformance.judgement.admissible import (
+from tal_conformance.judgement.assignment.stages import check_selection
+from tal_conformance.judgement.oracle.admissible import (
     Ownership,
     Range,
     Selection,
@@ -26,7 +27,6 @@ from tal_conformance.judgement.admissible import (
     may_own,
     top_k_choices,
 )
-from tal_conformance.judgement.assignment_stages import check_selection
 
 Outcome = tuple[int, ...]
 """An assignment: the index of the ground truth to which each anchor is assigned; -1 for background."""

@@ -21,11 +21,11 @@ from tal_conformance.core.verdicts import State, Verdict
 from tal_conformance.dialects.choices import failure_on
 from tal_conformance.implementations.adapters.reordered import ReorderedAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from
-from tal_conformance.judgement import assignment_inferred
-from tal_conformance.judgement.assignment_fit import AssignmentFit
-from tal_conformance.judgement.assignment_inferred import ReplayedLoss, explained_by_an_assignment
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.loss_rounding import divisor
+from tal_conformance.judgement.hidden import inferred
+from tal_conformance.judgement.hidden.fit import AssignmentFit
+from tal_conformance.judgement.hidden.inferred import ReplayedLoss, explained_by_an_assignment
+from tal_conformance.judgement.rounding.loss_rounding import divisor
 from tal_conformance.mutation.attack import attack
 from tal_conformance.mutation.diagnosis import computing
 from tal_conformance.mutation.plant import HIDDEN, INVISIBLE, OPEN, hidden_checks, search
@@ -153,7 +153,7 @@ def test_the_best_fit_explains_the_gradients_on_the_distances(monkeypatch: pytes
                 left.append((fit.residual(chosen[image]), whole + jumps))
         return judged, chosen, untried
 
-    monkeypatch.setattr(assignment_inferred, "explained_by_an_assignment", explained_by_one)
+    monkeypatch.setattr(inferred, "explained_by_an_assignment", explained_by_one)
     subject = Subject(hidden(OtherWay()), "cpu")
     explained = 0
     for batch in (MIRRORED.build(), WHOSE_BOX.build(), *drawn()):

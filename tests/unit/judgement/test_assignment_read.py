@@ -17,11 +17,11 @@ from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.reordered import ReorderedAdapter
 from tal_conformance.implementations.protocol import implementation_from
-from tal_conformance.judgement.admissible import Ownership
-from tal_conformance.judgement.assignment_fit import AssignmentFit, gradient_evidence
-from tal_conformance.judgement.assignment_read import WeightRange
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.hidden.fit import AssignmentFit, gradient_evidence
+from tal_conformance.judgement.hidden.read import WeightRange
+from tal_conformance.judgement.oracle.admissible import Ownership
 from tal_reference import NEWEST, detection_loss
 
 

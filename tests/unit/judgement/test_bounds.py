@@ -11,8 +11,8 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.implementations.registry import find
-from tal_conformance.judgement.bounds import gradient_range
 from tal_conformance.judgement.failure import Subject
+from tal_conformance.judgement.rounding.bounds import gradient_range
 from tal_reference import Hyperparameters
 from tal_reference.boxes import ciou
 

@@ -16,12 +16,12 @@ from tal_conformance.core.outcome import Loss
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
-from tal_conformance.judgement import gradient_range
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.gradient_branches import edge_branches
-from tal_conformance.judgement.gradient_range import exceeds_range
-from tal_conformance.judgement.mixed_gradients import MixedGradients
-from tal_conformance.judgement.mixed_precision import Interval, MixedTerms
+from tal_conformance.judgement.loss import gradient_range
+from tal_conformance.judgement.loss.gradient_range import exceeds_range
+from tal_conformance.judgement.rounding.gradient_branches import edge_branches
+from tal_conformance.judgement.rounding.mixed_gradients import MixedGradients
+from tal_conformance.judgement.rounding.mixed_precision import Interval, MixedTerms
 from tal_reference import NEWEST
 from tal_reference.boxes import ciou
 

@@ -21,9 +21,9 @@ from tal_conformance.core.task import SEGMENT, StageName, task_of
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
-from tal_conformance.judgement.enclosure import Enclosure
 from tal_conformance.judgement.failure import Failure
-from tal_conformance.judgement.mask_rounding import ImageErrors, box_edges, insides, interpolation_slack
+from tal_conformance.judgement.rounding.enclosure import Enclosure
+from tal_conformance.judgement.rounding.masks import ImageErrors, box_edges, insides, interpolation_slack
 from tal_conformance.mutation.planted_faults import FaultyReference
 from tal_conformance.mutation.planted_faults.keypoints import SHARED
 from tal_conformance.mutation.planted_faults.masks import MASK_FAULTS

@@ -16,8 +16,8 @@ from tal_conformance.core.outcome import Loss
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.mixed_gradients import CiouParts, MixedGradients
-from tal_conformance.judgement.mixed_precision import MixedTerms
+from tal_conformance.judgement.rounding.mixed_gradients import CiouParts, MixedGradients
+from tal_conformance.judgement.rounding.mixed_precision import MixedTerms
 from tal_reference import NEWEST
 from tal_reference.boxes import ciou
 from tal_reference.loss import distances_to

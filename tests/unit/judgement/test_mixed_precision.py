@@ -20,7 +20,7 @@ from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.comparators import Bounded, Quantity, assert_within
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.mixed_precision import (
+from tal_conformance.judgement.rounding.mixed_precision import (
     box_sequences,
     class_scores,
     distance_sequences,

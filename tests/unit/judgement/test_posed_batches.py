@@ -21,7 +21,7 @@ from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdap
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.failure import Failure
-from tal_conformance.judgement.keypoint_rounding import PoseErrors
+from tal_conformance.judgement.rounding.keypoints import PoseErrors
 from tal_conformance.mutation.planted_faults import Fault, FaultyReference
 from tal_conformance.mutation.planted_faults.keypoints import POSE_FAULTS, SHARED
 from tal_reference import NEWEST, Head, Hyperparameters

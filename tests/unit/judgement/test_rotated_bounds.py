@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tal_conformance.judgement.enclosure import Enclosure, cosine_and_sine
-from tal_conformance.judgement.geometry import GEOMETRIES_BY_TASK
-from tal_conformance.judgement.probiou_bounds import Probiou, TurnedBox, columns, decoded, on_distances
-from tal_conformance.judgement.rotated_rounding import AngleLoss
+from tal_conformance.judgement.rounding.enclosure import Enclosure, cosine_and_sine
+from tal_conformance.judgement.rounding.geometry import GEOMETRIES_BY_TASK
+from tal_conformance.judgement.rounding.probiou import Probiou, TurnedBox, columns, decoded, on_distances
+from tal_conformance.judgement.rounding.rotated import AngleLoss
 from tal_reference import NEWEST, GroundTruths
 from tal_reference.anchors import Anchors
 from tal_reference.rotated import angle_loss, decode_rotated, probiou

@@ -14,10 +14,14 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.adapters.reordered import ReorderedAdapter
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_conformance.implementations.protocol import implementation_from
-from tal_conformance.judgement import rounding_sequences
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.mixed_precision import Interval
-from tal_conformance.judgement.rounding_sequences import SequencedItems, pixel_sequences, power_sequences
+from tal_conformance.judgement.hidden import rounding_sequences
+from tal_conformance.judgement.hidden.rounding_sequences import (
+    SequencedItems,
+    pixel_sequences,
+    power_sequences,
+)
+from tal_conformance.judgement.rounding.mixed_precision import Interval
 from tal_conformance.mutation.plant import HIDDEN, Hidden, implementation_with
 from tal_conformance.mutation.planted_faults import FAULTS
 

@@ -14,7 +14,7 @@ from tal_conformance.core.verdicts import Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
-from tal_conformance.judgement.gradients import like_division_by_zero
+from tal_conformance.judgement.loss.gradients import like_division_by_zero
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
 from tal_reference import DIALECTS, NEWEST
 

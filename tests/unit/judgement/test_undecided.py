@@ -18,9 +18,9 @@ from tal_conformance.core.outcome import AssignerInputs, Assignment
 from tal_conformance.core.verdicts import State, Undecided, Verdict
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
-from tal_conformance.judgement import admissible
-from tal_conformance.judgement.admissible import Ownership, Range, is_reachable, may_own, top_k_choices
 from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.oracle import admissible
+from tal_conformance.judgement.oracle.admissible import Ownership, Range, is_reachable, may_own, top_k_choices
 from tal_conformance.suite.checker import ENOUGH_BATCHES, Checker
 from tal_reference import Hyperparameters
 
@@ -107,10 +107,8 @@ CALLERS = {
 def test_every_caller_is_inconclusive(caller: str, no_time: list[str], monkeypatch: pytest.MonkeyPatch):
     adapter, recipe = CALLERS[caller]
     if caller == "assignment_fit.py":  # disable the search for other assignments that explain the loss
-        monkeypatch.setattr("tal_conformance.judgement.assignment_fit.assignments", lambda *_, **__: iter(()))
-        monkeypatch.setattr(
-            "tal_conformance.judgement.assignment_read.ReadAssignment.settled", lambda *_: None
-        )
+        monkeypatch.setattr("tal_conformance.judgement.hidden.fit.assignments", lambda *_, **__: iter(()))
+        monkeypatch.setattr("tal_conformance.judgement.hidden.read.ReadAssignment.settled", lambda *_: None)
     judgement = judge_against_reference(subject(adapter), recipe.build())
     assert caller in no_time
     assert judgement.verdict is Verdict.INCONCLUSIVE

@@ -24,11 +24,11 @@ from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.core.verdicts import Divergence, Judgement, Uniqueness
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.registry import find
-from tal_conformance.judgement.admissible import assignments
-from tal_conformance.judgement.assignment import judge_assignment
+from tal_conformance.judgement.assignment.assignment import judge_assignment
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
-from tal_conformance.judgement.oracle import oracle
+from tal_conformance.judgement.oracle.admissible import assignments
+from tal_conformance.judgement.oracle.oracle import oracle
 from tal_reference import NEWEST
 
 SAMPLE = 40

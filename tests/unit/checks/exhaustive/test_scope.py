@@ -11,7 +11,7 @@ import torch
 from tal_conformance.checks.exhaustive.scope import CELLS, PROFILES, SCOPES, SMALL, Guess, Scope
 from tal_conformance.core.geometry import anchors as anchors_of
 from tal_conformance.core.geometry import boxes_around, decode, flatten, pixel_boxes
-from tal_conformance.judgement.bounds import converts_exactly
+from tal_conformance.judgement.rounding.bounds import converts_exactly
 
 ENUMERATED = 15_000
 SMALL_SCOPES = [scope for scope in SCOPES.values() if len(scope) <= ENUMERATED]

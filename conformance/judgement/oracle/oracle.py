@@ -12,11 +12,11 @@ from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs
 from tal_conformance.core.verdicts import Uniqueness
-from tal_conformance.judgement.admissible import Range, Selection, TopK2Rule, top_k_choices
-from tal_conformance.judgement.bounds import bound, metric_unit, precision, smallest
-from tal_conformance.judgement.choices import may_win, pick_choices
-from tal_conformance.judgement.geometry import UPRIGHT, Geometry, InputErrors
-from tal_conformance.judgement.mixed_precision import power_error
+from tal_conformance.judgement.oracle.admissible import Range, Selection, TopK2Rule, top_k_choices
+from tal_conformance.judgement.oracle.choices import may_win, pick_choices
+from tal_conformance.judgement.rounding.bounds import bound, metric_unit, precision, smallest
+from tal_conformance.judgement.rounding.geometry import UPRIGHT, Geometry, InputErrors
+from tal_conformance.judgement.rounding.mixed_precision import power_error
 from tal_reference import NEWEST, Dialect, GroundTruths, Hyperparameters, OverlapsCompared
 from tal_reference.assignment import (
     alignment_metric,

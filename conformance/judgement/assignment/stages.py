@@ -6,17 +6,7 @@ from torch import Tensor
 from tal_conformance.core.outcome import STAGE_OF_FIELD
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Mismatch
-from tal_conformance.judgement.admissible import (
-    Ownership,
-    Range,
-    Selection,
-    TopK2Rule,
-    is_reachable,
-    top_k_choices,
-)
-from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
-from tal_conformance.judgement.bounds import bound, smallest
-from tal_conformance.judgement.choices import may_win, pick_choices
+from tal_conformance.judgement.assignment.base import PAIR, ImageJudge
 from tal_conformance.judgement.comparators import (
     Bounded,
     Quantity,
@@ -24,7 +14,17 @@ from tal_conformance.judgement.comparators import (
     assert_none,
     assert_within_at,
 )
-from tal_conformance.judgement.oracle import metric_bound
+from tal_conformance.judgement.oracle.admissible import (
+    Ownership,
+    Range,
+    Selection,
+    TopK2Rule,
+    is_reachable,
+    top_k_choices,
+)
+from tal_conformance.judgement.oracle.choices import may_win, pick_choices
+from tal_conformance.judgement.oracle.oracle import metric_bound
+from tal_conformance.judgement.rounding.bounds import bound, smallest
 from tal_reference import GroundTruths
 from tal_reference.assignment import alignment_metric
 from tal_reference.varied_assignment import counting

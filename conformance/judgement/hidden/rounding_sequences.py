@@ -24,13 +24,14 @@ from tal_conformance.core.outcome import LossOutcome
 from tal_conformance.core.reference_inputs import predictions_of
 from tal_conformance.core.task import DETECT, StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch, Value
-from tal_conformance.judgement.bounds import ROUNDINGS, bound, metric_unit, smallest
 from tal_conformance.judgement.comparators import all_finite
-from tal_conformance.judgement.detection_rounding import rounding_units
 from tal_conformance.judgement.expectation import Expectation
-from tal_conformance.judgement.loss_reference import class_factors_of, compute_loss, fields_of
-from tal_conformance.judgement.loss_rounding import of_labels, share_error
-from tal_conformance.judgement.mixed_precision import (
+from tal_conformance.judgement.oracle.oracle import ImageOracle
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS, bound, metric_unit, smallest
+from tal_conformance.judgement.rounding.detection import rounding_units
+from tal_conformance.judgement.rounding.exact_loss import class_factors_of, compute_loss, fields_of
+from tal_conformance.judgement.rounding.loss_rounding import of_labels, share_error
+from tal_conformance.judgement.rounding.mixed_precision import (
     FLOAT32_EPS,
     Interval,
     box_sequences,
@@ -39,7 +40,6 @@ from tal_conformance.judgement.mixed_precision import (
     is_coarse,
     log_probability_sequences,
 )
-from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import SingleBin, Targets, WeightBroadcast
 from tal_reference.assignment import NORMALISATION_EPS
 from tal_reference.loss import LAST_BIN_MARGIN, Positives, distances_to, l1_loss, positives_of, stacked

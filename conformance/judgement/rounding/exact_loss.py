@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import DETECT, OBB, POSE, SEGMENT, Task
-from tal_conformance.judgement.bounds import precision
+from tal_conformance.judgement.rounding.bounds import precision
 from tal_reference import (
     NEWEST,
     BatchTargets,

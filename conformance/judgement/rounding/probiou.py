@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tal_conformance.judgement.enclosure import Enclosure, cosine_and_sine
+from tal_conformance.judgement.rounding.enclosure import Enclosure, cosine_and_sine
 from tal_reference.rotated import EPS, FARTHEST
 
 

@@ -18,15 +18,19 @@ from torch import Tensor
 from tal_conformance.core.outcome import CheckedAssignment, LossOutcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement
-from tal_conformance.judgement.admissible import Ownership
-from tal_conformance.judgement.assignment_fit import AssignmentFit
-from tal_conformance.judgement.bounds import ROUNDINGS, smallest
 from tal_conformance.judgement.comparators import Quantity, all_finite, assert_none
 from tal_conformance.judgement.expectation import Expectation
-from tal_conformance.judgement.loss import judge_loss
-from tal_conformance.judgement.loss_reference import class_factors_of, fields_of, logit_gradient_roundings
-from tal_conformance.judgement.loss_rounding import add_gradients, gradient_bound
-from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
+from tal_conformance.judgement.hidden.fit import AssignmentFit
+from tal_conformance.judgement.loss.loss import judge_loss
+from tal_conformance.judgement.oracle.admissible import Ownership
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS, smallest
+from tal_conformance.judgement.rounding.exact_loss import (
+    class_factors_of,
+    fields_of,
+    logit_gradient_roundings,
+)
+from tal_conformance.judgement.rounding.loss_rounding import add_gradients, gradient_bound
+from tal_conformance.judgement.rounding.uncertainty import AssignmentUncertainty
 from tal_reference import Targets
 from tal_reference.assignment import NORMALISATION_EPS
 

@@ -29,9 +29,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tal_conformance.judgement.bounds import distance_unit, smallest
-from tal_conformance.judgement.gradient_branches import EdgeBranches, edge_branches
-from tal_conformance.judgement.mixed_precision import (
+from tal_conformance.judgement.rounding.bounds import distance_unit, smallest
+from tal_conformance.judgement.rounding.gradient_branches import EdgeBranches, edge_branches
+from tal_conformance.judgement.rounding.mixed_precision import (
     FLOAT32_EPS,
     Interval,
     MixedTerms,

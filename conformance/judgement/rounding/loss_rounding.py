@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.judgement.bounds import (
+from tal_conformance.judgement.rounding.bounds import (
     bce_sum_unit,
     bound,
     dfl_unit,
@@ -20,13 +20,13 @@ from tal_conformance.judgement.bounds import (
     precision,
     smallest,
 )
-from tal_conformance.judgement.class_rounding import WeightedClasses
-from tal_conformance.judgement.loss_reference import (
+from tal_conformance.judgement.rounding.classes import WeightedClasses
+from tal_conformance.judgement.rounding.exact_loss import (
     ZERO,
     Gradients,
     loss_precision,
 )
-from tal_conformance.judgement.mixed_gradients import Branches, MixedGradients
+from tal_conformance.judgement.rounding.mixed_gradients import Branches, MixedGradients
 from tal_reference import NEWEST, BatchTargets, ClassLoss, Dialect, varied_loss
 from tal_reference.loss import Positives
 from tal_reference.varied_classes import WEIGHTED

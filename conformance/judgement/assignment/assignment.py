@@ -12,9 +12,9 @@ from torch import Tensor
 from tal_conformance.core.outcome import STAGE_OF_FIELD, CheckedAssignment, Outcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement, least_unique
-from tal_conformance.judgement.assignment_base import PAIR
-from tal_conformance.judgement.assignment_outputs import OutputsJudge
-from tal_conformance.judgement.assignment_stages import StagesJudge
+from tal_conformance.judgement.assignment.base import PAIR
+from tal_conformance.judgement.assignment.outputs import OutputsJudge
+from tal_conformance.judgement.assignment.stages import StagesJudge
 from tal_conformance.judgement.comparators import Quantity, assert_finite, assert_none
 from tal_conformance.judgement.expectation import Expectation
 

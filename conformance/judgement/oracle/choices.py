@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tal_conformance.judgement.admissible import Range, Selection, may_own, top_k_choices
+from tal_conformance.judgement.oracle.admissible import Range, Selection, may_own, top_k_choices
 from tal_reference import Dialect, OverlapsCompared
 from tal_reference.variations import Contested, DroppedPicks
 from tal_reference.varied_assignment import LEAST_PICK

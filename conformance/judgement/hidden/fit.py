@@ -12,16 +12,16 @@ from torch import Tensor
 
 from tal_conformance.core.outcome import LossOutcome
 from tal_conformance.core.verdicts import Undecided
-from tal_conformance.judgement.admissible import Ownership, Selection, assignments, is_reachable
-from tal_conformance.judgement.bounds import ROUNDINGS
 from tal_conformance.judgement.expectation import Expectation
-from tal_conformance.judgement.loss_reference import (
+from tal_conformance.judgement.oracle.admissible import Ownership, Selection, assignments, is_reachable
+from tal_conformance.judgement.oracle.oracle import ImageOracle
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS
+from tal_conformance.judgement.rounding.exact_loss import (
     DISTANCE_ITEMS_BY_TASK,
     at_anchors,
     class_factors_of,
     fields_of,
 )
-from tal_conformance.judgement.oracle import ImageOracle
 from tal_reference import ClassLoss, GroundTruths, ScoreSum, Targets, WeightBroadcast
 from tal_reference.anchors import Anchors
 from tal_reference.assignment import alignment_metric, targets_of

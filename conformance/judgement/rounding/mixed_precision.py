@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.judgement.bounds import ciou_unit
+from tal_conformance.judgement.rounding.bounds import ciou_unit
 from tal_reference import Dialect
 from tal_reference.anchors import Anchors
 from tal_reference.boxes import ciou

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tal_conformance.judgement.bounds import CORNERS
-from tal_conformance.judgement.mixed_precision import Interval, hull
+from tal_conformance.judgement.rounding.bounds import CORNERS
+from tal_conformance.judgement.rounding.mixed_precision import Interval, hull
 from tal_reference.boxes import EPS, ciou, intersection
 
 INWARD = (1.0, 1.0, -1.0, -1.0)

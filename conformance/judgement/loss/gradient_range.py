@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.judgement.bounds import precision, smallest
 from tal_conformance.judgement.comparators import MAX_TOLERANCE_SHARE
 from tal_conformance.judgement.expectation import LossExpectation
-from tal_conformance.judgement.loss_reference import FIELD_ATTRIBUTES, ReferenceLoss, compute_loss
+from tal_conformance.judgement.rounding.bounds import precision, smallest
+from tal_conformance.judgement.rounding.exact_loss import FIELD_ATTRIBUTES, ReferenceLoss, compute_loss
 
 
 def untrained_loss(known: LossExpectation) -> ReferenceLoss:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Mismatch, Undecided
-from tal_conformance.judgement.admissible import Ownership, is_reachable
-from tal_conformance.judgement.assignment_base import PAIR, ImageJudge
-from tal_conformance.judgement.bounds import ROUNDINGS, bound, smallest
+from tal_conformance.judgement.assignment.base import PAIR, ImageJudge
 from tal_conformance.judgement.comparators import Bounded, assert_none
+from tal_conformance.judgement.oracle.admissible import Ownership, is_reachable
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS, bound, smallest
 from tal_reference.assignment import NORMALISATION_EPS
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 from tal_conformance.core.outcome import CheckedAssignment, LossOutcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch
-from tal_conformance.judgement.bounds import bound
 from tal_conformance.judgement.comparators import (
     Bounded,
     Quantity,
@@ -17,14 +16,15 @@ from tal_conformance.judgement.comparators import (
     assert_within,
 )
 from tal_conformance.judgement.expectation import Expectation, LossExpectation
-from tal_conformance.judgement.gradients import judge_gradients, like_division_by_zero
-from tal_conformance.judgement.loss_reference import loss_precision
-from tal_conformance.judgement.loss_rounding import (
+from tal_conformance.judgement.loss.gradients import judge_gradients, like_division_by_zero
+from tal_conformance.judgement.rounding.bounds import bound
+from tal_conformance.judgement.rounding.exact_loss import loss_precision
+from tal_conformance.judgement.rounding.loss_rounding import (
     LossRounding,
     divisor,
     no_jumps,
 )
-from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
+from tal_conformance.judgement.rounding.uncertainty import AssignmentUncertainty
 from tal_reference import Dialect
 from tal_reference.composed import total_factor
 

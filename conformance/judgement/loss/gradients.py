@@ -22,11 +22,11 @@ from tal_conformance.judgement.comparators import (
     assert_within_at,
 )
 from tal_conformance.judgement.expectation import LossExpectation
-from tal_conformance.judgement.gradient_range import exceeds_range, untrained_loss
-from tal_conformance.judgement.gradient_term import gradient_remark
-from tal_conformance.judgement.loss_reference import Gradients, ReferenceLoss, fields_of
-from tal_conformance.judgement.loss_rounding import LossRounding, add_gradients, gradient_bound
-from tal_conformance.judgement.mixed_precision import is_coarse
+from tal_conformance.judgement.loss.gradient_range import exceeds_range, untrained_loss
+from tal_conformance.judgement.loss.gradient_term import gradient_remark
+from tal_conformance.judgement.rounding.exact_loss import Gradients, ReferenceLoss, fields_of
+from tal_conformance.judgement.rounding.loss_rounding import LossRounding, add_gradients, gradient_bound
+from tal_conformance.judgement.rounding.mixed_precision import is_coarse
 from tal_reference import Dialect
 
 DIMENSIONS = {

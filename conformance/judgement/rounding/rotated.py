@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.judgement.bounds import UNITS, smallest
-from tal_conformance.judgement.detection_rounding import PositivesRounding
-from tal_conformance.judgement.enclosure import Enclosure, cosine_and_sine
-from tal_conformance.judgement.loss_reference import ZERO, ReferenceLoss, class_gradient_roundings
-from tal_conformance.judgement.loss_rounding import (
+from tal_conformance.judgement.rounding.bounds import UNITS, smallest
+from tal_conformance.judgement.rounding.detection import PositivesRounding
+from tal_conformance.judgement.rounding.enclosure import Enclosure, cosine_and_sine
+from tal_conformance.judgement.rounding.exact_loss import ZERO, ReferenceLoss, class_gradient_roundings
+from tal_conformance.judgement.rounding.loss_rounding import (
     GradientRounding,
     LossRounding,
     class_gradient_unit,
@@ -27,7 +27,7 @@ from tal_conformance.judgement.loss_rounding import (
     side_unit,
     term_ranges,
 )
-from tal_conformance.judgement.probiou_bounds import (
+from tal_conformance.judgement.rounding.probiou import (
     Probiou,
     TurnedBox,
     columns,

@@ -11,21 +11,21 @@ from torch import Tensor
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import DETECT, OBB, POSE, SEGMENT, StageName
-from tal_conformance.judgement.bounds import smallest
-from tal_conformance.judgement.class_rounding import WeightedClasses
-from tal_conformance.judgement.detection_rounding import rounding_units
-from tal_conformance.judgement.keypoint_rounding import keypoint_rounding_units
-from tal_conformance.judgement.loss_reference import ZERO, ReferenceLoss, class_factors_of, compute_loss
-from tal_conformance.judgement.loss_rounding import (
+from tal_conformance.judgement.rounding.bounds import smallest
+from tal_conformance.judgement.rounding.classes import WeightedClasses
+from tal_conformance.judgement.rounding.detection import rounding_units
+from tal_conformance.judgement.rounding.exact_loss import ZERO, ReferenceLoss, class_factors_of, compute_loss
+from tal_conformance.judgement.rounding.keypoints import keypoint_rounding_units
+from tal_conformance.judgement.rounding.loss_rounding import (
     LossRounding,
     class_count,
     divisor,
     no_jumps,
 )
-from tal_conformance.judgement.mask_rounding import mask_rounding_units
-from tal_conformance.judgement.mixed_gradients import Branches
-from tal_conformance.judgement.mixed_precision import Interval, is_coarse
-from tal_conformance.judgement.rotated_rounding import rotated_rounding_units
+from tal_conformance.judgement.rounding.masks import mask_rounding_units
+from tal_conformance.judgement.rounding.mixed_gradients import Branches
+from tal_conformance.judgement.rounding.mixed_precision import Interval, is_coarse
+from tal_conformance.judgement.rounding.rotated import rotated_rounding_units
 from tal_reference import BatchTargets, Dialect
 from tal_reference.composed import total_factor
 from tal_reference.varied_classes import WEIGHTED

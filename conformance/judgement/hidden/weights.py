@@ -15,10 +15,14 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import LossOutcome
-from tal_conformance.judgement.bounds import ROUNDINGS, smallest
 from tal_conformance.judgement.expectation import Expectation
-from tal_conformance.judgement.loss_reference import class_factors_of, fields_of, logit_gradient_roundings
-from tal_conformance.judgement.mixed_precision import Interval, is_coarse, logit_gradient_error
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS, smallest
+from tal_conformance.judgement.rounding.exact_loss import (
+    class_factors_of,
+    fields_of,
+    logit_gradient_roundings,
+)
+from tal_conformance.judgement.rounding.mixed_precision import Interval, is_coarse, logit_gradient_error
 
 
 class KnownWeights(NamedTuple):

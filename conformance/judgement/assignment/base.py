@@ -9,7 +9,6 @@ from torch import Tensor
 from tal_conformance.core.outcome import AssignerInputs, CheckedAssignment
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Agreement, Judgement, Mismatch, Value
-from tal_conformance.judgement.bounds import ROUNDINGS, precision
 from tal_conformance.judgement.comparators import (
     Bounded,
     Quantity,
@@ -18,7 +17,8 @@ from tal_conformance.judgement.comparators import (
     assert_within,
     assert_within_at,
 )
-from tal_conformance.judgement.oracle import ImageOracle
+from tal_conformance.judgement.oracle.oracle import ImageOracle
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS, precision
 from tal_reference import NEWEST, Dialect
 
 PAIR = ("GT", "anchor")

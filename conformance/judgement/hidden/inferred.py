@@ -19,19 +19,19 @@ from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import CheckedAssignment, LossOutcome, Outcome
 from tal_conformance.core.task import StageName
 from tal_conformance.core.verdicts import Judgement, Undecided, Uniqueness, least_unique
-from tal_conformance.judgement.admissible import Ownership
-from tal_conformance.judgement.assignment_fit import MAX_CANDIDATES_TRIED, AssignmentFit, gradient_evidence
-from tal_conformance.judgement.assignment_read import ReadAssignment, WeightRange
-from tal_conformance.judgement.bounds import bound
 from tal_conformance.judgement.comparators import Quantity, assert_none
 from tal_conformance.judgement.expectation import Expectation
-from tal_conformance.judgement.hidden_weights import narrowed_by_gradients
-from tal_conformance.judgement.loss import SCORE_SUM_CLAUSE, judge_loss, judge_total
-from tal_conformance.judgement.loss_reference import fields_of
-from tal_conformance.judgement.loss_uncertainty import AssignmentUncertainty
-from tal_conformance.judgement.mixed_precision import Interval, is_coarse
-from tal_conformance.judgement.oracle import ImageOracle
-from tal_conformance.judgement.rounding_sequences import judge_by_sequence
+from tal_conformance.judgement.hidden.fit import MAX_CANDIDATES_TRIED, AssignmentFit, gradient_evidence
+from tal_conformance.judgement.hidden.read import ReadAssignment, WeightRange
+from tal_conformance.judgement.hidden.rounding_sequences import judge_by_sequence
+from tal_conformance.judgement.hidden.weights import narrowed_by_gradients
+from tal_conformance.judgement.loss.loss import SCORE_SUM_CLAUSE, judge_loss, judge_total
+from tal_conformance.judgement.oracle.admissible import Ownership
+from tal_conformance.judgement.oracle.oracle import ImageOracle
+from tal_conformance.judgement.rounding.bounds import bound
+from tal_conformance.judgement.rounding.exact_loss import fields_of
+from tal_conformance.judgement.rounding.mixed_precision import Interval, is_coarse
+from tal_conformance.judgement.rounding.uncertainty import AssignmentUncertainty
 from tal_reference import Targets
 from tal_reference.composed import total_factor
 

@@ -10,15 +10,21 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.judgement.bounds import box_unit, distance_unit, overlap_unit, precision, smallest
-from tal_conformance.judgement.loss_reference import (
+from tal_conformance.judgement.rounding.bounds import (
+    box_unit,
+    distance_unit,
+    overlap_unit,
+    precision,
+    smallest,
+)
+from tal_conformance.judgement.rounding.exact_loss import (
     ZERO,
     ReferenceLoss,
     class_factors_of,
     class_gradient_roundings,
     loss_precision,
 )
-from tal_conformance.judgement.loss_rounding import (
+from tal_conformance.judgement.rounding.loss_rounding import (
     GradientRounding,
     LossRounding,
     class_count,
@@ -31,8 +37,8 @@ from tal_conformance.judgement.loss_rounding import (
     side_unit,
     term_ranges,
 )
-from tal_conformance.judgement.mixed_gradients import MixedGradients
-from tal_conformance.judgement.mixed_precision import MixedTerms, logit_gradient_error
+from tal_conformance.judgement.rounding.mixed_gradients import MixedGradients
+from tal_conformance.judgement.rounding.mixed_precision import MixedTerms, logit_gradient_error
 from tal_reference import BatchTargets, Dialect, WeightBroadcast
 from tal_reference.anchors import Anchors
 from tal_reference.composed import total_factor

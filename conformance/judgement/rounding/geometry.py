@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs
 from tal_conformance.core.task import DETECT, OBB, POSE, SEGMENT
-from tal_conformance.judgement.bounds import (
+from tal_conformance.judgement.rounding.bounds import (
     ROUNDINGS,
     bound,
     boxes_unit,
@@ -23,7 +23,7 @@ from tal_conformance.judgement.bounds import (
     smallest,
     truth_unit,
 )
-from tal_conformance.judgement.probiou_bounds import Probiou, TurnedBox
+from tal_conformance.judgement.rounding.probiou import Probiou, TurnedBox
 from tal_reference import Dialect, GroundTruths, Predictions, RotatedPredictions, assignment, probiou, rotated
 from tal_reference.assignment import INSIDE, distance_inside, widened
 from tal_reference.decoding import expected_distances

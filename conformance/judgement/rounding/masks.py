@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.judgement.bounds import ROUNDINGS, precision, smallest
-from tal_conformance.judgement.detection_rounding import shared_rounding_units
-from tal_conformance.judgement.enclosure import Enclosure
-from tal_conformance.judgement.loss_reference import ZERO, ReferenceLoss, loss_precision
-from tal_conformance.judgement.loss_rounding import LossRounding
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS, precision, smallest
+from tal_conformance.judgement.rounding.detection import shared_rounding_units
+from tal_conformance.judgement.rounding.enclosure import Enclosure
+from tal_conformance.judgement.rounding.exact_loss import ZERO, ReferenceLoss, loss_precision
+from tal_conformance.judgement.rounding.loss_rounding import LossRounding
 from tal_reference import BatchTargets, Dialect
 from tal_reference.composed import total_factor
 from tal_reference.masks import MaskPredictions, mask_logits, resized_prototypes, size_of

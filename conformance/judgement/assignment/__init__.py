@@ -1,0 +1,1 @@
+"""Judgement of an assignment that an implementation shows, stage by stage."""
