@@ -9,9 +9,9 @@ if __name__ != "tal_conformance":  # imported by the name of its folder
     hand_over(__name__)
 
 if TYPE_CHECKING:
+    from tal_conformance.batches.content.truths import Truth
     from tal_conformance.batches.recipe import Recipe
-    from tal_conformance.batches.strategies import recipes
-    from tal_conformance.batches.truths import Truth
+    from tal_conformance.batches.strategies.detection import recipes
     from tal_conformance.checks.everything import check
     from tal_conformance.core.batch import Batch
     from tal_conformance.core.case_file import InvalidCase
@@ -50,7 +50,7 @@ _HOMES = {
     "ProtocolViolation": "implementations.errors",
     "Recipe": "batches.recipe",
     "Stages": "core.outcome",
-    "Truth": "batches.truths",
+    "Truth": "batches.content.truths",
     "PackageUnavailable": "implementations.errors",
     "UnknownImplementation": "implementations.errors",
     "Verdict": "core.verdicts",
@@ -58,7 +58,7 @@ _HOMES = {
     "check": "checks.everything",
     "conformance_test": "testing.assertion",
     "load_implementation": "implementations.registry:find",
-    "recipes": "batches.strategies",
+    "recipes": "batches.strategies.detection",
     "recording": "training.summary",
     "recording_callbacks": "training.callbacks",
     "run_conformance": "testing.assertion",

@@ -7,14 +7,14 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
-from tal_conformance.batches.hazards import hazards_of
-from tal_conformance.batches.keypoints import keypoint_columns, predicted_keypoints, true_keypoints
-from tal_conformance.batches.masks import mask_columns, predicted_masks, true_masks
+from tal_conformance.batches.content.keypoints import keypoint_columns, predicted_keypoints, true_keypoints
+from tal_conformance.batches.content.masks import mask_columns, predicted_masks, true_masks
+from tal_conformance.batches.content.prediction_kinds import PREDICTION_KINDS_BY_TASK
+from tal_conformance.batches.content.predictions import Copy, Scene, predictions
+from tal_conformance.batches.content.truth_kinds import KINDS_BY_TASK
+from tal_conformance.batches.content.truths import Canvas, Truth, resolve
+from tal_conformance.batches.hazards.catalogue import hazards_of
 from tal_conformance.batches.one_line_repr import OneLineRepr
-from tal_conformance.batches.prediction_kinds import PREDICTION_KINDS_BY_TASK
-from tal_conformance.batches.predictions import Copy, Scene, predictions
-from tal_conformance.batches.truth_kinds import KINDS_BY_TASK
-from tal_conformance.batches.truths import Canvas, Truth, resolve
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import Grid, anchors, fold
 from tal_conformance.core.names import unknown_name

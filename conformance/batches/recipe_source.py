@@ -3,9 +3,9 @@
 import ast
 from typing import Any
 
-from tal_conformance.batches.predictions import Copy
+from tal_conformance.batches.content.predictions import Copy
+from tal_conformance.batches.content.truths import ManyTruths, Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import ManyTruths, Truth
 from tal_reference import Hyperparameters
 
 TYPES = {of.__name__: of for of in (Recipe, Truth, ManyTruths, Copy, Hyperparameters)}

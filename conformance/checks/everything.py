@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tal_conformance.batches.recipe import Recipe, grids
-from tal_conformance.batches.strategies import CELLS, IMAGES, STRIDES
+from tal_conformance.batches.strategies.detection import CELLS, IMAGES, STRIDES
 from tal_conformance.checks.calling.check import applies, called
 from tal_conformance.checks.devices.checks import allocates_on_device, repeatable, same_as_cpu
 from tal_conformance.checks.reference import Judge, judge_against_reference

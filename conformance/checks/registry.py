@@ -20,7 +20,7 @@ import pytest
 from hypothesis import Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
-from tal_conformance.batches.named_strategies import STRATEGIES, STRATEGIES_BY_TASK
+from tal_conformance.batches.strategies.named import STRATEGIES, STRATEGIES_BY_TASK
 from tal_conformance.core.names import unknown_name
 from tal_conformance.core.task import DETECT
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.trial_recipes import NUMBER as BATCHES
-from tal_conformance.batches.trial_recipes import trial_recipes
+from tal_conformance.batches.strategies.trial_recipes import NUMBER as BATCHES
+from tal_conformance.batches.strategies.trial_recipes import trial_recipes
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.commands.adapter_text import AdapterText, adapter_texts
 from tal_conformance.commands.program import CommandError, prepare_judging

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.commands.arguments import CORRECT_IMPLEMENTATIONS
 from tal_conformance.commands.program import prepare_judging
 from tal_conformance.commands.results import implementation_fields, set_result

@@ -154,7 +154,7 @@ class Batch:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Return a copy of the batch on another device, with predictions in another dtype; annotations stay float32.
 
-        A batch of another dtype has another id and no hazards; `batches.hazards.with_hazards` finds its hazards.
+        A batch of another dtype has another id and no hazards; `with_hazards` finds them.
         """
         if dtype in (None, self.dtype) and (device is None or torch.device(device) == self.device):
             return self

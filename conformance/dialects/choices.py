@@ -14,12 +14,12 @@ from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from tal_conformance.batches.named_strategies import (
+from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.named import (
     LOSS_STRATEGIES,
     STRATEGIES,
     STRATEGIES_BY_TASK,
 )
-from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.branches import has_branches, split

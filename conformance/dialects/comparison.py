@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from tal_conformance.batches.branch_strategies import end_to_end
 from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.batches.strategies import recipes
-from tal_conformance.batches.turned_strategies import turned
+from tal_conformance.batches.strategies.branches import end_to_end
+from tal_conformance.batches.strategies.detection import recipes
+from tal_conformance.batches.strategies.turned_boxes import turned
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.progress import Advance, no_progress
 from tal_conformance.core.task import DETECT, E2E, OBB

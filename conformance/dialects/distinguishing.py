@@ -7,11 +7,11 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from tal_conformance.batches.branch_strategies import end_to_end
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.strategies import recipes
-from tal_conformance.batches.truths import Truth
-from tal_conformance.batches.turned_strategies import turned
+from tal_conformance.batches.strategies.branches import end_to_end
+from tal_conformance.batches.strategies.detection import recipes
+from tal_conformance.batches.strategies.turned_boxes import turned
 from tal_conformance.core.task import DETECT, E2E, OBB
 from tal_reference import Hyperparameters
 from tal_reference.choices import choices_of

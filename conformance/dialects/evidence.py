@@ -6,8 +6,8 @@ recipes.
 
 from dataclasses import replace
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.task import DETECT, E2E, OBB
 from tal_reference.eras import Era, Version
 from tal_reference.eras_of_tasks import ERAS_BY_TASK

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import torch
 
-from tal_conformance.batches.hazards import HAZARDS, MEANINGS, hazards_of
+from tal_conformance.batches.hazards.catalogue import HAZARDS, MEANINGS, hazards_of
 from tal_conformance.core.batch import Batch
 
 Predicate = Callable[[Batch], bool]

@@ -17,9 +17,9 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from tal_conformance.batches.named_strategies import LOSS_STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.batches.strategies.named import LOSS_STRATEGIES
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.dialects.choices import differ
 from tal_conformance.dialects.distinguishing import DISTINGUISHING

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
-from tal_conformance.batches.named_strategies import (
+from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.batches.strategies.named import (
     LOSS_STRATEGIES,
     NOT_RECIPES,
     OF_CALLS,
@@ -12,7 +13,6 @@ from tal_conformance.batches.named_strategies import (
     STRATEGIES,
     STRATEGIES_BY_TASK,
 )
-from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.checks.devices.checks import repeatable
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.relations.relations import (

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from torch import Tensor
 
 import tal_conformance.suite.every_check  # noqa: F401 (enters the checks into the registry)
-from tal_conformance.batches.named_strategies import RELATABLE
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.named import RELATABLE
 from tal_conformance.checks.checker import Judging, NoSink, Sink
 from tal_conformance.checks.reference import Judge, judge_against_reference
 from tal_conformance.checks.registry import CHECKS, Check

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from tal_conformance.batches.hazards import with_hazards
-from tal_conformance.batches.long_batches import CROSSINGS
+from tal_conformance.batches.hazards.catalogue import with_hazards
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.recipe_source import recipe_from
 from tal_conformance.batches.seeding import make_draws_reproducible
+from tal_conformance.batches.strategies.long_batches import CROSSINGS
 from tal_conformance.checks.power import code_lines, source_digest
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch

@@ -8,7 +8,7 @@ clause or a hazard.
 from collections import Counter
 from collections.abc import Mapping
 
-from tal_conformance.batches.hazards import HAZARDS
+from tal_conformance.batches.hazards.catalogue import HAZARDS
 from tal_conformance.core.task import E2E
 
 ALWAYS = "every batch"

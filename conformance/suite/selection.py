@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK
+from tal_conformance.batches.strategies.named import STRATEGIES_BY_TASK
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.checks.relations.relations import RELATIONS_BY_TASK
 from tal_conformance.checks.state.sequences import TASKS_OF

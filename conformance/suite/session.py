@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tal_conformance.batches.hazards import MEANINGS_BY_TASK
+from tal_conformance.batches.hazards.catalogue import MEANINGS_BY_TASK
 from tal_conformance.checks.power import worth_of
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from tal_conformance.batches.hazards import MEANINGS
+from tal_conformance.batches.hazards.catalogue import MEANINGS
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.recipe_source import recipe_from
 from tal_conformance.batches.sample import sample_recipes

@@ -1,7 +1,7 @@
 """ANN: conversion of the data loader's rows to ground truths."""
 
-from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker
 

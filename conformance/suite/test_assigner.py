@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
-from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker

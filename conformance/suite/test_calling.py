@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 from hypothesis import settings
 
-from tal_conformance.batches.calling import CALLED
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.calling import CALLED
 from tal_conformance.checks.calling.check import TWO_PROCESSES, applies, called
 from tal_conformance.checks.registry import check
 from tal_conformance.core.task import E2E

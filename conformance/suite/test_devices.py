@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from tal_conformance.batches.named_strategies import LOSS_STRATEGIES, STRATEGIES_BY_TASK
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.batches.strategies.named import LOSS_STRATEGIES, STRATEGIES_BY_TASK
 from tal_conformance.checks.devices.checks import allocates_on_device, repeatable, same_as_cpu
 from tal_conformance.checks.devices.events import Watch
 from tal_conformance.checks.registry import check, share_of_examples

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from tal_conformance.batches.hazards import with_hazards
-from tal_conformance.batches.named_strategies import PRECISIONS
+from tal_conformance.batches.hazards.catalogue import with_hazards
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.strategies import training_size
+from tal_conformance.batches.strategies.detection import training_size
+from tal_conformance.batches.strategies.named import PRECISIONS
 from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker
 

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from tal_conformance.batches.class_weights import class_weights
-from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.class_weights import class_weights
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.registry import check
 from tal_conformance.core.ways import UNSUPPORTED

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.non_finite import NonFiniteBatch, non_finite
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.registry import check
 from tal_conformance.judgement.non_finite import judge_any

@@ -6,9 +6,9 @@ float32. A model converted to half precision produces the same feature maps with
 
 from dataclasses import replace
 
-from tal_conformance.batches.hazards import with_hazards
-from tal_conformance.batches.named_strategies import PRECISIONS, STRATEGIES
+from tal_conformance.batches.hazards.catalogue import with_hazards
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.named import PRECISIONS, STRATEGIES
 from tal_conformance.checks.registry import check
 from tal_conformance.core.task import OBB, TASKS
 from tal_conformance.judgement.judge import LOSS_NOT_IN_16_BITS, NOT_IN_16_BITS

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import event, reject
 
-from tal_conformance.batches.named_strategies import RELATABLE
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.named import RELATABLE
 from tal_conformance.checks.registry import check
 from tal_conformance.checks.relations.relations import (
     RELATIONS_BY_TASK,

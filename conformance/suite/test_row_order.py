@@ -3,7 +3,7 @@
 import pytest
 
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.strategies.detection import recipes
 from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker
 

@@ -1,7 +1,7 @@
 """SIZE: batches that are large in one dimension, where counters, indices, buffers and chunks end."""
 
-from tal_conformance.batches.long_batches import crossings, long_batches
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.long_batches import crossings, long_batches
 from tal_conformance.checks.registry import check
 from tal_conformance.suite.checker import Checker
 

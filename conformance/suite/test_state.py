@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from tal_conformance.batches.calling import CALLED
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.calling import CALLED
 from tal_conformance.checks.registry import check
 from tal_conformance.checks.state.check import SequenceJudge, steps_of
 from tal_conformance.checks.state.sequences import NEEDS, SEQUENCES, Step

@@ -1,7 +1,7 @@
 """TAL-TOPK: each ground truth selects its k best anchors."""
 
-from tal_conformance.batches.named_strategies import JUST_ENOUGH, STRATEGIES, TOO_SMALL
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.named import JUST_ENOUGH, STRATEGIES, TOO_SMALL
 from tal_conformance.checks.registry import check
 from tal_conformance.core.task import StageName, stage_name
 from tal_conformance.suite.checker import Checker

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import tal_conformance.suite.every_check  # noqa: F401 (enters the checks into the registry)
-from tal_conformance.batches.hazards import MEANINGS_BY_TASK
+from tal_conformance.batches.hazards.catalogue import MEANINGS_BY_TASK
 from tal_conformance.checks.reference import judged_outcome
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.checks.rejection import check_rejects

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.batches.hazards.catalogue import hazards_of
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import Content
 from tal_conformance.core.circumstances import Circumstances

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.batches.hazards.catalogue import hazards_of
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics

@@ -13,8 +13,8 @@ from safetensors.torch import load
 from tests.common import run_logs as factory
 from tests.fuzz.mutations import changed_bytes, changed_json
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import CHECKSUM, METADATA, InvalidCase, digest
 from tal_conformance.implementations import outcome_file as outcomes

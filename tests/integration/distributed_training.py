@@ -16,8 +16,8 @@ import ultralytics  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 from tal_conformance import recording  # noqa: E402
+from tal_conformance.batches.content.truths import Truth  # noqa: E402
 from tal_conformance.batches.recipe import Recipe  # noqa: E402
-from tal_conformance.batches.truths import Truth  # noqa: E402
 from tal_conformance.core.batch import Batch  # noqa: E402
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter  # noqa: E402
 

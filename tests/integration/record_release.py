@@ -8,8 +8,8 @@ from tal_conformance.implementations.ultralytics_environment import configure_ul
 configure_ultralytics()
 import torch  # noqa: E402
 
+from tal_conformance.batches.content.truths import Truth  # noqa: E402
 from tal_conformance.batches.recipe import Recipe  # noqa: E402
-from tal_conformance.batches.truths import Truth  # noqa: E402
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter  # noqa: E402
 from tal_conformance.implementations.adapters.ultralytics_losses import parsed  # noqa: E402
 from tal_conformance.implementations.releases import IMPORTS, STAND_INS, chosen  # noqa: E402

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tests.common.commands import run
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_reports import read_log
 
 

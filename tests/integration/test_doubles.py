@@ -18,8 +18,8 @@ from tests.fauxmplementations.table import (
     table,
 )
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.verdicts import Divergence, Verdict
 from tal_conformance.implementations.errors import (
     ImplementationFailed,

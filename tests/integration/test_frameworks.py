@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tests.common.commands import ROOT, run
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.everything import LARGEST_GENERATED
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.processes import descendants

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.common.commands import ROOT, run
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 
 PAGE = (ROOT / "docs" / "port-to-jax.md").read_text(encoding="utf-8")
 PORT, ADAPTER = re.findall(r"(?ms)^```python\n(.*?)^```", PAGE)

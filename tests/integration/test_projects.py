@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.cache import FILES, HASHES, hashes
 from tal_conformance.dialects.choices import conforms_to, failure_on
 from tal_conformance.implementations import projects as table

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.dialects.choices import conforms_to
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject

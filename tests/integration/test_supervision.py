@@ -12,8 +12,8 @@ import pytest
 from tests.common.commands import accept_interrupts
 from tests.common.tiers import mostly_nightly
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.processes import lives
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 from tests.common.faults import parameters
 
 import tal_reference
-from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK, TURNABLE
+from tal_conformance.batches.strategies.named import STRATEGIES_BY_TASK, TURNABLE
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.task import OBB, POSE, SEGMENT, TASKS
 from tal_conformance.implementations.protocol import Implementation

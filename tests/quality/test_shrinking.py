@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, find, settings
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.strategies import recipes
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.detection import recipes
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from tal_conformance import Batch, Recipe, Truth
+from tal_conformance.batches.content.predictions import Copy
+from tal_conformance.batches.content.truths import ManyTruths
 from tal_conformance.batches.non_finite import NonFiniteBatch
-from tal_conformance.batches.predictions import Copy
-from tal_conformance.batches.truths import ManyTruths
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Subject

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.batches.hazards.catalogue import hazards_of
 from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.task import DETECT

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.batches.hazards.catalogue import hazards_of
 from tal_conformance.batches.recipe import grids
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import Grid, encode, fold

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.vendor.pretty import pretty
 
-from tal_conformance.batches.predictions import Copy
+from tal_conformance.batches.content.predictions import Copy
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.strategies import recipes
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.detection import recipes
 from tal_reference import Hyperparameters
 
 quickly = settings(deadline=None, derandomize=True, database=None, max_examples=50)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe_source import MAX_LENGTH, recipe_from
 from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.batches.strategies.named import STRATEGIES
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

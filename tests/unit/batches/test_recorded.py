@@ -2,7 +2,7 @@
 
 import torch
 
-from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.batches.hazards.catalogue import hazards_of
 from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.core.batch import Batch
 from tal_conformance.suite.coverage import REACHED_BY

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tests.common.tiers import mostly_nightly
 
-from tal_conformance.batches.calling import IMAGES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.calling import IMAGES
 from tal_conformance.checks.calling.check import CallingFailure, called
 from tal_conformance.checks.devices.checks import allocates_on_device, repeatable
 from tal_conformance.checks.state.check import SequenceJudge, StateFailure, steps_of

@@ -8,9 +8,9 @@ import torch
 
 import tal_conformance.checks.everything
 from tal_conformance import check
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.non_finite import NonFiniteBatch
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.everything import LARGEST_GENERATED
 from tal_conformance.core.outcome import Assignment, Loss
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tal_conformance.batches.hazards import MEANINGS_BY_TASK
-from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK
+from tal_conformance.batches.hazards.catalogue import MEANINGS_BY_TASK
 from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.batches.strategies.named import STRATEGIES_BY_TASK
 from tal_conformance.core.task import E2E
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.checker import NoSink
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.rejection import is_refusal

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.commands.cases import case_files, dialect_of_case
 from tal_conformance.commands.program import CommandError
 from tal_conformance.core.batch import Batch

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.core.case_file import Content, write
 from tal_conformance.core.circumstances import Circumstances

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tal_conformance.batches.named_strategies import PRECISIONS
+from tal_conformance.batches.strategies.named import PRECISIONS
 from tal_conformance.checks.relations.relations import RELATIONS
 from tal_conformance.commands import eras, main
 from tal_conformance.dialects import sources

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tal_conformance.batches.trial_recipes import trial_recipes
+from tal_conformance.batches.strategies.trial_recipes import trial_recipes
 from tal_conformance.commands import init, main
 from tal_conformance.commands.adapter_text import adapter_texts
 from tal_conformance.commands.init import BATCHES, Trial, report

@@ -14,8 +14,8 @@ import ultralytics  # noqa: F401 - its log keeps the stream of its first import,
 from tests.common.commands import ENVIRONMENT
 from tests.common.vector_outcomes import write_outcomes
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import COMMANDS, bisect, clause, eras, export, main, measure
 from tal_conformance.commands.program import CommandError
 from tal_conformance.commands.results import SCHEMA, collected_result, set_result

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.benchmarks.intervals import Ratio
 from tal_conformance.commands import main
 from tal_conformance.commands import overhead as room

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.common import run_logs as factory
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import COMMANDS, main
 from tal_reports.__main__ import main as reports
 from tal_text import prepare_streams, say

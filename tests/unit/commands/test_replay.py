@@ -12,9 +12,9 @@ import pytest
 import torch
 from tests.common.commands import ENVIRONMENT
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.recorded import recorded_cases
-from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import Content, write

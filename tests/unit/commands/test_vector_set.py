@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.mutation import vector_set
 from tal_conformance.mutation.planted_faults import FAULTS

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tests.common.vector_outcomes import write_outcomes
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.vectors import InvalidVectors, read_set

@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from tal_conformance.batches.hazards import hazards_of, with_hazards
+from tal_conformance.batches.content.truths import Truth
+from tal_conformance.batches.hazards.catalogue import hazards_of, with_hazards
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.strategies import recipes
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.detection import recipes
 from tal_conformance.core.batch import FEW_ROWS, Batch
 from tal_conformance.core.case_file import digest
 from tal_reference import Head, Hyperparameters

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.strategies import recipes
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.detection import recipes
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import METADATA, InvalidCase, digest
 from tal_reference import Hyperparameters

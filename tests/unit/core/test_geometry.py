@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from torch.testing import assert_close
 
 import tal_reference
-from tal_conformance.batches.hazards import Content
+from tal_conformance.batches.hazards.content import Content
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.strategies import recipes
+from tal_conformance.batches.strategies.detection import recipes
 from tal_conformance.core import geometry as layout
 from tal_conformance.core.batch import Batch
 

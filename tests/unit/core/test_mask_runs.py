@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import METADATA, InvalidCase, as_json, digest, parse_json, save_atomically
 from tal_conformance.core.mask_runs import LENGTHS, MOST_PIXELS, VALUES, decoded, encoded

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tal_conformance.batches.hazards import HAZARDS_BY_TASK
-from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK
-from tal_conformance.batches.prediction_kinds import PREDICTION_KINDS_BY_TASK
+from tal_conformance.batches.content.prediction_kinds import PREDICTION_KINDS_BY_TASK
+from tal_conformance.batches.content.truth_kinds import KINDS_BY_TASK
+from tal_conformance.batches.content.truths import Truth
+from tal_conformance.batches.hazards.catalogue import HAZARDS_BY_TASK
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truth_kinds import KINDS_BY_TASK
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.named import STRATEGIES_BY_TASK
 from tal_conformance.checks.relations.relations import RELATIONS_BY_TASK
 from tal_conformance.core import task as tasks
 from tal_conformance.core.batch import Batch

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tal_conformance.batches.named_strategies import STRATEGIES
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.dialects.comparison import compare, format_comparison
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import Implementation, implementation_from

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from tests.fauxmplementations.dense_port import DensePort, HeavierDfl
 
-from tal_conformance.batches.named_strategies import STRATEGIES
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.core.outcome import AssignerInputs, Assignment
 from tal_conformance.dialects.identification import explain, identify, size_of, sorted_recipes
 from tal_conformance.dialects.observations import MAX_UNDECIDED, UNDECIDED, UNDECIDED_OF, Observations

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tests.fauxmplementations.dense_port import DensePort, HeavierDfl
 
-from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.dialects.identification import explain, identified_by_fault
 from tal_conformance.dialects.known_faults import distance_to, explaining_fault
 from tal_conformance.dialects.observations import Observation, Observations

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.commands.diff import own_effects
 from tal_conformance.commands.program import CommandError

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tests.common.run_logs import HOSTILE
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.recorded import recorded_cases
-from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.core.batch import Batch
 from tal_conformance.dialects.choices import Choice, choices_between, differ

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tests.fauxmplementations.dense_port import DensePort
 
-from tal_conformance.batches.named_strategies import STRATEGIES
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.dialects.observations import Observations
 from tal_conformance.dialects.resemblance import Resemblance, relative
 from tal_conformance.implementations.protocol import implementation_from

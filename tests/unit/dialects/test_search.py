@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.dialects.moves import joint_moves
 from tal_conformance.dialects.observations import Observations
 from tal_conformance.dialects.proof import of_a_release

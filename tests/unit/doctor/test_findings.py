@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import Content
 from tal_conformance.core.circumstances import Circumstances

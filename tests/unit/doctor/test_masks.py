@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import Content
 from tal_conformance.doctor.examine import examine

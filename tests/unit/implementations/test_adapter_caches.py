@@ -9,8 +9,8 @@ import pytest
 import torch
 from ultralytics.utils.loss import v8DetectionLoss
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.implementations.adapters.coreyolo import CoreYOLO
 from tal_conformance.implementations.adapters.doclayout_yolo import DocLayoutYOLO
 from tal_conformance.implementations.adapters.libreyolo import LibreYOLO

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tal_conformance import Assignment, Loss
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.everything import run_every_check
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter

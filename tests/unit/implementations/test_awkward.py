@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.implementations.errors import (
     ImplementationFailed,
     ProtocolViolation,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.common.source_trees import EXCHANGED
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.cache import FILES, damage
 from tal_conformance.dialects.choices import failure_on
 from tal_conformance.implementations import checkouts

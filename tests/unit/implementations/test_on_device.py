@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.devices.simulated_cuda import Simulation, to_host
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.everything import check
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.adapters.stage_recorder import has_built_in_exponents, loss_arguments

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.checker import JudgedBatch
 from tal_conformance.checks.everything import run_every_check
 from tal_conformance.checks.reference import judge_against_reference

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tal_conformance.batches.named_strategies import STRATEGIES
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.checks.everything import run_every_check
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch

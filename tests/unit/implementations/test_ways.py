@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tal_conformance.batches.calling import IMAGES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.calling import IMAGES
 from tal_conformance.checks.calling.check import CallingFailure, called
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.state.check import SequenceJudge, StateFailure, steps_of

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.outcome import Loss, Outcome
 from tal_conformance.core.outcome_tensors import equal_bits, named_tensors

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tests.common.tiers import mostly_nightly
 
-from tal_conformance.batches.calling import IMAGES
-from tal_conformance.batches.named_strategies import PRECISIONS
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.calling import IMAGES
+from tal_conformance.batches.strategies.named import PRECISIONS
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.branches import branch_batches

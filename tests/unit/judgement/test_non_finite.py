@@ -8,9 +8,9 @@ import pytest
 import torch
 from tests.common.tiers import mostly_nightly
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.non_finite import NonFiniteBatch
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.outcome import Loss
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter

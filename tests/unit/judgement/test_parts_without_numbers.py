@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.non_finite import NonFiniteBatch
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.outcome import Loss
 from tal_conformance.core.task import POSE, SEGMENT

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tests.common.hidden import HidesEverything, subject_of
 
-from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.named import STRATEGIES_BY_TASK
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Loss

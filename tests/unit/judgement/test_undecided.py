@@ -10,8 +10,8 @@ from tests.fauxmplementations.relation_faults import OutputsOnly
 from tests.unit.judgement.test_assignment_inferred import MANY_EQUALS, MIRRORED, Hidden, OtherWay
 from tests.unit.judgement.test_assignment_read import TIED, Changed
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.checker import NoSink
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.outcome import AssignerInputs, Assignment

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.non_finite import NonFiniteBatch
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.everything import run_every_check
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.relations.relations import NotApplicable, Relation

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from tal_conformance.batches.hazards import HAZARDS
+from tal_conformance.batches.content.truths import Truth
+from tal_conformance.batches.hazards.catalogue import HAZARDS
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.outcome import Loss
 from tal_conformance.core.task import TASKS
 from tal_conformance.core.verdicts import Verdict

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.dialects.identified import Identification
 from tal_conformance.dialects.observations import Observations
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.commands import main
 from tal_conformance.core.reference_inputs import keypoints_of
 from tal_conformance.core.task import POSE, SEGMENT

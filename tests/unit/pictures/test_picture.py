@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from tal_conformance.batches.calling import IMAGES
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.calling import IMAGES
 from tal_conformance.core.task import TASKS
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.remarks import non_finite_remark

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.registry import find
 from tal_conformance.pictures.picture import picture

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import tal_reference
-from tal_conformance.batches.hazards import HAZARDS
+from tal_conformance.batches.hazards.catalogue import HAZARDS
 from tal_conformance.suite.coverage import (
     OPTIONAL,
     RARE,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tests.fauxmplementations.dense_port import DensePort
 
-from tal_conformance.batches.named_strategies import STRATEGIES
 from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.fauxmplementations.misbehaving import Raises
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.dialects.identified import Identification
 from tal_conformance.implementations.protocol import implementation_from

@@ -9,8 +9,8 @@ import pytest
 from tests.common import run_logs as factory
 from tests.common.run_logs import divergence, implementation, run_line
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.registry import check_for
 from tal_conformance.core.arguments import name_among
 from tal_conformance.implementations.errors import ProtocolViolation

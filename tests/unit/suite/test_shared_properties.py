@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tal_conformance.batches.named_strategies import STRATEGIES
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.suite import shared_properties as module
 from tal_conformance.suite.shared_properties import (
     Property,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.implementations.registry import find
 from tal_conformance.implementations.ultralytics_environment import configure_ultralytics
 from tal_conformance.training.callbacks import recording_callbacks

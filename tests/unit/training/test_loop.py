@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import tal_conformance
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import read_circumstances
 from tal_conformance.core.circumstances import Circumstances

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from tal_conformance.batches.calling import IMAGES, with_turns
-from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.batches.hazards.catalogue import hazards_of
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.recorded import recorded_cases
+from tal_conformance.batches.strategies.calling import IMAGES, with_turns
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome_tensors import equal_bits

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.batches.content.truths import Truth
+from tal_conformance.batches.hazards.catalogue import hazards_of
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.commands.record import summary_of
 from tal_conformance.core.batch import Batch

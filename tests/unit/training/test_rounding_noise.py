@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.training.rounding_noise import ROUNDS, RoundingNoise
 from tal_reference import detection_loss
 

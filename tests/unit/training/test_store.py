@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.training.selection import EVERY, FIRST, LARGEST, MOST, NO_GT
 from tal_conformance.training.store import HEADER, CaseStore

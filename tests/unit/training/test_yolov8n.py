@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.common.commands import ENVIRONMENT
 
-from tal_conformance.batches.hazards import hazards_of
+from tal_conformance.batches.hazards.catalogue import hazards_of
 from tal_conformance.core.batch import Batch
 from tal_conformance.implementations.execute import execute
 from tal_conformance.implementations.registry import find

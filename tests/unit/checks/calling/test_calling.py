@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tal_conformance.batches.calling import IMAGES
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.calling import IMAGES
 from tal_conformance.checks.calling.check import CallingFailure, applies, called, companion
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import Loss

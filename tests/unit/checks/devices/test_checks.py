@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.devices.checks import (
     allocates_on_device,
     first_difference,

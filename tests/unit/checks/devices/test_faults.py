@@ -3,8 +3,8 @@
 import pytest
 from tests.fauxmplementations.device_faults import FAULTS, Backward, Doubled, planted_line, with_assigner
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.devices.checks import allocates_on_device
 from tal_conformance.checks.devices.events import Violation
 from tal_conformance.checks.devices.simulate import simulate

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tests.common.tiers import mostly_nightly
 
-from tal_conformance.batches.named_strategies import STRATEGIES
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.sample import sample_recipes
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.checks.devices.simulate import simulate
 from tal_conformance.core.outcome import Outcome
 from tal_conformance.core.outcome_tensors import equal_bits, named_tensors

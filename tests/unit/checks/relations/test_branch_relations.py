@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tests.common.tiers import mostly_nightly
 
-from tal_conformance.batches.calling import IMAGES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.calling import IMAGES
 from tal_conformance.checks.relations.relations import (
     BRANCH_RELATIONS,
     RELATIONS,

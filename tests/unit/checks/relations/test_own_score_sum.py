@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.devices.checks import judged_against
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from torch.nn.functional import pad
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.checks.relations.relation import Relation
 from tal_conformance.checks.relations.relations import RELATIONS
 from tal_conformance.checks.relations.transformations import more_padding

@@ -16,10 +16,10 @@ from tests.common.tiers import mostly_nightly
 from tests.fauxmplementations.relation_faults import HONEST, PLANTED, LossAlone
 from tests.fauxmplementations.symmetric import SYMMETRIC
 
-from tal_conformance.batches.named_strategies import STRATEGIES
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.strategies import recipes
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.detection import recipes
+from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.checks.relations.relations import RELATIONS, NotApplicable, NotObservable
 from tal_conformance.core.batch import Batch

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import tal_reference.keypoints
 import tal_reference.masks
-from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK
 from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.batches.strategies.named import STRATEGIES_BY_TASK
 from tal_conformance.checks.relations.relations import (
     MASKED_RELATIONS,
     POSED_RELATIONS,

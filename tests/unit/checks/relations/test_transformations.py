@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.strategies import recipes
-from tal_conformance.batches.truths import Truth
+from tal_conformance.batches.strategies.detection import recipes
 from tal_conformance.checks.relations import transformations as changes
 from tal_conformance.checks.relations.transformations import FollowUp, TransformationPlan
 from tal_conformance.core.batch import Batch

@@ -11,8 +11,8 @@ from tests.fauxmplementations.relation_faults import HONEST, PLANTED, planted
 from torch import Tensor
 
 import tal_reference.rotated
-from tal_conformance.batches.named_strategies import STRATEGIES_BY_TASK
 from tal_conformance.batches.sample import sample_recipes
+from tal_conformance.batches.strategies.named import STRATEGIES_BY_TASK
 from tal_conformance.checks.relations.relations import (
     RELATIONS,
     TURNED_RELATIONS,

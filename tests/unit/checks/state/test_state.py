@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tests.common.tiers import mostly_nightly
 
-from tal_conformance.batches.calling import IMAGES
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.batches.strategies.calling import IMAGES
 from tal_conformance.checks.calling.answers import Difference
 from tal_conformance.checks.state.check import MAX_CALLS, SequenceJudge, StateFailure, shortest_past, steps_of
 from tal_conformance.checks.state.sequences import IN_A_ROW, LONG_ROW, SEQUENCES, Step

@@ -8,8 +8,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.outcome import AssignerInputs, Assignment
 from tal_conformance.implementations.adapters.article import ArticleAdapter
 from tal_conformance.implementations.errors import ImplementationFailed

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.files import SETTLED, TemporaryFolder
 from tal_conformance.core.processes import lives
 from tal_conformance.implementations.errors import (

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
-from tal_conformance.batches.truths import Truth
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome_tensors import named_tensors
 from tal_conformance.core.verdicts import Divergence

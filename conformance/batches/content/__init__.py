@@ -1,0 +1,1 @@
+"""Content of generated batches: ground truths, predictions, keypoints and masks of every kind."""

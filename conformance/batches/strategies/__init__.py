@@ -1,0 +1,1 @@
+"""Hypothesis strategies of recipes, by task and by check."""
