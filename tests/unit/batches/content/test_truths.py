@@ -48,7 +48,7 @@ PROMISES: dict[str, Callable[[Box, Canvas, Box], bool]] = {
     ),
     "tiny": lambda box, canvas, _: is_inside(box, canvas) and 0 < max(sides(box)) < canvas.stride,
     "small": lambda box, canvas, _: canvas.stride <= min(sides(box)) and max(sides(box)) <= canvas.floor,
-    "thin": lambda box, canvas, _: 1 <= min(sides(box)) <= 4,
+    "thin": lambda box, canvas, _: any(1 <= side <= 4 for side in sides(box)),
     "huge": lambda box, canvas, _: (
         sides(box)[0] >= canvas.width * 15 / 16 and sides(box)[1] >= canvas.height * 15 / 16
     ),

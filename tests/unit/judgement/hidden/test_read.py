@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.judgement.test_assignment_inferred import MANY_EQUALS, TIED, Hidden, OtherWay, drawn
+from tests.unit.judgement.hidden.test_inferred import MANY_EQUALS, TIED, Hidden, OtherWay, drawn
 
 from tal_conformance.batches.recorded import recorded_cases
 from tal_conformance.checks.reference import judge_against_reference

@@ -41,7 +41,7 @@ def test_batches_of_the_shrinking_phase_do_not_count_as_judged():
 def test_hazards_are_counted_once_a_batch_however_many_judge_it():
     same = [batch(case="c1", name=name, hazards=["tiny", "nested"]) for name in ("a", "b", "c")]
     batches = counted(*same, batch(case="c2", hazards=["tiny", "tiny"]))
-    assert batches.hazards.catalogue == {"tiny": 2, "nested": 1}
+    assert batches.hazards == {"tiny": 2, "nested": 1}
     assert batches.different == 2
 
 
