@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.fauxmplementations.relation_faults import OutputsOnly
 from tests.unit.judgement.hidden.test_inferred import MANY_EQUALS, MIRRORED, Hidden, OtherWay
-from tests.unit.judgement.test_assignment_read import TIED, Changed
+from tests.unit.judgement.hidden.test_read import TIED, Changed
 
 from tal_conformance.batches.content.truths import Truth
 from tal_conformance.batches.recipe import Recipe
