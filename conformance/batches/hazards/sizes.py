@@ -2,7 +2,7 @@
 
 An implementation may store a count in 8 bits, an index in 11 bits (exact in float16), 16 bits or 24 bits (exact in
 float32), work in chunks, or assume the head of an official model. The detectors use the
-same words and read a batch in the same way as those of `hazards.py`.
+same words and read a batch in the same way as those of `detection.py`.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Judging an assignment, image by image.
 
 An implementation that exposes its stages is judged stage by stage, given its own values of the previous stage
-(`assignment_stages`). If an implementation exposes only the outputs of its assigner, the outputs are judged
-(`assignment_outputs`): an admissible selection must lead to them, and every weight must follow from them. M ground
+(`stages`). If an implementation exposes only the outputs of its assigner, the outputs are judged
+(`outputs`): an admissible selection must lead to them, and every weight must follow from them. M ground
 truths, A anchors, C classes.
 """
 

@@ -53,7 +53,7 @@ def judge_inferred_assignment(judgement: Judgement, outcome: Outcome, expected: 
     The reference's own assignment is tried first, then assignments that the gradients suggest, then other admissible
     assignments. An image may admit more assignments than are tried. If no assignment that was tried explains the loss,
     the judgement is inconclusive. The requirements that hold for every assignment are judged always
-    (`assignment_read`).
+    (`read`).
 
     Args:
         judgement: the judgement of the batch, to which the results are added.

@@ -79,7 +79,7 @@ def no_time(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         callers.append(inspect.stack()[1].filename.rsplit("/", 1)[-1])
         raise Undecided(REASON)
 
-    for module in ("assignment_outputs", "assignment_stages", "assignment_fit"):
+    for module in ("assignment.outputs", "assignment.stages", "hidden.fit"):
         monkeypatch.setattr(f"tal_conformance.judgement.{module}.is_reachable", undecided)
     return callers
 
@@ -97,9 +97,9 @@ class HalfScores(OutputsOnly):
 
 
 CALLERS = {
-    "assignment_outputs.py": (OutputsOnly(), PLAIN),
-    "assignment_stages.py": (ReferenceAdapter(), TOPK2),
-    "assignment_fit.py": (Hidden(OtherWay()), MANY_EQUALS),
+    "outputs.py": (OutputsOnly(), PLAIN),
+    "stages.py": (ReferenceAdapter(), TOPK2),
+    "fit.py": (Hidden(OtherWay()), MANY_EQUALS),
 }
 
 
