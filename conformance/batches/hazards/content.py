@@ -1,4 +1,4 @@
-"""The content of a batch, in float32 on the CPU, for the functions that find hazards in it (`detection.py` and the other modules here)."""
+"""The content of a batch, in float32 on the CPU, for the functions of this folder that find hazards in it."""
 
 from functools import cached_property
 from typing import NamedTuple

@@ -106,7 +106,7 @@ CALLERS = {
 @pytest.mark.parametrize("caller", CALLERS)
 def test_every_caller_is_inconclusive(caller: str, no_time: list[str], monkeypatch: pytest.MonkeyPatch):
     adapter, recipe = CALLERS[caller]
-    if caller == "assignment_fit.py":  # disable the search for other assignments that explain the loss
+    if caller == "fit.py":  # disable the search for other assignments that explain the loss
         monkeypatch.setattr("tal_conformance.judgement.hidden.fit.assignments", lambda *_, **__: iter(()))
         monkeypatch.setattr("tal_conformance.judgement.hidden.read.ReadAssignment.settled", lambda *_: None)
     judgement = judge_against_reference(subject(adapter), recipe.build())
