@@ -18,7 +18,7 @@ from tal_conformance.judgement.comparators import (
     assert_within_at,
 )
 from tal_conformance.judgement.oracle.oracle import ImageOracle
-from tal_conformance.judgement.rounding.bounds import ROUNDINGS, precision
+from tal_conformance.judgement.rounding.bounds import ROUNDINGS, precision, smallest
 from tal_reference import NEWEST, Dialect
 
 PAIR = ("GT", "anchor")
@@ -133,6 +133,7 @@ class ImageJudge:
             self.labels_of(positives)[anchors],
         )  # (A, C), (P,)
         quantity = self.quantity("target score w", clause, "anchor", "class")
+        weights = self.stored(weights)
         try:
             return assert_within_at(quantity, scores, (anchors, labels), weights.at(anchors))
         except Mismatch:
@@ -141,6 +142,19 @@ class ImageJudge:
         self.judgement.note(StageName.TARGETS, self.check_placement, positives)
         quantity = self.quantity("target score w", clause, "positive")
         return assert_within(quantity, self.observed_weights(positives)[anchors], weights.at(anchors))
+
+    def stored(self, weights: Bounded) -> Bounded:
+        """Return the weights (A,) with one more rounding if the target scores are stored in 16 bits.
+
+        An assigner may return target scores in the dtype of the class scores, which under autocast has 16 bits. The
+        last rounding moves a weight by half a unit in the last place, or below the normal numbers by a subnormal one.
+        """
+        dtype = self.assignment.scores.dtype
+        limits = torch.finfo(dtype)
+        if limits.bits > 16:
+            return weights
+        rounding = limits.eps / 2 * (weights.expected.abs() + weights.tolerance) + smallest(dtype)
+        return weights._replace(tolerance=weights.tolerance + rounding)
 
     def check_placement(self, positives: Tensor) -> Agreement:
         """Assert that all target scores are zero except those of positives at their own class (TAL-TGT-1)."""

@@ -222,3 +222,32 @@ def test_a_message_names_the_precision_in_which_the_batch_fails(
     with pytest.raises(Failure) as caught:
         judge_against_reference(subject, batch)
     assert caught.value.summary.endswith(f"differ){words}")
+
+
+class StoresTargetScores:
+    """An assigner alone that multiplies its target scores by a factor and stores them in the class scores' dtype."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def assign(self, inputs: AssignerInputs) -> Assignment:
+        found = ReferenceAdapter().assign(inputs)
+        return replace(found, scores=(found.scores * self.factor).to(inputs.scores.dtype), stages=None)
+
+
+def failures_in(dtype: torch.dtype, adapter: Any) -> int:
+    """Return the number of batches under autocast on which an adapter fails, of 30."""
+    subject, failures = Subject(implementation_from(adapter, "adapter"), "cpu"), 0
+    for recipe in sample_recipes(STRATEGIES["precision"], 30):
+        try:
+            judge_against_reference(subject, replace(recipe.build().to(dtype=dtype), autocast=True))
+        except Failure:
+            failures += 1
+    return failures
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_target_scores_may_be_stored_in_the_dtype_of_class_scores(dtype: torch.dtype):
+    """A tiny weight may underflow to zero; weights that differ by more than the rounding still fail."""
+    assert failures_in(dtype, StoresTargetScores()) == 0
+    assert failures_in(dtype, StoresTargetScores(factor=0.95)) > 0
