@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -81,25 +81,9 @@ def run_mutation_tests(
         CommandError: a name is unknown, cosmic-ray is missing, or the report folder cannot be written.
     """
     known = FAULTS | FAULTS_OF_USE
-    if unknown := [name for name in faults if name not in known]:
-        raise CommandError(unknown_name("fault", unknown[0], known))
-    if kinds and find_spec("cosmic_ray") is None:
-        raise CommandError(
-            "mutants need cosmic-ray, which is not installed: pip install 'tal-conformance[power]'"
-        )
+    _check_request(faults, known, kinds)
     torch.set_num_threads(1)
-    try:
-        recorder = RunLogWriter(RunLog.create(report_dir))
-    except OSError as error:
-        raise CommandError(
-            f"cannot write into {report_dir}: {error}. Name another folder with --report-dir"
-        ) from error
-    recorder.begin(
-        {
-            "profile": profile, "seed": "derandomized", "command": command_line(),
-            "devices": {"cpu": "tested"}, "hazards": {}, "implementations": [],
-        }
-    )  # fmt: skip
+    recorder = _begin_run(report_dir, profile)
     parts, results = [], []
     if kinds:
         number = examples or PROFILES[profile].examples
@@ -115,9 +99,44 @@ def run_mutation_tests(
         store(results, profile, set(faults) == set(known))
     failed = any(failed for failed, _ in parts)
     recorder.end(int(failed))
+    _report_results(recorder, profile, [summary for _, summary in parts], results)
+    return int(failed)
+
+
+def _check_request(faults: Sequence[str], known: Mapping[str, Any], kinds: Sequence[str]) -> None:
+    """Raise a `CommandError` if a fault is unknown, or if mutants are asked for and cosmic-ray is missing."""
+    if unknown := [name for name in faults if name not in known]:
+        raise CommandError(unknown_name("fault", unknown[0], known))
+    if kinds and find_spec("cosmic_ray") is None:
+        raise CommandError(
+            "mutants need cosmic-ray, which is not installed: pip install 'tal-conformance[power]'"
+        )
+
+
+def _begin_run(report_dir: Path, profile: str) -> RunLogWriter:
+    """Create the folder and the log of the run; raise a `CommandError` if they cannot be written."""
+    try:
+        recorder = RunLogWriter(RunLog.create(report_dir))
+    except OSError as error:
+        raise CommandError(
+            f"cannot write into {report_dir}: {error}. Name another folder with --report-dir"
+        ) from error
+    recorder.begin(
+        {
+            "profile": profile, "seed": "derandomized", "command": command_line(),
+            "devices": {"cpu": "tested"}, "hazards": {}, "implementations": [],
+        }
+    )  # fmt: skip
+    return recorder
+
+
+def _report_results(
+    recorder: RunLogWriter, profile: str, summaries: list[str], results: Sequence[Found]
+) -> None:
+    """Write the report of an ended run, and print its summaries."""
     if may_become_latest(recorder.folder.parent):
         recorder.make_latest()
-    summaries, report = [summary for _, summary in parts], render(recorder.folder)
+    report = render(recorder.folder)
     say("\n".join([*summaries, f"report: {report}"]))
     set_result(
         run=recorder.folder,
@@ -126,7 +145,6 @@ def run_mutation_tests(
         summaries=summaries,
         faults=list(map(fault_fields, results)),
     )
-    return int(failed)
 
 
 def fault_fields(found: Found) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tal_conformance.implementations.guards.code_state import CodeState, baselin
 from tal_conformance.implementations.guards.open_files import open_files
 from tal_conformance.implementations.guards.process_settings import fault_handler
 from tal_conformance.implementations.guards.torch_state import changes, torch_state
+from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.judgement.failure import Subject
 from tal_conformance.suite import terminal_output
 from tal_conformance.suite.checker import Checker
@@ -41,9 +42,9 @@ from tal_conformance.suite.selection import EVERY_TASK, select_tests
 from tal_conformance.suite.session import (
     RUN,
     SessionState,
-    _create_log,
     begin,
     close_run,
+    create_log,
     failures_in,
     gates,
     ignored_ledger,
@@ -96,14 +97,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Set seed and profile, load the implementations, and create the folder and the log of the run."""
-    config.addinivalue_line(
-        "markers", "clauses(group): the clause group of the specification that the test covers"
-    )
-    config.addinivalue_line(
-        "markers", f"{EVERY_TASK}: the test has batches of the task of its implementation"
-    )
-    # a recipe of many ground truths is long on purpose, and Hypothesis repeats the warning for each test
-    config.addinivalue_line("filterwarnings", "ignore:Generating overly large repr")
+    _declare_markers(config)
     if config.option.collectonly or config.option.help:
         return
     make_draws_reproducible()
@@ -117,31 +111,15 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
     # batches are small: more threads only wait for each other and for other processes
     torch.set_num_threads(1)
-    names = config.getoption("--implementation") or ["ultralytics"]
-    chosen = against(config) or declared(config)
-    open_files.protect()
-    _follow_fault_handler(config)
-    task = config.getoption("--task")
-    found = find_implementations(names, chosen, config.getoption("--isolate"), task)
-    found, untested_tasks = divide_by_task(found, task)
-    baseline.take()
-    config.add_cleanup(baseline.forget)
-    config.add_cleanup(open_files.release)
-    ledger = load_ledger(config)
-    log = RunLog(worker["tal_run"], worker["workerid"]) if worker else _create_log(config)
-    run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=ledger)
+    found, untested_tasks = _load_implementations(config)
+    log = RunLog(worker["tal_run"], worker["workerid"]) if worker else create_log(config)
+    run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=load_ledger(config))
     run.untested_tasks = untested_tasks
     run.shrinking.seconds = config.getoption("--shrinking-seconds")
     load_cases(run, config)
     config.stash[RUN] = run
     open_files.protect()
-    run.progress = TestProgress(run.recorder)
-    config.pluginmanager.register(run.progress, "tal-conformance-progress")
-    config.pluginmanager.register(terminal_output, "tal-conformance-terminal-output")
-    config.pluginmanager.register(RunningMessages(config), RunningMessages.NAME)
-    if config.getoption("benchmark_columns", "absent") is None:  # pytest-benchmark prints tables of its own
-        config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
-        config.option.benchmark_quiet = config.option.benchmark_quiet or terminal_output.is_brief(config)
+    _prepare_terminal(run, config)
     gc.freeze()  # what was imported lives until the end: the garbage collector need not look at it again
     # a later run in this process collects the objects of this run, such as its workers
     config.add_cleanup(gc.unfreeze)
@@ -150,6 +128,44 @@ def pytest_configure(config: pytest.Config) -> None:
             begin(run, config)
         except OSError as error:
             raise pytest.UsageError(f"cannot write into {run.folder}: {error}") from error
+
+
+def _declare_markers(config: pytest.Config) -> None:
+    """Declare the suite's markers, and filter the warning that its recipes cause."""
+    config.addinivalue_line(
+        "markers", "clauses(group): the clause group of the specification that the test covers"
+    )
+    config.addinivalue_line(
+        "markers", f"{EVERY_TASK}: the test has batches of the task of its implementation"
+    )
+    # a recipe of many ground truths is long on purpose, and Hypothesis repeats the warning for each test
+    config.addinivalue_line("filterwarnings", "ignore:Generating overly large repr")
+
+
+def _load_implementations(config: pytest.Config) -> tuple[list[Implementation], list[str]]:
+    """Load the implementations that the options name, and keep the state of the process that they must not change."""
+    names = config.getoption("--implementation") or ["ultralytics"]
+    open_files.protect()
+    _follow_fault_handler(config)
+    task = config.getoption("--task")
+    chosen = against(config) or declared(config)
+    found = find_implementations(names, chosen, config.getoption("--isolate"), task)
+    divided = divide_by_task(found, task)
+    baseline.take()
+    config.add_cleanup(baseline.forget)
+    config.add_cleanup(open_files.release)
+    return divided
+
+
+def _prepare_terminal(run: SessionState, config: pytest.Config) -> None:
+    """Register what the terminal shows during and after a run."""
+    run.progress = TestProgress(run.recorder)
+    config.pluginmanager.register(run.progress, "tal-conformance-progress")
+    config.pluginmanager.register(terminal_output, "tal-conformance-terminal-output")
+    config.pluginmanager.register(RunningMessages(config), RunningMessages.NAME)
+    if config.getoption("benchmark_columns", "absent") is None:  # pytest-benchmark prints tables of its own
+        config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
+        config.option.benchmark_quiet = config.option.benchmark_quiet or terminal_output.is_brief(config)
 
 
 def _follow_fault_handler(config: pytest.Config) -> None:

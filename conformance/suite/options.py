@@ -43,6 +43,16 @@ def device_type(text: str) -> str:
 def add_options(parser: pytest.Parser) -> None:
     """Add the command line options of the suite to pytest's parser."""
     group = parser.getgroup("conformance", "conformance of assigners and losses")
+    _add_implementations(group)
+    _add_expectations(group)
+    _add_numbers_of_batches(group)
+    _add_budgets(group)
+    _add_files(group)
+    parser.addini("conformance_dialect", "dialect of every implementation, as --dialect spells it")
+
+
+def _add_implementations(group: pytest.OptionGroup) -> None:
+    """Add what is tested: implementations, their task and their device."""
     group.addoption(
         "--implementation",
         action="append",
@@ -56,6 +66,22 @@ def add_options(parser: pytest.Parser) -> None:
         help="run every implementation given as module:object or file.py:object in a process of its own, so that a "
         "crash, a hang or too much memory ends that process only",
     )
+    group.addoption(
+        "--task",
+        choices=tuple(TASKS),
+        help="task to test: every implementation must declare it (default: all tasks that an implementation declares)",
+    )
+    group.addoption(
+        "--device",
+        type=device_type,
+        metavar="DEVICE",
+        help="device to test on: cpu, cuda, mps, xpu or another type of device of torch, or all (default: "
+        "every available device; unavailable ones are reported as not tested)",
+    )
+
+
+def _add_expectations(group: pytest.OptionGroup) -> None:
+    """Add the dialects that implementations are judged by."""
     group.addoption(
         "--against",
         metavar="DIALECT",
@@ -72,19 +98,10 @@ def add_options(parser: pytest.Parser) -> None:
         "purpose, as in 'ultralytics-8.4.190, overlap=iou' (default: the setting conformance_dialect, or what the "
         "adapter declares)",
     )
-    parser.addini("conformance_dialect", "dialect of every implementation, as --dialect spells it")
-    group.addoption(
-        "--task",
-        choices=tuple(TASKS),
-        help="task to test: every implementation must declare it (default: all tasks that an implementation declares)",
-    )
-    group.addoption(
-        "--device",
-        type=device_type,
-        metavar="DEVICE",
-        help="device to test on: cpu, cuda, mps, xpu or another type of device of torch, or all (default: "
-        "every available device; unavailable ones are reported as not tested)",
-    )
+
+
+def _add_numbers_of_batches(group: pytest.OptionGroup) -> None:
+    """Add how many batches are generated, how large they are, and how often benchmarks run."""
     group.addoption(
         "--conformance-profile",
         type=name_among("profile", PROFILES),
@@ -111,6 +128,10 @@ def add_options(parser: pytest.Parser) -> None:
         help="number of interleaved rounds of each benchmark, at all sizes, instead of the profile's; also measures "
         "peak memory",
     )
+
+
+def _add_budgets(group: pytest.OptionGroup) -> None:
+    """Add the budgets of processor time for explaining failures."""
     group.addoption(
         "--identification-seconds",
         type=not_negative,
@@ -127,6 +148,10 @@ def add_options(parser: pytest.Parser) -> None:
         help="budget of processor time, for each implementation, of making failing batches smaller; 0: the first "
         "failing batch is reported (default: %(default)s)",
     )
+
+
+def _add_files(group: pytest.OptionGroup) -> None:
+    """Add files that are read or written."""
     group.addoption("--report-dir", type=Path, metavar="DIR", help="folder that receives the runs")
     group.addoption(
         "--ledger",

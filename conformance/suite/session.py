@@ -109,7 +109,8 @@ class SessionState:
         ]
 
 
-def _create_log(config: pytest.Config) -> RunLog:
+def create_log(config: pytest.Config) -> RunLog:
+    """Create the folder and the log of a run; raise a usage error if they cannot be written."""
     parent = report_dir(config)
     try:
         return RunLog.create(parent)
