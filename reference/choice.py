@@ -1,8 +1,10 @@
 """The description of one choice in which dialects differ: its clause and the meaning of its values in words."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from tal_reference.variations import Overlap
 
 DETECT, END_TO_END, ROTATED = "detect", "e2e", "obb"
 """Names of the tasks that follow choices: detection, heads with two branches, rotated boxes."""
@@ -23,9 +25,19 @@ class Choice:
 
     clause: str
     words: Mapping[Any, str]
-    short: Mapping[Any, str]
+    short: Mapping[Any, str] = field(default_factory=dict)
     tasks: tuple[str, ...] = UPRIGHT
 
+
+OVERLAP_NAMES = {
+    Overlap.CIOU: "CIoU",
+    Overlap.IOU: "plain IoU",
+    Overlap.GIOU: "GIoU",
+    Overlap.DIOU: "DIoU",
+    Overlap.V_SQUARED: "CIoU with v squared",
+    Overlap.IOU_SQUARED: "squared IoU",
+}
+"""Names of overlaps in sentences."""
 
 SHARED_WITH_ROTATED = (
     "small_box_floor", "one_level", "topk2", "score_sum_floor", "single_bin", "rows_sorted",
@@ -52,7 +64,7 @@ CHOICES_OF_ROTATED_BOXES = {
             False: "rows are dropped by the sides in pixels",
             True: "rows are dropped by w times the input's height and h times its width",
         },
-        {True: "the filter's width and height exchanged"},
+        {False: "rows dropped by their sides in pixels", True: "the filter's width and height exchanged"},
         (ROTATED,),
     ),
     "widened_truths": Choice(
@@ -61,7 +73,10 @@ CHOICES_OF_ROTATED_BOXES = {
             False: "overlap, targets and losses are those of the ground truth as annotated",
             True: "a ground truth with a side below the floor becomes the widened box, in overlap, targets and losses",
         },
-        {True: "small ground truths replaced by widened ones"},
+        {
+            False: "ground truths as annotated in overlap, targets and losses",
+            True: "small ground truths replaced by widened ones",
+        },
         (ROTATED,),
     ),
     "box_variance": Choice(
@@ -79,7 +94,7 @@ CHOICES_OF_ROTATED_BOXES = {
             True: "target distances are measured along the box's own axes",
             False: "target distances are measured along the axes of the image, as if the box were not turned",
         },
-        {False: "target distances along the axes of the image"},
+        {True: "target distances along the box's own axes", False: "target distances along the axes of the image"},
         (ROTATED,),
     ),
     "angle_term": Choice(

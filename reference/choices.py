@@ -4,7 +4,7 @@ A composed dialect is written as a dialect's name and the choices that differ fr
 "ultralytics-8.4.190, overlap=iou, edge_counts=yes".
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from enum import Enum
@@ -14,50 +14,34 @@ from tal_reference.choice import (
     CHOICES_OF_BRANCHES,
     CHOICES_OF_ROTATED_BOXES,
     END_TO_END,
+    OVERLAP_NAMES,
     ROTATED,
     SHARED_WITH_ROTATED,
     Choice,
 )
+from tal_reference.choices_of_losses import CHOICES_OF_LOSSES
 from tal_reference.dialect import (
     DIALECTS,
     OFFICIAL,
     Dialect,
     OverlapsCompared,
-    SingleBin,
     SmallBoxFloor,
-    WeightBroadcast,
 )
 from tal_reference.variations import (
     BuiltInK,
-    ClassLoss,
     Contested,
-    DflClamp,
-    DistanceLoss,
     DroppedPicks,
     Exponents,
-    Gains,
     Overlap,
     Rows,
-    ScoreSum,
     spelt,
 )
 
-
-def _choice(clause: str, words: Mapping[Any, str], short: Mapping[Any, str] | None = None) -> Choice:
-    return Choice(clause, words, short or {})
-
-
-_NAMES = {
-    Overlap.CIOU: "CIoU",
-    Overlap.IOU: "plain IoU",
-    Overlap.GIOU: "GIoU",
-    Overlap.DIOU: "DIoU",
-    Overlap.V_SQUARED: "CIoU with v squared",
-    Overlap.IOU_SQUARED: "squared IoU",
-}
+NORM_EPS = 1e-9, 1e-8, 1e-7, 1e-6, 1e-12, 1e-16
+"""Values of `norm_eps`: those of the releases, and others of projects that compute in other dtypes."""
 
 CHOICES: dict[str, Choice] = {
-    "rows": _choice(
+    "rows": Choice(
         "ANN-1",
         {
             Rows.NORMALISED: "annotation rows hold centre, width and height as shares of the input's size",
@@ -66,7 +50,7 @@ CHOICES: dict[str, Choice] = {
         },
         {Rows.PIXELS: "annotation rows in pixels", Rows.CORNERS: "annotation rows as corners"},
     ),
-    "sides_exchanged": _choice(
+    "sides_exchanged": Choice(
         "ANN-1",
         {
             False: "x is scaled by the input's width and y by its height",
@@ -74,7 +58,7 @@ CHOICES: dict[str, Choice] = {
         },
         {True: "the input's width and height exchanged"},
     ),
-    "image_index_ignored": _choice(
+    "image_index_ignored": Choice(
         "ANN-1",
         {
             False: "an image has the annotation rows with its index",
@@ -82,14 +66,15 @@ CHOICES: dict[str, Choice] = {
         },
         {True: "the image index of annotation rows ignored"},
     ),
-    "rows_sorted": _choice(
+    "rows_sorted": Choice(
         "ANN-1",
         {
             True: "annotation rows must be sorted by image",
             False: "annotation rows may be in any order",
         },
+        {True: "annotation rows sorted by image", False: "annotation rows in any order"},
     ),
-    "every_row_counts": _choice(
+    "every_row_counts": Choice(
         "ANN-3",
         {
             False: "a ground truth counts if its corner coordinates add up to more than zero",
@@ -97,7 +82,7 @@ CHOICES: dict[str, Choice] = {
         },
         {True: "every annotation row counted"},
     ),
-    "edge_counts": _choice(
+    "edge_counts": Choice(
         "TAL-CAND-1",
         {
             False: "an anchor on the edge of a ground truth is not a candidate",
@@ -105,7 +90,7 @@ CHOICES: dict[str, Choice] = {
         },
         {True: "anchors on an edge counted"},
     ),
-    "reach_limits": _choice(
+    "reach_limits": Choice(
         "TAL-CAND-1",
         {
             False: "an anchor may be as far from a side as the ground truth is large",
@@ -113,7 +98,7 @@ CHOICES: dict[str, Choice] = {
         },
         {True: "anchors farther from a side than the bins reach left out"},
     ),
-    "small_box_floor": _choice(
+    "small_box_floor": Choice(
         "TAL-CAND-2",
         {
             SmallBoxFloor.NONE: "small ground truths keep their size",
@@ -131,20 +116,23 @@ CHOICES: dict[str, Choice] = {
             SmallBoxFloor.BELOW_SECOND_STRIDE: "sides below the second stride widened to it",
         },
     ),
-    "one_level": _choice(
-        "TAL-CAND-2", {True: "a head with one level is accepted", False: "a head with one level raises"}
+    "one_level": Choice(
+        "TAL-CAND-2",
+        {True: "a head with one level is accepted", False: "a head with one level raises"},
+        {True: "heads with one level accepted", False: "at least two levels required"},
     ),
-    "overlap": _choice(
+    "overlap": Choice(
         "TAL-MET-1",
-        {value: f"u is the {name} of ground truth and predicted box" for value, name in _NAMES.items()},
-        {value: f"{name} in place of CIoU in the assignment" for value, name in _NAMES.items()},
+        {value: f"u is the {name} of ground truth and predicted box" for value, name in OVERLAP_NAMES.items()},
+        {value: f"{name} in place of CIoU in the assignment" for value, name in OVERLAP_NAMES.items()}
+        | {Overlap.V_SQUARED: "v squared in the CIoU of the assignment"},
     ),
-    "signed_overlap": _choice(
+    "signed_overlap": Choice(
         "TAL-MET-1",
         {False: "an overlap below zero counts as zero", True: "an overlap below zero stays negative"},
         {True: "negative overlaps not set to zero"},
     ),
-    "overlaps_compared": _choice(
+    "overlaps_compared": Choice(
         "TAL-CONF-1",
         {
             OverlapsCompared.CANDIDATES: "a contested anchor goes to the best overlap among the ground truths that "
@@ -157,15 +145,15 @@ CHOICES: dict[str, Choice] = {
             OverlapsCompared.EVERYWHERE: "overlaps compared off candidates too",
         },
     ),
-    "metric_masked": _choice(
+    "metric_masked": Choice(
         "TAL-MET-1",
         {
             False: "t is zero where u is zero only",
             True: "t is zero off candidates, also where u is not",
         },
-        {True: "t zero off candidates, where overlaps are not"},
+        {True: "t set to zero off candidates, and overlaps kept"},
     ),
-    "exponents": _choice(
+    "exponents": Choice(
         "TAL-MET-1",
         {
             Exponents.GIVEN: "alpha and beta are those of the hyperparameters",
@@ -179,7 +167,7 @@ CHOICES: dict[str, Choice] = {
             Exponents.EXCHANGED: "alpha and beta exchanged",
         },
     ),
-    "built_in_k": _choice(
+    "built_in_k": Choice(
         "TAL-TOPK-1",
         {
             BuiltInK.NO: "k is that of the hyperparameters",
@@ -189,17 +177,17 @@ CHOICES: dict[str, Choice] = {
         },
         {each: f"k built in as {each.value}" for each in (BuiltInK.NINE, BuiltInK.TEN, BuiltInK.THIRTEEN)},
     ),
-    "k_offset": _choice(
+    "k_offset": Choice(
         "TAL-TOPK-1",
         {0: "k anchors are selected", -1: "k - 1 anchors are selected", 1: "k + 1 anchors are selected"},
         {-1: "k lowered by one", 1: "k raised by one"},
     ),
-    "k_cut": _choice(
+    "k_cut": Choice(
         "TAL-TOPK-2",
         {False: "fewer anchors than k raise", True: "k is cut to the number of anchors"},
         {True: "k cut to the number of anchors"},
     ),
-    "dropped_picks": _choice(
+    "dropped_picks": Choice(
         "TAL-TOPK-1",
         {
             DroppedPicks.NONE: "a ground truth takes candidates with t of zero too, if fewer than k are better",
@@ -208,7 +196,7 @@ CHOICES: dict[str, Choice] = {
         },
         {DroppedPicks.ZERO: "picks with t of zero dropped", DroppedPicks.TINY: "picks with t of at most 1e-9 dropped"},
     ),
-    "at_least_one": _choice(
+    "at_least_one": Choice(
         "TAL-TOPK-1",
         {
             False: "a ground truth without candidates takes no anchor",
@@ -216,7 +204,7 @@ CHOICES: dict[str, Choice] = {
         },
         {True: "at least one anchor for a ground truth"},
     ),
-    "contested": _choice(
+    "contested": Choice(
         "TAL-CONF-1",
         {
             Contested.OVERLAP: "a contested anchor goes to the largest u",
@@ -236,20 +224,22 @@ CHOICES: dict[str, Choice] = {
             Contested.LAST: "contested anchors given to the last",
         },
     ),
-    "topk2": _choice(
-        "TAL-CONF-2", {True: "topk2 can reduce the anchors of a ground truth", False: "topk2 is not supported"}
+    "topk2": Choice(
+        "TAL-CONF-2",
+        {True: "topk2 can reduce the anchors of a ground truth", False: "topk2 is not supported"},
+        {True: "support of topk2", False: "no support of topk2"},
     ),
-    "topk2_ignored": _choice(
+    "topk2_ignored": Choice(
         "TAL-CONF-2",
         {False: "topk2 is not silently ignored", True: "topk2 is accepted and has no effect"},
         {True: "topk2 ignored"},
     ),
-    "topk2_offset": _choice(
+    "topk2_offset": Choice(
         "TAL-CONF-2",
         {0: "topk2 anchors are kept", -1: "topk2 - 1 anchors are kept", 1: "topk2 + 1 anchors are kept"},
         {-1: "topk2 lowered by one", 1: "topk2 raised by one"},
     ),
-    "widened_target": _choice(
+    "widened_target": Choice(
         "TAL-TGT-1",
         {
             False: "the target box is the ground truth as annotated",
@@ -257,7 +247,7 @@ CHOICES: dict[str, Choice] = {
         },
         {True: "target boxes widened too"},
     ),
-    "norm_before_conflict": _choice(
+    "norm_before_conflict": Choice(
         "TAL-NORM-1",
         {
             False: "t* and u* are the largest of the positives of a ground truth",
@@ -265,123 +255,22 @@ CHOICES: dict[str, Choice] = {
         },
         {True: "normalisation before the conflict"},
     ),
-    "norm_clamped": _choice(
+    "norm_clamped": Choice(
         "TAL-NORM-1",
         {False: "eps is added to t*", True: "t* is clamped at eps"},
         {True: "t* clamped at eps"},
     ),
-    "norm_eps": _choice("TAL-NORM-1", {1e-9: "the eps of the normalisation is 1e-9"}),
-    "norm_scaled": _choice(
+    "norm_eps": Choice(
+        "TAL-NORM-1",
+        {value: f"the eps of the normalisation is {value:.0e}" for value in NORM_EPS},
+        {value: f"{value:.0e} as the eps of the normalisation" for value in NORM_EPS},
+    ),
+    "norm_scaled": Choice(
         "TAL-NORM-1",
         {True: "target scores are scaled by u*", False: "the best target score of a ground truth is about 1"},
         {False: "target scores not scaled by u*"},
     ),
-    "score_sum": _choice(
-        "LOSS-SUM-1",
-        {
-            ScoreSum.BATCH: "the loss is divided by the sum of all target scores",
-            ScoreSum.PER_IMAGE: "the loss is divided by the sum of target scores per image",
-            ScoreSum.POSITIVES: "the loss is divided by the number of positives",
-        },
-        {ScoreSum.PER_IMAGE: "N per image", ScoreSum.POSITIVES: "N as the number of positives"},
-    ),
-    "score_sum_floor": _choice(
-        "LOSS-SUM-1",
-        {
-            1.0: "the loss is divided by the sum of target scores, but at least by 1",
-            0.0: "the loss is divided by the sum of target scores, also where that is below 1 or zero",
-        },
-        {0.0: "N without a floor", 1.0: "N of at least 1"},
-    ),
-    "class_loss": _choice(
-        "LOSS-CLS-1",
-        {
-            ClassLoss.SUM: "the class loss is the sum of all cross-entropies",
-            ClassLoss.MEAN: "the class loss is the mean of all cross-entropies",
-            ClassLoss.POSITIVES: "the class loss is the sum of the positives' cross-entropies",
-            ClassLoss.VARIFOCAL: "the class loss is the varifocal loss",
-            ClassLoss.FOCAL: "the class loss is the focal loss",
-            ClassLoss.QUALITY: "the class loss is the quality focal loss",
-        },
-        {
-            ClassLoss.MEAN: "the mean of the cross-entropies in place of their sum",
-            ClassLoss.POSITIVES: "cross-entropies of positives alone",
-            ClassLoss.VARIFOCAL: "a varifocal class loss",
-            ClassLoss.FOCAL: "a focal class loss",
-            ClassLoss.QUALITY: "a quality focal class loss",
-        },
-    ),
-    "box_overlap": _choice(
-        "LOSS-BOX-1",
-        {value: f"the box loss is 1 less the {name}" for value, name in _NAMES.items()},
-        {value: f"{name} in place of CIoU in the box loss" for value, name in _NAMES.items()},
-    ),
-    "weights_meet": _choice(
-        "LOSS-BOX-1",
-        {
-            WeightBroadcast.PER_POSITIVE: "the box loss of a positive is weighted with its own target score",
-            WeightBroadcast.ALL_PAIRS: "the box loss of a positive is weighted with the target scores of all positives",
-        },
-        {
-            WeightBroadcast.PER_POSITIVE: "own weights of the box loss",
-            WeightBroadcast.ALL_PAIRS: "the weights of all positives in each one's box loss",
-        },
-    ),
-    "distance_loss": _choice(
-        "LOSS-DFL-1",
-        {
-            DistanceLoss.DFL: "the distances of several bins have a distribution focal loss",
-            DistanceLoss.NOTHING: "the distances of several bins have no loss of their own",
-        },
-        {DistanceLoss.DFL: "a distribution focal loss", DistanceLoss.NOTHING: "no distribution focal loss"},
-    ),
-    "dfl_clamp": _choice(
-        "LOSS-DFL-1",
-        {
-            DflClamp.BELOW_LAST_BIN: "target distances are clamped to 0 and R - 1 - 0.01",
-            DflClamp.BIN_LATER: "target distances are clamped to 0 and R - 0.01",
-            DflClamp.NONE_BELOW: "target distances are clamped to R - 1 - 0.01, and not at 0",
-            DflClamp.NONE: "target distances are not clamped",
-        },
-        {
-            DflClamp.BIN_LATER: "target distances clamped a bin later",
-            DflClamp.NONE_BELOW: "target distances not clamped at 0",
-            DflClamp.NONE: "target distances not clamped",
-        },
-    ),
-    "dfl_shares_exchanged": _choice(
-        "LOSS-DFL-1",
-        {
-            False: "the bin next to a target distance counts the more, the nearer it is",
-            True: "the bin next to a target distance counts the more, the farther it is",
-        },
-        {True: "the shares of the two bins of a distance exchanged"},
-    ),
-    "single_bin": _choice(
-        "LOSS-DFL-1",
-        {
-            SingleBin.L1: "with reg_max 1 the distances have an L1 loss",
-            SingleBin.NOTHING: "with reg_max 1 the distances have no loss of their own",
-        },
-        {SingleBin.L1: "an L1 loss for one bin", SingleBin.NOTHING: "no distance loss for one bin"},
-    ),
-    "gains": _choice(
-        "LOSS-GAIN-1",
-        {
-            Gains.GIVEN: "gains are those of the hyperparameters",
-            Gains.BUILT_IN: "gains are 7.5, 0.5 and 1.5, whatever the hyperparameters say",
-            Gains.EXCHANGED: "the gains of box and cls are exchanged",
-        },
-        {Gains.BUILT_IN: "gains built in", Gains.EXCHANGED: "the gains of box and cls exchanged"},
-    ),
-    "total_times_images": _choice(
-        "LOSS-GAIN-1",
-        {
-            True: "the total is the sum of the items times the number of images",
-            False: "the total is the sum of the items, without the number of images",
-        },
-        {False: "the total not times the number of images"},
-    ),
+    **CHOICES_OF_LOSSES,
     **CHOICES_OF_BRANCHES,
     **CHOICES_OF_ROTATED_BOXES,
 }

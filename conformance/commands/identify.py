@@ -78,16 +78,15 @@ def format_identification(identification: Identification) -> list[str]:
     """Return the dialect and choices that were identified as lines of text."""
     implementation, (lacking, smaller) = identification.implementation, identification.unexplained_by_base
     lines = [identification.sentence, f"  {implementation.name} {implementation.version}"]
-    if identification.choices:
-        if identification.fault is None:
-            lines.append(f'  declare it: dialect = "{identification.dialect.name}"')
+    if identification.choices and identification.fault is None:
+        lines.append(f'  declare it: dialect = "{identification.dialect.name}"')
+    if lacking:
         lines.append(
             f"  {identification.base.name} alone does not explain {lacking} of the {smaller} smallest batches"
         )
     for choice in identification.choices:
-        lines.append(
-            f"  {choice.clause}: {choice.words}; this choice alone explains {choice.alone} of these {lacking} batches"
-        )
+        alone = f"; this choice alone explains {choice.alone} of these {lacking} batches" if lacking else ""
+        lines.append(f"  {choice.clause}: {choice.words}{alone}")
         if choice.smallest is not None:
             lines.append(f"    needed on {choice.smallest}")
     for tie in identification.ties:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tal_conformance.core.task import DETECT
 from tal_reference import Dialect
-from tal_reference.choices import choices_of
+from tal_reference.choices import NORM_EPS, choices_of
 from tal_reference.dialect import OverlapsCompared, SmallBoxFloor
 from tal_reference.variations import Contested
 
@@ -19,9 +19,10 @@ Move = dict[str, Any]
 
 _FIELDS = {field.name: field.default for field in fields(Dialect)}
 _NUMBERS: dict[str, tuple[float, ...]] = {
-    "norm_eps": (1e-9, 1e-8, 1e-7, 1e-6, 1e-12, 1e-16),
+    "norm_eps": NORM_EPS,
     "k_offset": (0, -1, 1),
     "topk2_offset": (0, 1),
+    "box_variance": (0.0, 0.01),
 }
 """Values that are tried for choices that are numbers, where they are not 0 and 1."""
 _EVERYWHERE: Move = {"overlaps_compared": OverlapsCompared.EVERYWHERE, "contested": Contested.OVERLAP}

@@ -123,7 +123,7 @@ def test_the_first_line_names_the_cause_and_the_output_fits_on_one_screen(tmp_pa
 
 CAUSES = {
     "AssignerAlone": ("test_conflict or test_targets or test_assigner", "contested anchors settled by t"),
-    "HiddenLoss": ("test_loss", "the total not times the number of images"),
+    "HiddenLoss": ("test_loss", "a total without the number of images as factor"),
     "OneTerm": (
         "test_loss or test_metric or test_heads",
         "the shares of the two bins of a distance exchanged",

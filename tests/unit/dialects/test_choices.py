@@ -6,10 +6,12 @@ from typing import Any
 from tal_conformance import batches
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.dialects.choices import CLAUSES, choices_between, conforms_to, failure_on
+from tal_conformance.dialects.moves import values_of
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.judgement.failure import Subject
 from tal_reference import CHOICES, DIALECTS, NEWEST, Dialect, Hyperparameters, SmallBoxFloor
+from tal_reference.dialect import OFFICIAL
 
 
 def test_every_choice_has_words_and_a_clause():
@@ -17,6 +19,18 @@ def test_every_choice_has_words_and_a_clause():
     assert set(CHOICES) == set(CLAUSES) == names
     for dialect in DIALECTS.values():
         assert all(getattr(dialect, name) in CHOICES[name].words for name in names)
+
+
+def test_every_choice_that_a_search_names_has_words_to_follow_with():
+    """The fallback is a clause with a verb, which cannot follow "with"."""
+    for name, choice in CHOICES.items():
+        in_sentences = [
+            value for value in values_of(name) if any(getattr(d, name) != value for d in OFFICIAL)
+        ]
+        assert [value for value in in_sentences if value not in choice.short] == [], name
+        assert not [
+            words for words in choice.short.values() if " is " in words or " are " in words or "may" in words
+        ]
 
 
 def test_a_dialect_does_not_differ_from_itself():

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tal_conformance.batches.recipe import Recipe
+from tal_conformance.commands.identify import format_identification
 from tal_conformance.core.verdicts import Verdict
 from tal_conformance.dialects.identified import ChoiceEvidence, Identification
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
@@ -88,3 +89,12 @@ def identification(dialect: Dialect, unexplained: int = 0, **fields: Any) -> Ide
 )
 def test_sentences(found: Identification, sentence: str):
     assert found.sentence == sentence
+
+
+@pytest.mark.parametrize(("lacking", "counts"), [(5, True), (0, False)])
+def test_counts_are_printed_only_where_the_official_dialect_leaves_batches(lacking: int, counts: bool):
+    text = "\n".join(format_identification(identification(IOU, unexplained_by_base=(lacking, 60))))
+    assert f"TAL-MET-1: {WORDS}" in text
+    assert ("ultralytics-8.4.190 alone does not explain 5 of the 60 smallest batches" in text) == counts
+    assert ("this choice alone explains 3 of these 5 batches" in text) == counts
+    assert " 0 of " not in text

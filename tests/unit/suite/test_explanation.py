@@ -1,11 +1,14 @@
 """The explanation that a run prints at its end: its text, its cost, and the choices that it names."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.fauxmplementations.dense_port import DensePort
 
+from tal_conformance.batches.hazards.catalogue import with_hazards
 from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.batches.strategies.named import STRATEGIES
 from tal_conformance.implementations.protocol import implementation_from
@@ -13,6 +16,7 @@ from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.mutation.planted_faults import FAULTS, FaultyReference
 from tal_conformance.suite.checker import Checker
 from tal_conformance.suite.explanation import explain_failures, sample_of
+from tal_conformance.suite.other_calls import sentence_about_calls
 from tal_conformance.suite.run_log import RunLogWriter
 from tal_conformance.suite.session import SessionState
 from tal_reference import NEWEST
@@ -143,3 +147,51 @@ def test_a_planted_fault_is_named_and_has_one_cause(tmp_path: Path, monkeypatch:
     text = terminal_table(log)
     assert line["sentence"] in text
     assert "declare it" not in text
+
+
+def test_failures_in_other_precisions_are_counted():
+    plain = {"dtype": "float32", "test": "test_loss", "recipe": "Recipe()"}
+    half = plain | {"dtype": "float16"}
+    lines = [
+        *[plain | {"verdict": "exact"}] * 3,
+        plain | {"verdict": "inconclusive"},
+        half | {"verdict": "divergent"},
+        half | {"verdict": "exact"},
+        half | {"dtype": "bfloat16", "autocast": True, "verdict": "error"},
+        half | {"dtype": "float64", "verdict": "exact"},
+    ]
+    expected = (
+        "It fails on 1 of 2 batches in float16 and 1 of 1 batch in bfloat16 under autocast, and on none of 3 "
+        "generated batches in float32."
+    )
+    assert sentence_about_calls(lines).startswith(expected)
+    recorded = plain | {"recipe": None, "verdict": "divergent"}
+    expected = "It fails on 1 of 1 batch in float32 that were not generated."
+    assert sentence_about_calls([recorded]).startswith(expected)
+
+
+class WrongInDouble(DensePort):
+    """A port whose results are 1 percent too large in float64."""
+
+    def loss(self, *arguments: Any) -> Any:
+        loss = super().loss(*arguments)
+        if arguments[0][0].dtype != torch.float64:
+            return loss
+        return replace(loss, total=1.01 * loss.total, items=1.01 * loss.items)
+
+
+def test_a_failure_in_float64_alone_is_described(tmp_path: Path):
+    run = run_of(tmp_path, "loss", adapter=WrongInDouble(NEWEST, "all"))
+    (implementation,) = run.implementations
+    checker = Checker(Subject(implementation, "cpu"), run.recorder, "test_precision", "loss")
+    for recipe in sample_recipes(STRATEGIES["loss"], BATCHES):
+        checker.failed = False
+        try:
+            checker(with_hazards(recipe.build().to(dtype=torch.float64)))
+        except Failure as failure:
+            run.recorder.failure("test_precision", "loss", failure)
+    log, line = explained(run)
+    assert line["sentence"].startswith("It fails on ")
+    assert "batches in float64, and on none of " in line["sentence"]
+    assert any("are in float64" in shared["sentence"] for shared in line["shared"])
+    assert line["sentence"] in terminal_table(log)
