@@ -52,8 +52,8 @@ def test_two_choices_are_named_with_their_evidence():
         parse("ultralytics-8.4.190, overlap=iou, total_times_images=no"), NEWEST
     )
     assert found.sentence.startswith(
-        "It computes ultralytics-8.4.190 with plain IoU in place of CIoU in the assignment, and the total not times "
-        "the number of images. That explains "
+        "It computes ultralytics-8.4.190 with plain IoU in place of CIoU in the assignment, and a total without "
+        "the number of images as factor. That explains "
     )
     assert [choice.clause for choice in found.choices] == ["TAL-MET-1", "LOSS-GAIN-1"]
     assert all(choice.smallest is not None for choice in found.choices)
