@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
                 check_with_suite(source)
             advance(format_source(source))
     say("\n".join(format_eras(sources, task)))
-    set_result(**eras_fields(sources))
+    set_result(**eras_fields(sources, task))
     return int(not sources or any(source.problem for source in sources))
 
 
@@ -123,7 +123,7 @@ def format_eras(sources: Sequence[CheckedSource], task: str = DETECT.name) -> li
     return lines
 
 
-def eras_fields(sources: Sequence[CheckedSource]) -> dict[str, Any]:
+def eras_fields(sources: Sequence[CheckedSource], task: str = DETECT.name) -> dict[str, Any]:
     """Return the machine-readable result: every checked source, and the edges between eras that were not checked."""
     releases = [release for source in sources for release in source.releases]
     return {
@@ -137,5 +137,5 @@ def eras_fields(sources: Sequence[CheckedSource]) -> dict[str, Any]:
             }
             for source in sources
         ],
-        "unchecked_edges": [list(map(version_text, edge)) for edge in unchecked_edges(releases)],
+        "unchecked_edges": [list(map(version_text, edge)) for edge in unchecked_edges(releases, task)],
     }

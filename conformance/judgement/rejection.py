@@ -11,6 +11,7 @@ from tal_conformance.core.selection_limits import excessive_selections
 from tal_conformance.core.task import StageName, stage_name
 from tal_conformance.judgement.undefined import undefined_anchors
 from tal_reference import Dialect, WeightBroadcast
+from tal_reference.rotated import SMALLEST_SIDE
 
 
 class RejectionRule(NamedTuple):
@@ -40,6 +41,8 @@ def unsupported_by_dialect(batch: Batch, dialect: Dialect) -> RejectionRule | No
     return None
 
 
+ROUNDED = 1 + 8 * torch.finfo(torch.float32).eps
+"""Factor above the smallest side that no rounding of quotients and products, at most eight of them, undoes."""
 RELATED = {
     "edge_counts",
     "every_row_counts",
@@ -56,17 +59,35 @@ def supports_relations(batch: Batch, dialect: Dialect) -> bool:
     """Return True if relations between batches hold in the dialect.
 
     A relation compares a batch with a batch derived from it, such as one of its images. Relations do not hold if the
-    dialect may reject a batch; if the loss of the batch or of the derived batch may be divided by zero; if the loss of
-    one image depends on the others; if classes have weights, which relations between classes do not move; or if a
-    choice that no release makes may depend on the order of ground truths or on the number of images, or change the
-    range of scores.
+    dialect rejects the batch, or may reject a derived one; if the loss of the batch or of the derived batch may be
+    divided by zero; if the loss of one image depends on the others; if classes have weights, which relations between
+    classes do not move; if the dialect may drop a row that relations keep; or if a choice that no release makes may
+    depend on the order of ground truths or on the number of images, or change the range of scores.
     """
     if not dialect.varied <= RELATED or batch.head.class_weights is not None:
         return False
+    if dialect.filter_exchanged and not keeps_every_row(batch):
+        return False
     finite = dialect.score_sum_floor > 0
     independent = dialect.weights_meet is WeightBroadcast.PER_POSITIVE
-    supported = unsupported_by_dialect(batch, dialect) is None
+    supported = unsupported_by_dialect(batch, dialect) is None and rejection_for(batch, dialect) is None
     return finite and independent and supported and loss_is_finite(batch, dialect)
+
+
+def keeps_every_row(batch: Batch) -> bool:
+    """Return True if OBB-ANN-2 drops no row of the batch, even with width and height of the input exchanged.
+
+    The same holds for the batch with its sides exchanged, or turned by 90 degrees: then every side is multiplied by the
+    ratio of width and height, by its inverse, or by neither.
+    """
+    if not batch.turned:
+        return True
+    height, width = batch.size
+    sides = batch.annotations[:, 4:6].double() * batch.annotations.new_tensor(
+        (width, height)
+    )  # (N, 2) pixels
+    shrunk = sides * (min(height, width) / max(height, width))
+    return bool((shrunk > SMALLEST_SIDE * ROUNDED).all())
 
 
 @torch.no_grad()

@@ -20,8 +20,10 @@ from tal_conformance.implementations.errors import class_names
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.judgement.rejection import supports_relations
 from tal_conformance.suite.checker import Checker
-from tal_reference import Hyperparameters
+from tal_reference import NEWEST, Hyperparameters
+from tal_reference.dialect import TURNED_FIRST
 
 WHOLE = Recipe(images=((Truth("ordinary"),),), cells=(2, 2), strides=(8, 16)).build()
 TOO_SMALL = replace(WHOLE, hyperparameters=Hyperparameters(topk=WHOLE.anchors + 1))
@@ -126,3 +128,21 @@ def test_the_checker_passes_the_verdict_on(error: Exception, verdict: Verdict):
     with suppress(Failure):
         checker.must_reject(TOO_SMALL, "top-k", "TAL-TOPK-2", "k is more than A")
     assert sink.found == [verdict]
+
+
+@pytest.mark.parametrize(("cells", "related"), [((4, 4), True), ((2, 2), False)])
+def test_no_relation_between_batches_that_are_rejected(cells: tuple[int, int], related: bool):
+    """Two levels of 2 x 2 and 1 x 1 cells have five anchors, fewer than k."""
+    batch = Recipe(images=((Truth("ordinary"),),), cells=cells, strides=(8, 16)).build()
+    assert supports_relations(batch, NEWEST) is related
+
+
+@pytest.mark.parametrize(("width", "related"), [(0.5, True), (0.03, False)])
+def test_a_dialect_that_drops_other_rows_has_no_relations_on_batches_with_such_rows(
+    width: float, related: bool
+):
+    """The first releases with rotated boxes multiply a normalised width of 0.03 by the height of 64 px, not by 128."""
+    batch = Recipe(images=((Truth("ordinary"),),), cells=(8, 16), strides=(8, 16), task="obb").build()
+    batch.annotations[:, 4:6] = torch.tensor((width, 0.5))
+    assert supports_relations(batch, TURNED_FIRST) is related
+    assert supports_relations(batch, NEWEST)

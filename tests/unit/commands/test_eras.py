@@ -17,7 +17,8 @@ from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics_losses import parsed
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation, implementation_from
-from tal_conformance.mutation.suite_checks import suite_cases
+from tal_conformance.judgement.failure import Subject
+from tal_conformance.mutation.suite_checks import failures, suite_cases
 from tal_conformance.mutation.trials import GeneratedCase
 from tal_reference import Dialect
 from tal_reference.eras import Version, dialect_of, era_of
@@ -179,3 +180,20 @@ def test_eras_of_rotated_boxes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "4 releases, 4 distinct sources; 1 do not follow the dialect of their era" in output
     assert "8.4.83: not ultralytics-8.4.83: " in output
     assert "8.3.241" in output
+
+
+def test_edges_that_were_not_checked_are_those_of_the_task():
+    """Release 8.4.39 begins an era of rotated boxes, and none of detection."""
+    releases: list[Version] = [(8, 4, 38), (8, 4, 79)]
+    checked = [CheckedSource(era_of(release), str(release), [release]) for release in releases]
+    assert eras.eras_fields(checked, "obb")["unchecked_edges"] == [["8.4.38", "8.4.79"]]
+    assert eras.eras_fields(checked)["unchecked_edges"] == []
+
+
+@pytest.mark.parametrize("task", ["obb", "e2e"])
+def test_every_case_of_a_task_is_fit_for_its_judge(task: str):
+    """The reference follows the dialect: batches that the dialect rejects are not run twice to compare the runs."""
+    dialect = ERAS_BY_TASK[task][1].dialect
+    subject = Subject(implementation_from(ReferenceAdapter(dialect), "reference").of_task(task), "cpu")
+    found = list(failures(subject, suite_cases(dialect, 1, task=task)))
+    assert [f"{case.test}: {failure.summary}" for case, failure in found] == []
