@@ -50,10 +50,14 @@ NOTE_LENGTH = 40
 """Maximum number of characters of the note that replaces the middle part of a text."""
 
 
-def terminal_table(log: Log) -> str:
+def terminal_table(log: Log, brief: bool = False) -> str:
     """Return the results as plain text: verdicts by implementation, causes, scopes, untested parts, report.
 
     The text has no control characters, whatever the log contains.
+
+    Args:
+        log: the log of the run.
+        brief: True to leave out scopes and most remarks about what was not tested, which the report has too.
     """
     summary = summarise(log)
     identified = [line for line in summary["implementations"] if line["identification"]]
@@ -64,11 +68,15 @@ def terminal_table(log: Log) -> str:
         _table(summary["implementations"], (summary["worth"] or {}).get("words", "")),
         *(_divergences(line, rows) for line in summary["implementations"]),
     ]
-    blocks.append("\n".join(_scopes(summary["scopes"])))
-    blocks.append("\n".join(_not_tested(summary)))
-    blocks.append(_since(log, summary))
+    scopes, remarks = _scopes(summary["scopes"]), _not_tested(summary)
+    problems = [_line(problem) for problem in summary["problems"]]
     report = log.folder / NAME
-    blocks.append(visible(f"report: {report}" if report.is_file() else f"run: {log.folder}"))
+    where = visible(f"report: {report}" if report.is_file() else f"run: {log.folder}")
+    if brief:
+        further = [*problems, *_left_out(log, scopes, remarks), _since(log, summary), where]
+        blocks.append("\n".join(filter(None, further)))
+    else:
+        blocks += ["\n".join(scopes), "\n".join([*remarks, *problems]), _since(log, summary), where]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -222,7 +230,22 @@ def _not_tested(summary: dict[str, Any]) -> list[str]:
         for line in summary["implementations"]
         if (sentence := unsupported_sentence(line))
     ]
-    return [visible(" ".join(shortened(line, 300).split())) for line in [*lines, *summary["problems"]]]
+    return list(map(_line, lines))
+
+
+def _line(text: str) -> str:
+    """Return a remark as one line of at most 300 characters."""
+    return visible(" ".join(shortened(text, 300).split()))
+
+
+def _left_out(log: Log, scopes: Collection[str], remarks: Collection[str]) -> list[str]:
+    """Return the remarks that no brief output leaves out, and a line that says what the report has besides."""
+    kept = [remark for remark in remarks if remark.endswith(NO_BATCH)]
+    left_out = len(remarks) - len(kept)
+    others = [f"{counted(left_out, 'remark')} on what was not tested"] if left_out else []
+    others += ["the times of benchmarks"] if log.benchmarks else []
+    others += ["the results of small scopes"] if scopes else []
+    return [*kept, *([f"also in the report: {listed(others)}"] if others else [])]
 
 
 def _not_supported(lines: list[dict[str, Any]]) -> list[str]:

@@ -53,18 +53,19 @@ def progress(title: str, total: int | None = None) -> Iterator[Advance]:
 def _plain_lines(title: str, total: int | None) -> Advance:
     """Print the title, and return a callback that prints given texts at once, and counts of steps every few seconds.
 
-    Once a few seconds have passed, each line states the time that is left.
+    Once a few seconds have passed, each line states the time that is left. The result of the work tells that all steps
+    are finished: no line has their count alone.
     """
     began = time.monotonic()
     done, next_line = 0, began + SECONDS_BETWEEN_LINES
     of_total = "" if total is None else f" of {total}"
-    _print_to_stderr(f"{title} ..." if total is None else f"{title}: {total} to do")
+    _print_to_stderr(f"{title} ..." if total in (None, 1) else f"{title}: {total} to do")
 
     def advance(line: str = "", steps: int = 1) -> None:
         nonlocal done, next_line
         done += steps
         now = time.monotonic()
-        if line or now >= next_line:
+        if line or (now >= next_line and done != total):
             next_line = now + SECONDS_BETWEEN_LINES
             left = _time_left(now - began, done, total)
             _print_to_stderr(f"{title}: {done}{of_total}{left}{': ' if line else ''}{line}")

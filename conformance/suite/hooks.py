@@ -71,6 +71,7 @@ from tal_conformance.suite.terminal_output import (
     hidden_sentence,
     hide_paths,
     is_brief,
+    needs_screen,
     selects_suite_alone,
     shrinking_sentence,
 )
@@ -204,6 +205,12 @@ def pytest_keyboard_interrupt() -> None:
     lost_interrupts.forget()
 
 
+def _described(implementation: Implementation) -> str:
+    """Return name, version and dialect of an implementation, without its task, which another line of the header has."""
+    name = implementation.name.removesuffix(f" ({implementation.task})")
+    return f"{name} {implementation.version} (dialect {implementation.dialect.name})"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_report_header(config: pytest.Config) -> Generator[None, list[Any], list[Any]]:
     """Return the header lines of a run: its own alone, if only tests of the suite are selected, without -v."""
@@ -217,9 +224,7 @@ def header_lines(config: pytest.Config) -> list[str]:
     run = config.stash.get(RUN, None)
     if run is None:
         return []
-    tested = (
-        ", ".join(f"{i.name} {i.version} (dialect {i.dialect.name})" for i in run.implementations) or "none"
-    )
+    tested = ", ".join(dict.fromkeys(map(_described, run.implementations))) or "none"
     places = ", ".join(f"{device} {state}" for device, state in run.devices.items())
     profile = config.getoption("--conformance-profile")
     ignored = ignored_ledger(config)
@@ -437,7 +442,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     log = read_log(run.folder)
     for line in benchmark_lines(log, config):
         write_line(terminalreporter, line)
-    write_line(terminalreporter, terminal_table(log))
+    write_line(terminalreporter, terminal_table(log, brief=needs_screen(log, config)))
     shrinking = "" if is_brief(config) else shrinking_sentence(log)  # the log has it
     for sentence in (hidden_sentence(config.stash.get(HIDDEN, {})), shrinking):
         if sentence:

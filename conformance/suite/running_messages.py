@@ -24,6 +24,8 @@ from tal_text import encodable, visible
 
 SECONDS_BETWEEN_LINES = 30.0
 """Minimum time in seconds between two lines with the time left."""
+SECONDS_WITHOUT_TERMINAL = 120.0
+"""The same, if the output is no terminal: a file keeps all lines."""
 LINES_PER_RUN_SO_FAR = 10
 """The time between two lines is also at least this fraction of the time so far, so that long runs print few lines."""
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -116,7 +118,9 @@ class RunningMessages:
     def _is_due(self) -> bool:
         """Return True, and start the pause until the next line, if the last line was printed long ago."""
         now = self.now()
-        if now - self.last_line < max(SECONDS_BETWEEN_LINES, (now - self.began) / LINES_PER_RUN_SO_FAR):
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        pause = SECONDS_BETWEEN_LINES if getattr(reporter, "isatty", True) else SECONDS_WITHOUT_TERMINAL
+        if now - self.last_line < max(pause, (now - self.began) / LINES_PER_RUN_SO_FAR):
             return False
         self.last_line = now
         return True

@@ -96,12 +96,13 @@ def hidden_sentence(hidden: dict[str, list[Any]]) -> str:
 
 
 def benchmark_lines(log: Log, config: pytest.Config) -> list[str]:
-    """Return the table of times; where a failure needs the screen, a sentence that says where the times are."""
-    if not log.benchmarks:
-        return []
-    if log.divergences and is_brief(config):
-        return ["times of benchmarks: in the report"]
-    return [*table(log.benchmarks), ""]
+    """Return the table of times; no lines where failures need the screen."""
+    return [*table(log.benchmarks), ""] if log.benchmarks and not needs_screen(log, config) else []
+
+
+def needs_screen(log: Log, config: pytest.Config) -> bool:
+    """Return True if failures need the screen: less important results are then in the report alone, without -v."""
+    return bool(log.divergences) and is_brief(config)
 
 
 def shrinking_sentence(log: Log) -> str:

@@ -35,6 +35,16 @@ def test_without_a_terminal_there_are_plain_lines(capsys: pytest.CaptureFixture[
     ]
 
 
+def test_a_single_step_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    with progress("Looking for the cause", 1) as advance, progress("Judging", 3) as three:
+        now[0] = 100
+        advance()
+        three(steps=3)
+    assert capsys.readouterr().err.splitlines() == ["Looking for the cause ...", "Judging: 3 to do"]
+
+
 def test_the_total_may_be_unknown(capsys: pytest.CaptureFixture[str]):
     with progress("Searching") as advance:
         advance("first", steps=3)

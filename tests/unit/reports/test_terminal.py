@@ -63,6 +63,26 @@ def test_first_divergences_have_stage_clause_case_and_summary(run_dir: Path):
     assert f"run: {run_dir}" in table
 
 
+def test_a_brief_table_leaves_to_the_report_what_no_failure_needs(run_dir: Path):
+    lines = factory.failing(1)
+    lines.insert(-1, ("not_tested", {"implementation": None, "device": "cuda", "reason": "no such device"}))
+    log = read_log(factory.write(run_dir, lines))
+    whole, brief = terminal_table(log), terminal_table(log, brief=True)
+    assert "not tested: cuda: no such device" in whole.splitlines()
+    assert "no such device" not in brief
+    assert "\nalso in the report: 1 remark on what was not tested" in brief
+    assert len(brief.splitlines()) <= len(whole.splitlines())
+    assert brief.startswith(whole.split("\n\n")[0])
+
+
+def test_a_brief_table_says_what_was_not_judged_at_all(run_dir: Path):
+    lines = factory.failing(1)
+    run = next(line for kind, line in lines if kind == "run")
+    run["implementations"] = [*run["implementations"], implementation("idle")]
+    text = terminal_table(read_log(factory.write(run_dir, lines)), brief=True)
+    assert any(line.startswith("not tested: idle") for line in text.splitlines())
+
+
 @pytest.mark.parametrize("choice", ["", "plain IoU in place of CIoU in the assignment"])
 @pytest.mark.parametrize("length", [60, 190, 2000])
 def test_causes_fit_on_a_screen_that_wraps_long_lines(run_dir: Path, length: int, choice: str):

@@ -27,6 +27,8 @@ class Announced:
 class Terminal:
     """A terminal reporter and a clock, without pytest."""
 
+    isatty = True
+
     def __init__(self, verbose: int = 0, column: int = 0) -> None:
         self.lines: list[str] = []
         self.seconds = 0.0
@@ -96,6 +98,17 @@ def test_the_time_left_is_printed_after_half_a_minute_and_not_after_the_last_tes
         "conformance: 3 of 10 tests, about 0:01:10 left",
         "conformance: 6 of 10 tests, about 0:00:40 left",
         "conformance: 9 of 10 tests, about 0:00:10 left",
+    ]
+
+
+def test_a_file_gets_fewer_lines_than_a_terminal():
+    terminal = Terminal()
+    terminal.isatty = False
+    terminal.collect(40)
+    for _ in range(40):
+        terminal.end_test(10)
+    assert [line.split(",")[0] for line in terminal.lines] == [
+        f"conformance: {finished} of 40 tests" for finished in (12, 24, 36)
     ]
 
 

@@ -96,7 +96,7 @@ def test_hidden_reports_come_back_after_the_summary_even_after_an_error():
 
 @pytest.mark.parametrize(
     ("divergences", "options", "lines"),
-    [([1], {}, 1), ([1], {"verbose": 1}, 3), ([], {}, 3)],
+    [([1], {}, 0), ([1], {"verbose": 1}, 3), ([], {}, 3)],
 )
 def test_the_table_of_times_leaves_the_screen_to_a_failure(
     monkeypatch: pytest.MonkeyPatch, divergences: list[int], options: dict[str, Any], lines: int
