@@ -67,8 +67,7 @@ class CriterionAdapter:
         criterion = cache(partial(self._new_criterion, head, hyperparameters))
 
         def call(feature_maps: tuple[Tensor, ...], annotations: Tensor) -> Loss:
-            with torch.inference_mode(False):  # a trainer makes its criterion outside of validation
-                made = criterion(feature_maps[0].device)
+            made = criterion(feature_maps[0].device)
             return self._call(made, feature_maps, annotations, head, hyperparameters)
 
         return call
@@ -131,7 +130,8 @@ class CriterionAdapter:
         Raises:
             NotImplementedError: as `_new_assigner`.
         """
-        criterion = self._make_criterion(head, hyperparameters, device)
+        with torch.inference_mode(False):  # a trainer makes its criterion outside of validation
+            criterion = self._make_criterion(head, hyperparameters, device)
         if not self.exposes_stages:
             return criterion, None
         recorder = self.recorder(self._assigner_module, criterion.assigner)

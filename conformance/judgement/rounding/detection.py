@@ -38,13 +38,20 @@ from tal_conformance.judgement.rounding.loss_rounding import (
     term_ranges,
 )
 from tal_conformance.judgement.rounding.mixed_gradients import MixedGradients
-from tal_conformance.judgement.rounding.mixed_precision import MixedTerms, logit_gradient_error
+from tal_conformance.judgement.rounding.mixed_precision import (
+    FLOAT32_EPS,
+    MixedTerms,
+    logit_gradient_error,
+)
 from tal_reference import BatchTargets, Dialect, WeightBroadcast
 from tal_reference.anchors import Anchors
 from tal_reference.composed import total_factor
 from tal_reference.decoding import decode
 from tal_reference.loss import distances_to
 from tal_reference.varied_boxes import MEASURES
+
+SUM_ROUNDINGS = 4
+"""Number of roundings of the total: three sums and a product with the number of images (LOSS-GAIN-1)."""
 
 
 def rounding_units(
@@ -182,13 +189,17 @@ class PositivesRounding:
     def ranges(self, terms: Tensor, scale: Tensor) -> Tensor:
         """Return the ranges (T,) of the terms: of an untrained head, and never below the terms themselves.
 
+        No range ends below the rounding of the sum of all terms to float32: a term changes the total by no less, so
+        that a bound below this rounding leaves nothing open that a training reads.
+
         Args:
             terms: (T,) terms of an untrained head, before N and gains.
             scale: (T,) gains over N.
         """
         # a term that is zero has a bound too, by underflow
         least = 4 * smallest(loss_precision(self.batch))
-        return torch.maximum(terms * scale, self.exact.items.abs()).clamp(min=least)
+        of_sum = SUM_ROUNDINGS * FLOAT32_EPS * self.exact.items.abs().nan_to_num(posinf=0.0).sum()
+        return torch.maximum(terms * scale, self.exact.items.abs()).clamp(min=least).maximum(of_sum)
 
 
 @dataclass(frozen=True)

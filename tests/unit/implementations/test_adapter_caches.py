@@ -35,6 +35,16 @@ def test_losses_of_heads_that_are_gone_are_not_kept(new: Any):
     assert alive(v8DetectionLoss) - before <= 1
 
 
+def test_a_criterion_that_is_made_in_validation_serves_training():
+    batch, adapter = Recipe(images=((Truth("ordinary"),),), predictions="near").build(), UltralyticsAdapter()
+    arguments = batch.annotations, batch.head, batch.hyperparameters
+    with torch.inference_mode():
+        adapter.loss(tuple(level.clone() for level in batch.feature_maps), *arguments)
+    maps = tuple(level.clone().requires_grad_() for level in batch.feature_maps)
+    adapter.loss(maps, *arguments).total.sum().backward()
+    assert all(level.grad is not None for level in maps)
+
+
 @pytest.mark.parametrize("project", [CoreYOLO, DocLayoutYOLO, LibreYOLO, YOLO9])
 def test_nor_are_those_of_other_projects(project: Any, monkeypatch: pytest.MonkeyPatch):
     """Adapters of other projects, with stubs for the projects' packages, cache at most one criterion (loss object)."""

@@ -9,7 +9,7 @@ import torch
 from tests.common.tiers import mostly_nightly
 
 from tal_conformance.batches.content.truths import Truth
-from tal_conformance.batches.non_finite import NonFiniteBatch
+from tal_conformance.batches.non_finite import NonFiniteBatch, rarely_at_infinity
 from tal_conformance.batches.recipe import Recipe
 from tal_conformance.checks.reference import judge_against_reference
 from tal_conformance.core.outcome import Loss
@@ -277,3 +277,18 @@ def test_a_dialect_without_a_loss_of_one_bin_has_none_where_n_is_not_finite():
 
 def subject(adapter: Any) -> Subject:
     return Subject(implementation_from(adapter, "double"), "cpu")
+
+
+def test_edges_at_infinity_are_rare_and_other_values_stay():
+    heads = {bins: Recipe(images=((Truth("ordinary"),),), reg_max=bins) for bins in (1, 16)}
+    drawn = [
+        NonFiniteBatch(heads[bins], value, class_logit, channel)
+        for bins in heads
+        for value in ("nan", "inf", "-inf")
+        for class_logit in (False, True)
+        for channel in range(16)
+    ]
+    changed = [batch for batch in drawn if rarely_at_infinity(batch) != batch]
+    assert all(batch.recipe.reg_max == 1 and not batch.class_logit for batch in changed)
+    assert {rarely_at_infinity(batch).value for batch in changed} == {"nan"}
+    assert len(changed) == 2 * 14, "of 2 x 16 infinite edges, 2 x 2 stay"
