@@ -223,10 +223,10 @@ def stacked(targets: Sequence[Targets], classes: int) -> BatchTargets:
     """Return the targets of all images of a batch, stacked along a first dimension (TAL-TGT-1)."""
     foreground = torch.stack([image.foreground for image in targets])  # (B, A)
     boxes = torch.stack([image.boxes for image in targets])  # (B, A, 4)
-    positives = positives_of(targets)
-    scores = positives.weights.new_zeros(*foreground.shape, classes)  # (B, A, C)
-    scores[positives.image, positives.anchor, positives.labels] = positives.weights
-    return BatchTargets(foreground, boxes, scores)
+    labels = torch.stack([image.labels for image in targets])  # (B, A)
+    weights = torch.stack([image.weights for image in targets])  # (B, A)
+    scores = weights.new_zeros(*weights.shape, classes)  # (B, A, C)
+    return BatchTargets(foreground, boxes, scores.scatter_(2, labels[..., None], weights[..., None]))
 
 
 def positives_of(targets: Sequence[Targets]) -> Positives:

@@ -12,15 +12,18 @@ from tal_conformance.benchmarks.memory import peak_bytes
 from tal_conformance.benchmarks.operations import LAPS, operation
 from tal_conformance.benchmarks.plans import Plan
 from tal_conformance.benchmarks.timing import Timings, clock_of, interleave
-from tal_conformance.benchmarks.workloads import CASES, STRIDES
+from tal_conformance.benchmarks.workloads import CASES
+from tal_conformance.core.task import DETECT, OBB
 from tal_conformance.implementations.errors import ProtocolViolation, UnknownImplementation
 from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
-from tal_reference import Head, Hyperparameters
+from tal_reference import Hyperparameters
 
 OFFICIAL = "ultralytics"
 BASELINES = (OFFICIAL, "reference")
 """Implementations that are timed even if they are not under test, for comparison."""
+OWN_ASSIGNER = (DETECT.name, OBB.name)
+"""Tasks whose assigner is timed: heads with branches, keypoints or masks have the assigner of detection."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,13 @@ class Bench:
     _rates: dict[str, float] = field(default_factory=dict)
     _measured: dict[tuple[str, str, str], Timings] = field(default_factory=dict)
 
-    @property
-    def official(self) -> str | None:
-        """Name of the official Ultralytics release among the implementations; None without such an implementation."""
-        return next((name for name, each in self.implementations.items() if each.spec == OFFICIAL), None)
+    def official(self, task: str = DETECT.name) -> str | None:
+        """Return the name of the official Ultralytics release that computes a task; None if there is none."""
+        return next((name for name, each in self._of_task(task).items() if each.spec == OFFICIAL), None)
+
+    def _of_task(self, task: str) -> dict[str, Implementation]:
+        """Return the implementations that compute a task, by name."""
+        return {name: each for name, each in self.implementations.items() if task in each.tasks}
 
     def benchmarks(self, device: str) -> list[Benchmark]:
         """Return all benchmarks on a device; benchmarks that are timed in turns, as a group, are adjacent."""
@@ -100,10 +106,11 @@ class Bench:
             Benchmark(case, capability, lap, name, device)
             for case in self.plan.cases
             for capability, laps in LAPS.items()
+            if capability == "loss" or CASES[case].task in OWN_ASSIGNER
             for lap in laps
-            for name, each in self.implementations.items()
+            for name, each in self._of_task(CASES[case].task).items()
             if capability in each.capabilities
-            and each.support.reason_against(Head(STRIDES, CASES[case].classes), Hyperparameters()) is None
+            and each.support.reason_against(CASES[case].head, Hyperparameters()) is None
         ]
 
     def cost(self, benchmark: Benchmark) -> Cost:
@@ -121,7 +128,10 @@ class Bench:
         if benchmark.name in timings.failures:
             raise timings.failures[benchmark.name]
         lap = LAPS[benchmark.capability].index(benchmark.lap)
-        return Cost(timings.seconds(benchmark.name, lap), timings.ratio(benchmark.name, self.official, lap))
+        return Cost(
+            timings.seconds(benchmark.name, lap),
+            timings.ratio(benchmark.name, self.official(CASES[benchmark.case].task), lap),
+        )
 
     def peak(self, benchmark: Benchmark) -> int | None:
         """Return the peak memory in bytes of the benchmarked call of an assigner or a loss.
@@ -158,13 +168,13 @@ class Bench:
         return self._measured[key]
 
     def _measure(self, case: str, capability: str, device: str) -> Timings:
-        batch = CASES[case].build().to(device)
+        batch, task = CASES[case].build().to(device), CASES[case].task
         operations = {
             name: operation(capability, each, batch)
-            for name, each in self.implementations.items()
+            for name, each in self._of_task(task).items()
             if capability in each.capabilities
         }
-        return interleave(operations, clock_of(device), self.plan, self.official, self.now)
+        return interleave(operations, clock_of(device), self.plan, self.official(task), self.now)
 
 
 def compared_implementations(

@@ -3,8 +3,8 @@
 `python -m tal_conformance.benchmarks.limits` measures this rate, the official release and the reference. The limit
 ignores computation; it counts one read of each input and one write of each output per pass:
 
-- assign forward: only the dense outputs count, target scores (B, A, C) and boxes (B, A, 4). The inputs that an assigner
-  must read are small in comparison.
+- assign forward: only the dense outputs count, target scores (B, A, C) and boxes (B, A, 4), or (B, A, 5) with
+  angles. The inputs that an assigner must read are small in comparison.
 - loss forward: all feature maps are read.
 - loss forward+backward: the feature maps are read a second time, and their gradients are written.
 
@@ -39,7 +39,7 @@ def least_bytes(batch: Batch, lap: str) -> int:
     """Return the minimum number of bytes that an assigner or loss reads and writes up to the end of the part `lap`."""
     maps = sum(_bytes(level) for level in batch.feature_maps)
     width = batch.feature_maps[0].element_size()
-    outputs = batch.images * batch.anchors * (batch.head.classes + 4) * width
+    outputs = batch.images * batch.anchors * (batch.head.classes + len(batch.family.box_columns)) * width
     return {"assign forward": outputs, "loss forward": maps, "loss forward+backward": 3 * maps}[lap]
 
 

@@ -1,10 +1,17 @@
 """Plans of the benchmarks by profile: which cases are timed, how often, and for how long."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from math import inf
 
-from tal_conformance.benchmarks.workloads import CASES, CROWDED, SMALL, TRAINING
+from tal_conformance.benchmarks.workloads import (
+    CASES,
+    CROWDED,
+    SMALL,
+    SMALL_OF_TASKS,
+    TRAINING,
+    TRAINING_OF_TASKS,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,10 @@ class Plan:
         """A plan of the same cases in which every operation is called once without timing."""
         return replace(self, rounds=0, most=0, memory=())
 
+    def of_tasks(self, tasks: Collection[str]) -> "Plan":
+        """A plan of the cases of these tasks alone."""
+        return replace(self, cases=tuple(name for name in self.cases if CASES[name].task in tasks))
+
     def fulfilled(self, count: int, spent: float, narrow: Callable[[float], bool]) -> bool:
         """Return True if no more rounds are needed after `count` rounds, which took `spent` seconds.
 
@@ -46,13 +57,13 @@ class Plan:
         return count >= self.most or spent >= self.seconds or (self.width is not None and narrow(self.width))
 
 
-SIZES = (SMALL.name, *(case.name for case in TRAINING))
-LARGE = (*(case.name for case in TRAINING), CROWDED.name)
+SMALLEST = (SMALL.name, *(case.name for case in SMALL_OF_TASKS))
+LARGE = tuple(case.name for case in (*TRAINING, CROWDED, *TRAINING_OF_TASKS))
 
 PLANS = {
-    "dev": Plan((SMALL.name,), rounds=5, most=30, seconds=0.5),
-    "ci": Plan(SIZES, rounds=2, most=50, seconds=1.5, total=12),
-    "nightly": Plan((*SIZES, CROWDED.name), rounds=10, most=400, seconds=60, width=0.05, memory=LARGE),
+    "dev": Plan(SMALLEST, rounds=5, most=30, seconds=0.5),
+    "ci": Plan((*SMALLEST, TRAINING[0].name), rounds=2, most=50, seconds=0.75, total=12),
+    "nightly": Plan((*SMALLEST, *LARGE), rounds=10, most=400, seconds=60, width=0.05, memory=LARGE),
 }
 """The plan of each profile."""
 

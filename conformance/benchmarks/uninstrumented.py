@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
+from tal_conformance.core.task import E2E, OBB, task_of
 from tal_conformance.implementations.adapters.article import ArticleAdapter, ArticleAssigner
-from tal_conformance.implementations.adapters.reference import ReferenceAdapter
+from tal_conformance.implementations.adapters.reference import LOSSES, ReferenceAdapter
 from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdapter
 from tal_reference import GroundTruths, Head, Hyperparameters, assign, detection_loss
+from tal_reference.end_to_end import end_to_end_loss
 from tal_reference.loss import stacked
+from tal_reference.rotated import assign_rotated
 
 
 def uninstrumented(adapter: Any) -> Any:
@@ -60,8 +63,9 @@ class UninstrumentedReference(ReferenceAdapter):
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Return the reference's assignment of the batch, made image by image without padding."""
         numbers = inputs.head.strides, inputs.hyperparameters, self.dialect
+        assigner = assign_rotated if inputs.boxes.shape[-1] == len(OBB.box_columns) else assign
         targets = [
-            assign(scores, boxes, inputs.anchors, truths, *numbers)
+            assigner(scores, boxes, inputs.anchors, truths, *numbers)
             for scores, boxes, truths in zip(inputs.scores, inputs.boxes, unpadded(inputs), strict=True)
         ]
         batch = stacked(targets, inputs.head.classes)
@@ -77,7 +81,15 @@ class UninstrumentedReference(ReferenceAdapter):
         hyperparameters: Hyperparameters,
     ) -> Loss:
         """Return the reference's loss."""
-        loss = detection_loss(feature_maps, annotations, head, hyperparameters, self.dialect)
+        task, numbers = (
+            task_of(head, annotations.shape[1], len(feature_maps)),
+            (head, hyperparameters, self.dialect),
+        )
+        if task is E2E:
+            levels = len(head.strides)
+            both = end_to_end_loss(feature_maps[:levels], feature_maps[levels:], annotations, *numbers)
+            return Loss(both.terms, both.items)
+        loss = LOSSES.get(task.name, detection_loss)(feature_maps, annotations, *numbers)
         return Loss(loss.terms, loss.items)
 
 

@@ -1,14 +1,21 @@
-"""The timed batches: sizes of real trainings, with predictions as in the middle of a training."""
+"""The timed batches: sizes of real trainings, with predictions as in the middle of a training.
+
+Batches of detection are made here, to resemble a training closely. Those of other tasks are made by a recipe whose
+anchors predict boxes near the ground truths.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tal_conformance.batches.recipe import grids
+from tal_conformance.batches.content.truths import ManyTruths
+from tal_conformance.batches.recipe import Recipe, grids
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import Grid, anchors, depth, encode, fold, sides_to
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
 from tal_reference import Head
 
 STRIDES = (8, 16, 32)
@@ -22,6 +29,13 @@ CROWD = 3.0
 
 COCO = 80
 """Number of classes of most models, which the name of a case omits."""
+FURTHER_FIELDS: dict[str, dict[str, Any]] = {
+    OBB.name: {},
+    E2E.name: {},
+    POSE.name: {"keypoints": (17, 3)},
+    SEGMENT.name: {"prototypes": 32},
+}
+"""Sizes of the further head fields of official models, by the tasks that are timed besides detection."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class Case:
         truths: number of ground truths in each image.
         classes: number of classes C.
         crowd: number of ground truths in the first image; 0 for the same number as in the other images.
+        task: name of the loss family.
     """
 
     images: int
@@ -41,13 +56,37 @@ class Case:
     truths: int
     classes: int = 80
     crowd: int = 0
+    task: str = DETECT.name
 
     @property
     def name(self) -> str:
         """Name of the case in the log and the report."""
         crowd = f" and {self.crowd}gt" if self.crowd else ""
         classes = f" {self.classes}c" if self.classes != COCO else ""
-        return f"{self.images}x{self.pixels} {self.truths}gt{crowd}{classes}"
+        task = "" if self.task == DETECT.name else f" {self.task}"
+        return f"{self.images}x{self.pixels} {self.truths}gt{crowd}{classes}{task}"
+
+    @property
+    def head(self) -> Head:
+        """The head that the batch is for."""
+        return Head(STRIDES, self.classes) if self.task == DETECT.name else self.recipe.head
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the batch, for another task than detection."""
+        side, turned = self.pixels // STRIDES[0], self.task == OBB.name
+        return Recipe(
+            images=tuple(
+                ManyTruths(self.truths, image, self.classes, ("ordinary",), turned)
+                for image in range(self.images)
+            ),
+            cells=(side, side),
+            strides=STRIDES,
+            classes=self.classes,
+            predictions="near",
+            task=self.task,
+            **FURTHER_FIELDS[self.task],
+        )
 
     def build(self) -> Batch:
         """Return the batch of the case: float32, on the CPU, identical on each call.
@@ -69,13 +108,21 @@ CURVES = (
     *(Case(16, 640, 50, classes=classes) for classes in (1, 20)),
 )
 """Variants of the case 16x640 50gt with one parameter changed. They show how the cost grows with each parameter."""
-CASES = {case.name: case for case in (SMALL, *TRAINING, CROWDED, *CURVES)}
+SMALL_OF_TASKS = tuple(Case(2, 160, 8, task=task) for task in FURTHER_FIELDS)
+"""A small case of every other task than detection."""
+TRAINING_OF_TASKS = tuple(Case(16, 640, 10, task=task) for task in FURTHER_FIELDS)
+"""A case of the size of a training of every other task than detection."""
+CASES = {
+    case.name: case for case in (SMALL, *SMALL_OF_TASKS, *TRAINING, CROWDED, *TRAINING_OF_TASKS, *CURVES)
+}
 """The timed cases by name."""
 
 
 @lru_cache(maxsize=1)
 def _build(case: Case) -> Batch:
-    head = Head(STRIDES, case.classes)
+    if case.task != DETECT.name:
+        return case.recipe.build()
+    head = case.head
     levels = grids((case.pixels // STRIDES[0],) * 2, STRIDES)
     generator = torch.Generator().manual_seed(0)
     images = [_image(case, index, head, levels, generator) for index in range(case.images)]

@@ -51,12 +51,18 @@ def parameter(benchmark: Benchmark) -> Any:
 
 
 def bench_of(run: SessionState, config: pytest.Config) -> Bench:
-    """Return the benchmarks of the profile, with the number of rounds of `--rounds` if it is given."""
+    """Return the benchmarks of the profile and of the tested tasks, in the rounds of `--rounds` if it is given."""
     plan = plan_for(config.getoption("--conformance-profile"), config.getoption("--rounds"))
+    plan = plan.of_tasks(tasks_of(run))
     if config.getoption("benchmark_disable") and not config.getoption("benchmark_enable"):
         plan = plan.untimed()
     baselines = () if is_xdist_worker(config) else BASELINES  # without timing, no baseline need be imported
     return Bench(compared_implementations(run.implementations, baselines), plan)
+
+
+def tasks_of(run: SessionState) -> set[str]:
+    """Return the names of the tasks that the run tests."""
+    return {implementation.task for implementation in run.implementations}
 
 
 def is_xdist_worker(config: pytest.Config) -> bool:
@@ -73,12 +79,13 @@ def bench(run: SessionState, request: pytest.FixtureRequest) -> Iterator[Bench]:
             "benchmarks: no times are taken while pytest-xdist keeps all cores busy (run without -n)",
         )
     bench = bench_of(run, request.config)
-    left_out = [name for name in CASES if name not in bench.plan.cases]
+    known = [name for name, case in CASES.items() if case.task in tasks_of(run)]
+    left_out = [name for name in known if name not in bench.plan.cases]
     if left_out:
-        note(run, f"benchmarks: {len(left_out)} of {len(CASES)} are not in this profile; make bench runs all")
+        note(run, f"benchmarks: {len(left_out)} of {len(known)} are not in this profile; make bench runs all")
     if not bench.plan.most:
         note(run, "benchmarks: disabled, so that every implementation is called once and nothing is timed")
-    if bench.official is None:
+    if not all(map(bench.official, tasks_of(run))):
         note(run, "benchmarks: no official release is installed, so that ratios to it are missing")
     yield bench
     if bench.dropped:

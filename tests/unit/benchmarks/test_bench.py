@@ -60,8 +60,23 @@ def test_official_and_reference_are_timed_beside():
 
 def test_the_baseline_is_the_official_release_and_not_one_of_its_name():
     bench = Bench(compared_implementations([made(Usurper)]), SMALL)
-    assert bench.official == "ultralytics (baseline)"
+    assert bench.official() == "ultralytics (baseline)"
     assert bench.implementations["ultralytics"].spec == "mine:Usurper"
+
+
+def test_each_task_is_timed_on_its_own_batches():
+    """An implementation of rotated boxes is timed with its own assigner, a pose head's with that of detection."""
+    tested = [find("ultralytics").of_task("obb"), find("reference").of_task("pose")]
+    plan = PLANS["ci"].of_tasks({"obb", "pose"})
+    assert plan.cases == ("2x160 8gt obb", "2x160 8gt pose")
+    bench = Bench(compared_implementations(tested), plan)
+    timed = {(each.title, each.name) for each in bench.benchmarks("cpu")}
+    laps = ("assign forward", "loss forward", "loss forward+backward")
+    assert timed == {
+        *((f"{lap} 2x160 8gt obb", "ultralytics") for lap in laps),
+        *((f"{lap} 2x160 8gt pose", "reference") for lap in laps[1:]),
+    }
+    assert (bench.official("obb"), bench.official("pose")) == ("ultralytics", None)
 
 
 def test_an_assigner_alone_is_timed_as_one():
@@ -110,11 +125,12 @@ def test_when_all_time_is_spent_no_other_case_is_begun():
 
 
 def test_plans():
-    assert PLANS["dev"].cases == ("2x160 8gt",)
+    assert PLANS["dev"].of_tasks({"detect"}).cases == ("2x160 8gt",)
+    of_tasks = tuple(f"16x640 10gt {task}" for task in ("obb", "e2e", "pose", "segment"))
     assert (
         PLANS["nightly"].memory
         == plan_for("dev", 3).memory
-        == ("16x640 10gt", "16x640 50gt", "16x640 150gt", "16x640 10gt and 1000gt")
+        == ("16x640 10gt", "16x640 50gt", "16x640 150gt", "16x640 10gt and 1000gt", *of_tasks)
     )
     assert (plan_for("ci", 7).rounds, plan_for("ci", 7).most) == (7, 7)
     assert plan_for("ci", None) == PLANS["ci"]

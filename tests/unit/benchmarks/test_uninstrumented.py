@@ -43,6 +43,25 @@ def test_the_same_to_the_last_bit(batch: Batch, name: str):
     assert timed_loss.inputs is None or name == "article", "expected no recorded inputs"
 
 
+@pytest.mark.parametrize("task", ["obb", "e2e", "pose", "segment"])
+def test_the_reference_computes_the_same_loss_of_every_task(task: str):
+    batch = Case(2, 96, 3, classes=3, task=task).build()
+    judged, timed = (
+        differentiated(one, batch) for one in (ReferenceAdapter(), uninstrumented(ReferenceAdapter()))
+    )
+    assert torch.equal(judged[0].items, timed[0].items)
+    assert all(map(torch.equal, judged[1], timed[1]))
+    assert judged[0].assignment is not None or judged[0].branches
+    assert timed[0].assignment is timed[0].branches is None
+
+
+def test_the_reference_assigns_rotated_boxes_the_same():
+    inputs = assigner_inputs(Case(2, 96, 3, classes=3, task="obb").build())
+    judged, timed = (one.assign(inputs) for one in (ReferenceAdapter(), uninstrumented(ReferenceAdapter())))
+    for field in ("labels", "boxes", "scores", "foreground", "truth_index"):
+        assert torch.equal(getattr(judged, field), getattr(timed, field)), field
+
+
 def test_the_reference_is_not_timed_on_padding():
     inputs = assigner_inputs(Case(3, 96, 2, classes=3, crowd=5).build())
     assert [len(image) for image in unpadded(inputs)] == [5, 2, 2]

@@ -1,9 +1,19 @@
 """Benchmark batches resemble the batches of real trainings."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from tal_conformance.benchmarks.workloads import CASES, CURVES, SMALL, Case
+from tal_conformance.benchmarks.uninstrumented import UninstrumentedReference
+from tal_conformance.benchmarks.workloads import (
+    CASES,
+    CURVES,
+    SMALL,
+    SMALL_OF_TASKS,
+    TRAINING_OF_TASKS,
+    Case,
+)
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.reference_inputs import assigner_inputs
 from tal_conformance.implementations.registry import find
@@ -70,3 +80,19 @@ def test_positives_are_such_as_in_the_middle_of_training(batch: Batch):
     assert 0.6 < overlaps.median() < 0.95
     own = assignment.scores[foreground].amax(1)  # (P,)
     assert own.median() > 0.1
+
+
+@pytest.mark.parametrize("small", SMALL_OF_TASKS, ids=lambda case: case.name)
+def test_other_tasks_have_sizes_like_detection_and_most_anchors_are_background(small: Case):
+    """The small case of every other task; its large one differs in sizes alone."""
+    assert replace(small, images=16, pixels=640, truths=10) in TRAINING_OF_TASKS
+    built = small.build()
+    assert (built.task, built.images, built.size, len(built.annotations)) == (small.task, 2, (160, 160), 16)
+    assert built.head == small.head
+    loss = UninstrumentedReference().loss(
+        built.feature_maps, built.annotations, built.head, built.hyperparameters
+    )
+    silent = [item for item in loss.items.tolist() if item <= 0]
+    assert silent == [0] * (small.task == "segment"), "expected a value of every term but the semantic loss"
+    foreground = find("reference").adapter.assign(assigner_inputs(built)).foreground  # (B, A)
+    assert 0.02 < foreground.float().mean() < 0.3
