@@ -47,8 +47,13 @@ CHOICES: dict[str, Choice] = {
             Rows.NORMALISED: "annotation rows hold centre, width and height as shares of the input's size",
             Rows.PIXELS: "annotation rows hold centre, width and height in pixels",
             Rows.CORNERS: "annotation rows hold left, top, right and bottom as shares of the input's size",
+            Rows.CONVERTED_TWICE: "annotation rows are converted to corners twice",
         },
-        {Rows.PIXELS: "annotation rows in pixels", Rows.CORNERS: "annotation rows as corners"},
+        {
+            Rows.PIXELS: "annotation rows in pixels",
+            Rows.CORNERS: "annotation rows as corners",
+            Rows.CONVERTED_TWICE: "annotation rows converted to corners twice",
+        },
     ),
     "sides_exchanged": Choice(
         "ANN-1",

@@ -103,6 +103,8 @@ class Rows(Enum):
     """Centre, width and height in pixels."""
     CORNERS = "corners"
     """Left, top, right and bottom as shares of the input's size."""
+    CONVERTED_TWICE = "converted twice"
+    """Centre, width and height as shares, but their corners are taken for centre, width and height once more."""
 
 
 class ScoreSum(Enum):

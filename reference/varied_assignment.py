@@ -56,6 +56,8 @@ def corners(rows: Float[Tensor, "N 4"], size: tuple[int, int], dialect: Dialect)
             return to_corners(rows, (1, 1))
         case Rows.CORNERS:
             return rows * rows.new_tensor((width, height, width, height))
+        case Rows.CONVERTED_TWICE:
+            return to_corners(to_corners(rows, (1, 1)), (height, width))
 
 
 @torch.no_grad()

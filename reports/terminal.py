@@ -64,7 +64,7 @@ def terminal_table(log: Log, brief: bool = False) -> str:
     failing = sum(bool(line["first_divergences"]) for line in summary["implementations"])
     rows = max(LEAST_ROWS, MAX_ROWS // max(1, failing))
     blocks = [
-        "\n".join(_identified(line, DETAIL_ROWS // len(identified)) for line in identified),
+        _all_identified(identified),
         _table(summary["implementations"], (summary["worth"] or {}).get("words", "")),
         *(_divergences(line, rows) for line in summary["implementations"]),
     ]
@@ -80,15 +80,25 @@ def terminal_table(log: Log, brief: bool = False) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def _identified(implementation: dict[str, Any], rows: int) -> str:
+def _all_identified(implementations: list[dict[str, Any]]) -> str:
+    """Return the explanations of all implementations' failures; those with details share `DETAIL_ROWS` rows."""
+    found = [
+        (line["name"], *identified_in_words(line["identification"], brief=True)) for line in implementations
+    ]
+    rows = DETAIL_ROWS // max(1, sum(bool(details) for _, _, details in found))
+    return "\n".join(_identified(*words, rows) for words in found)
+
+
+def _identified(name: str, sentence: str, details: list[str], rows: int) -> str:
     """Return text that names the dialect and choices that explain an implementation's failures, and alternatives.
 
     Args:
-        implementation: line of the implementation in the summary.
+        name: name of the implementation.
+        sentence: what explains its failures.
+        details: further sentences.
         rows: maximum number of rows after the first sentence.
     """
-    sentence, details = identified_in_words(implementation["identification"], brief=True)
-    lines = [f"{_word(implementation['name'])}: {sentence}"]
+    lines = [f"{_word(name)}: {sentence}"]
     for detail in details:
         line = f"  {_in_two_rows(detail, 2)}"
         rows -= wrapped_rows(line, TABLE_WIDTH)

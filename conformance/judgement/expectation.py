@@ -229,6 +229,10 @@ class Expectation:
             case Rows.CORNERS:
                 scale = rows.new_tensor((width, height, width, height))
                 return ((rows * scale).double() == rows.double() * scale.double()).all(1)
+            case Rows.CONVERTED_TWICE:
+                once = to_corners(rows, (1, 1))
+                exact = (once.double() == to_corners(rows.double(), (1, 1))).all(1)
+                return exact & self.geometry.converts_exactly(once, (height, width))
 
     @cached_property
     def assignment(self) -> list[Targets]:

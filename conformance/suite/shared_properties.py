@@ -143,11 +143,22 @@ def shared_properties(
         Sample(frozenset(properties_of(observations.batch(recipe).hazards, recipe, limits)), result)
         for recipe, result in new_samples
     ]
-    return [
+    found = [
         {"sentence": split_by(prop, of_run).sentence, "tested": tested_sentence(prop, of_draws)}
         for prop in sharpest([*of_run, *of_draws])
         if split_by(prop, of_run).is_sharp and not is_refuted(prop, of_draws)
-    ][:MAX_SHOWN]
+    ]
+    return found[:MAX_SHOWN] or without_property(of_run)
+
+
+def without_property(samples: Sequence[Sample]) -> list[dict[str, str | None]]:
+    """Return a sentence about failures that no property explains, as log fields; no sentence if no batch fails."""
+    failing, judged = sum(sample.failed for sample in samples), len(samples)
+    if failing == judged:
+        sentence = f"It fails on all {judged} batches."
+    else:
+        sentence = f"It fails on {failing} of {judged} batches; no property of the batches separates them from others."
+    return [{"sentence": sentence, "tested": None}] if failing else []
 
 
 def is_refuted(prop: Property, new_samples: Sequence[Sample]) -> bool:
@@ -254,12 +265,19 @@ def call_properties(line: Line) -> Iterator[Property]:
 
 
 def sharpest(samples: Sequence[Sample]) -> list[Property]:
-    """Return the properties that separate failing from conforming batches sharply, the most informative first."""
+    """Return the properties that separate failing from conforming batches sharply, the most informative first.
+
+    Of several properties that divide the batches in the same way, the one with the shortest words is returned.
+    """
     properties = dict.fromkeys(sorted({p for sample in samples for p in sample.properties}, key=repr))
     splits = [(split_by(prop, samples), prop) for prop in properties]
     sharp = [(split, prop) for split, prop in splits if split.is_sharp]
     order = sorted(sharp, key=lambda pair: (-round(pair[0].information, 6), len(pair[0].words)))
-    return [prop for _, prop in order]
+    first: dict[tuple[bool, ...], Property] = {}
+    for _, prop in order:
+        having = tuple(prop in sample.properties for sample in samples)
+        first.setdefault(having if having[0] else tuple(not has for has in having), prop)
+    return list(first.values())
 
 
 def split_by(prop: Property, samples: Sequence[Sample]) -> Split:

@@ -147,6 +147,9 @@ class DensePort:
         sides = sides.softmax(-1) @ torch.arange(float(bins)) if bins > 1 else sides[..., 0]  # (B, A, 4)
         boxes = torch.cat((centres - sides[..., :2], centres + sides[..., 2:]), -1)  # (B, A, 4)
         height, width = (n * head.strides[0] for n in feature_maps[0].shape[2:])
+        if self.chosen("rows") == "converted twice":
+            middle, sides = annotations[:, 2:4], annotations[:, 4:]
+            annotations = torch.cat((annotations[:, :2], middle - sides / 2, middle + sides / 2), 1)
         truths, labels, mask = padded(annotations, images, width, height)
         given = (logits.detach().sigmoid(), (boxes * strides).detach(), centres * strides, strides)
         inputs = AssignerInputs(*given, labels, truths, mask, head, hyperparameters)

@@ -105,6 +105,7 @@ PORTED: list[dict[str, Any]] = [
     {"topk2_offset": 1},
     {"dfl_shares_exchanged": True},
     {"score_sum_floor": 0.0},
+    {"rows": "converted twice"},
     {"overlap": "iou", "edge_counts": True, "total_times_images": False},
 ]
 """Sets of choices that the second implementation, `DensePort`, supports."""

@@ -122,8 +122,13 @@ def test_what_separates_by_chance_is_refuted_by_drawn_batches(monkeypatch: pytes
     assert not any("classes" in str(shared) for shared in found_for(monkeypatch, condition, lines))
 
 
-def test_if_everything_fails_nothing_is_said(monkeypatch: pytest.MonkeyPatch):
-    assert found_for(monkeypatch, lambda recipe: True) == []
+def test_where_no_property_separates_failing_batches_their_number_is_said(monkeypatch: pytest.MonkeyPatch):
+    (found,) = found_for(monkeypatch, lambda recipe: True)
+    assert found["sentence"] == "It fails on all 45 batches."
+    (found,) = found_for(monkeypatch, lambda recipe: recipe.seed % 2 == 1)
+    assert found["sentence"].startswith("It fails on ")
+    assert found["sentence"].endswith("; no property of the batches separates them from others.")
+    assert found_for(monkeypatch, lambda recipe: False) == []
 
 
 def test_a_split_is_sharp_if_it_halves_the_errors_of_a_constant_guess():
@@ -139,3 +144,14 @@ def test_the_side_that_fails_more_often_is_named():
     assert split_by(prop, samples) == Split("are square", 2, 2, 0, 3)
     assert sharpest(samples) == [prop]
     assert not is_refuted(prop, samples)
+
+
+def test_of_properties_that_divide_the_batches_alike_the_shortest_is_named():
+    long, short = (
+        Property("have the hazard non_square", "do not have it"),
+        Property("are oblong", "are square"),
+    )
+    samples = [
+        Sample(frozenset({long, short} if failed else ()), failed) for failed in [True] * 3 + [False] * 4
+    ]
+    assert sharpest(samples) == [short]
