@@ -1,7 +1,7 @@
 """The recorded batches of this project: inputs of losses while Ultralytics' trainer trained on drawn rectangles.
 
-The six batches of detection are the first step, a step without ground truths, the steps with the most and with the
-smallest ground truths, and two steps under automatic mixed precision.
+The five batches of detection are the first step, a step without ground truths, the step with the most ground truths,
+and two steps under automatic mixed precision.
 `python -m tal_conformance.training.rectangles FOLDER` trains and records them again, with identical files on the same
 processor. The batches of other tasks come from a YOLO26n, a YOLOv8n-OBB and a YOLO26n-OBB, which
 `python -m tal_conformance.training.drawn_families FOLDER` trains on upright and turned rectangles. Batches of a

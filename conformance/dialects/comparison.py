@@ -59,7 +59,7 @@ class Difference:
 
     @property
     def frequency(self) -> str:
-        """Frequency of the difference as text: `25% of 100 ordinary and 3 of 6 recorded real batches`."""
+        """Frequency of the difference as text: `25% of 100 ordinary and 3 of 5 recorded real batches`."""
         recorded = f"{self.recorded or 'none'} of {len(recorded_cases(self.task))} recorded real batches"
         if self.share is None:
             return recorded
