@@ -36,6 +36,7 @@ from tal_reference.rotated import RotatedPredictions, probiou, rotated_loss
 from tal_reference.settings import Head, Hyperparameters
 from tal_reference.variations import (
     BuiltInK,
+    CentreRadius,
     ClassLoss,
     Contested,
     DflClamp,
@@ -62,6 +63,7 @@ __all__ = [
     "AssignmentTrace",
     "BatchTargets",
     "BuiltInK",
+    "CentreRadius",
     "ClassLoss",
     "Contested",
     "DetectionLoss",

@@ -29,6 +29,7 @@ from tal_reference.dialect import (
 )
 from tal_reference.variations import (
     BuiltInK,
+    CentreRadius,
     Contested,
     DroppedPicks,
     Exponents,
@@ -39,6 +40,9 @@ from tal_reference.variations import (
 
 NORM_EPS = 1e-9, 1e-8, 1e-7, 1e-6, 1e-12, 1e-16
 """Values of `norm_eps`: those of the releases, and others of projects that compute in other dtypes."""
+
+NEAR = CentreRadius.ONE_AND_A_HALF, CentreRadius.TWO_AND_A_HALF
+"""Values of `centre_radius` that limit the candidates."""
 
 CHOICES: dict[str, Choice] = {
     "rows": Choice(
@@ -94,6 +98,12 @@ CHOICES: dict[str, Choice] = {
             True: "an anchor on the edge of a ground truth is a candidate",
         },
         {True: "anchors on an edge counted"},
+    ),
+    "centre_radius": Choice(
+        "TAL-CAND-1",
+        {CentreRadius.NONE: "a candidate may be anywhere inside a ground truth"}
+        | {each: f"a candidate is less than {each.value} strides from the ground truth's centre" for each in NEAR},
+        {each: f"candidates less than {each.value} strides from a ground truth's centre alone" for each in NEAR},
     ),
     "reach_limits": Choice(
         "TAL-CAND-1",

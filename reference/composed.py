@@ -27,6 +27,7 @@ from tal_reference.loss import (
 )
 from tal_reference.settings import Head, Hyperparameters
 from tal_reference.shapes import Float
+from tal_reference.varied_assignment import radius_of
 
 
 def ground_truths(
@@ -52,6 +53,7 @@ def assign(
     dialect: Dialect = NEWEST,
     keep_trace: bool = False,
     reach: Float[Tensor, "A 1"] | None = None,
+    radius: Float[Tensor, "A 1"] | None = None,
 ) -> Targets:
     """Assign the ground truths of one image to its anchors, as `assignment.assign` does, in any dialect.
 
@@ -65,12 +67,14 @@ def assign(
         dialect: the choices to follow.
         keep_trace: store every stage's values in `trace`.
         reach: (A, 1) largest distance in pixels of a candidate to a side; None: unlimited. See `reach_of`.
+        radius: (A, 1) distance in pixels from a ground truth's centre that a candidate is below; None: unlimited.
+            See `radius_of`.
 
     Raises:
         ValueError: there are fewer anchors than k (TAL-TOPK-2), or the dialect does not support the head or topk2.
     """
     numbers = scores, boxes, centres, truths, strides, hyperparameters, dialect, keep_trace
-    return varied_assignment.assign(*numbers, reach) if dialect.is_varied else assignment.assign(*numbers)
+    return varied_assignment.assign(*numbers, reach, radius) if dialect.is_varied else assignment.assign(*numbers)
 
 
 def reach_of(strides: Float[Tensor, "A 1"], reg_max: int) -> Float[Tensor, "A 1"] | None:
@@ -89,9 +93,9 @@ def assign_images(
     """Return the targets of each image with the dialect's choices; see `loss.assign_images`."""
     if not dialect.is_varied:
         return loss.assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace)
-    reach = reach_of(predictions.anchors.strides, head.reg_max)
-
-    assigner = partial(varied_assignment.assign, reach=reach)
+    strides = predictions.anchors.strides
+    reach, radius = reach_of(strides, head.reg_max), radius_of(strides, dialect)
+    assigner = partial(varied_assignment.assign, reach=reach, radius=radius)
     return loss.assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace, assigner)
 
 

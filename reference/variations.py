@@ -26,6 +26,20 @@ class Overlap(Enum):
     """The square of IoU, of PP-YOLO."""
 
 
+class CentreRadius(Enum):
+    """TAL-CAND-1: the distance from a ground truth's centre, in strides of the anchor, that a candidate is below.
+
+    It is the larger of the distances along x and along y.
+    """
+
+    NONE = "none"
+    """No limit: a candidate is inside the ground truth."""
+    ONE_AND_A_HALF = "1.5"
+    """1.5 strides, of FCOS."""
+    TWO_AND_A_HALF = "2.5"
+    """2.5 strides, of YOLOX."""
+
+
 class Contested(Enum):
     """TAL-CONF-1: the ground truth that wins an anchor selected by several ground truths."""
 
@@ -173,6 +187,7 @@ class Variations:
         signed_overlap: TAL-MET-1: True if negative overlaps are not set to zero.
         every_row_counts: ANN-3: True if all ground truths count as real, whatever the sum of their corners is.
         edge_counts: TAL-CAND-1: True if an anchor on the edge of a ground truth is a candidate.
+        centre_radius: TAL-CAND-1: distance from a ground truth's centre that a candidate inside it is below.
         reach_limits: TAL-CAND-1: True if an anchor with a side farther away than the bins reach is not a candidate.
         metric_masked: TAL-MET-1: True if the metric t is zero for non-candidates even if their u is not.
         dropped_picks: TAL-TOPK-1: anchors among the k best that are not selected.
@@ -208,6 +223,7 @@ class Variations:
     signed_overlap: bool = False
     every_row_counts: bool = False
     edge_counts: bool = False
+    centre_radius: CentreRadius = CentreRadius.NONE
     reach_limits: bool = False
     metric_masked: bool = False
     dropped_picks: DroppedPicks = DroppedPicks.NONE

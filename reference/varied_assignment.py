@@ -25,7 +25,7 @@ from tal_reference.assignment import (
 from tal_reference.dialect import Dialect
 from tal_reference.settings import Hyperparameters
 from tal_reference.shapes import Bool, Float
-from tal_reference.variations import Contested, DroppedPicks, Rows
+from tal_reference.variations import CentreRadius, Contested, DroppedPicks, Rows
 from tal_reference.varied_boxes import MEASURES
 
 LEAST_PICK = {DroppedPicks.NONE: -torch.inf, DroppedPicks.ZERO: 0.0, DroppedPicks.TINY: 1e-9}
@@ -71,6 +71,7 @@ def assign(
     dialect: Dialect,
     keep_trace: bool = False,
     reach: Float[Tensor, "A 1"] | None = None,
+    radius: Float[Tensor, "A 1"] | None = None,
 ) -> Targets:
     """Assign the ground truths of one image to its anchors.
 
@@ -84,6 +85,7 @@ def assign(
         dialect: the choices to follow.
         keep_trace: store every stage's values in `trace`.
         reach: (A, 1) largest distance in pixels that the bins of each anchor can represent; None: unlimited.
+        radius: (A, 1) distance in pixels from a ground truth's centre that each candidate is below; None: unlimited.
 
     Raises:
         ValueError: there are fewer anchors than k (TAL-TOPK-2), or the dialect does not support the head or topk2.
@@ -92,7 +94,7 @@ def assign(
         return background(truths, len(centres))  # TAL-EMPTY-1
     numbers = dialect.effective(hyperparameters, len(centres))
     reject_unsupported(strides, numbers, dialect)
-    candidates = candidates_of(truths, centres, strides, dialect, reach)  # (M, A)
+    candidates = candidates_of(truths, centres, strides, dialect, reach, radius)  # (M, A)
     compared = overlap_mask(candidates, dialect)  # (M, A)
     everywhere = overlaps_of(truths.boxes, boxes, dialect)  # (M, A)
     overlap = everywhere.where(compared, 0)  # (M, A)
@@ -118,18 +120,33 @@ def candidates_of(
     strides: tuple[int, ...],
     dialect: Dialect,
     reach: Float[Tensor, "A 1"] | None,
+    radius: Float[Tensor, "A 1"] | None,
 ) -> Bool[Tensor, "M A"]:
     """Return (M, A) bool: True if the anchor is a candidate of the real ground truth (TAL-CAND-1, TAL-CAND-2)."""
     inside = distance_inside(truths.boxes, centres, dialect.floor(strides))  # (M, A)
     found = inside >= 0 if dialect.edge_counts else inside > INSIDE
     if dialect.reach_limits and reach is not None:
         found = found & (farthest_side(truths.boxes, centres) <= reach.T)
+    if radius is not None:
+        found = found & (off_centre(truths.boxes, centres) < radius.T)
     return found & counting(truths, dialect)[:, None]
 
 
 def counting(truths: GroundTruths, dialect: Dialect) -> Bool[Tensor, "M"]:
     """Return (M,) bool: True for the ground truths that take part in the assignment (ANN-3)."""
     return (truths.boxes != 0).any(1) if dialect.every_row_counts else truths.real
+
+
+def off_centre(boxes: Float[Tensor, "M 4"], centres: Float[Tensor, "A 2"]) -> Float[Tensor, "M A"]:
+    """Return (M, A) the distance in pixels of each anchor's centre from each box's centre, along x or y."""
+    left_top, right_bottom = boxes[:, None].chunk(2, dim=-1)  # (M, 1, 2) twice
+    return (centres - (left_top + right_bottom) / 2).abs().amax(-1)  # (M, A)
+
+
+def radius_of(strides: Float[Tensor, "A 1"], dialect: Dialect) -> Float[Tensor, "A 1"] | None:
+    """Return (A, 1) the distance in pixels from a ground truth's centre that candidates are below; None: unlimited."""
+    near = dialect.centre_radius
+    return None if near is CentreRadius.NONE else strides * float(near.value)
 
 
 def farthest_side(boxes: Float[Tensor, "M 4"], centres: Float[Tensor, "A 2"]) -> Float[Tensor, "M A"]:

@@ -84,6 +84,7 @@ DISTINGUISHING: dict[str, SearchStrategy[Recipe]] = RELEASE_CHOICES | {
     "image_index_ignored": _IMAGES,
     "every_row_counts": small_recipes(outside=True, max_truths=5, predictions=("near", "random")),
     "edge_counts": small_recipes(kinds=("edge_on_centre", "ordinary")),
+    "centre_radius": small_recipes(kinds=("huge", "ordinary"), predictions=("near", "random")),
     "reach_limits": _REACH,
     "overlap": _ORDINARY,
     "signed_overlap": _CONTESTED,

@@ -109,7 +109,12 @@ class DensePort:
         depth = torch.cat((inputs.anchors - low[:, None], high[:, None] - inputs.anchors), -1).amin(
             -1
         )  # (M, A)
-        return depth >= 0 if self.chosen("edge_counts") else depth > 1e-9
+        found = depth >= 0 if self.chosen("edge_counts") else depth > 1e-9
+        if radius := float(self.chosen("centre_radius", 0)):
+            place = (truths[:, :2] + truths[:, 2:]) / 2
+            apart = (inputs.anchors - place[:, None]).abs() / inputs.strides  # (M, A, 2)
+            found &= (apart < radius).all(-1)
+        return found
 
     def settled(self, taken: Tensor, u: Tensor, t: Tensor) -> Tensor:
         """Return the selection (M, A) with at most one ground truth per anchor.

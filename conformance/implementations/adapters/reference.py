@@ -21,6 +21,7 @@ from tal_reference.end_to_end import BRANCHES, end_to_end_loss
 from tal_reference.keypoints import pose_loss
 from tal_reference.masks import segmentation_loss
 from tal_reference.rotated import assign_rotated, rotated_loss
+from tal_reference.varied_assignment import radius_of
 
 LOSSES = {OBB.name: rotated_loss, POSE.name: pose_loss, SEGMENT.name: segmentation_loss}
 """The reference's losses of other tasks than detection."""
@@ -43,7 +44,7 @@ class ReferenceAdapter:
         """Run the reference's assigner image by image."""
         numbers = inputs.head.strides, inputs.hyperparameters, self.dialect
         rotated = inputs.boxes.shape[-1] == len(OBB.box_columns)
-        reach = reach_of(inputs.strides, inputs.head.reg_max)
+        reach, radius = reach_of(inputs.strides, inputs.head.reg_max), radius_of(inputs.strides, self.dialect)
         targets = []
         for i, boxes in enumerate(inputs.truth_boxes):
             truths = GroundTruths(inputs.labels[i, :, 0].long(), boxes)
@@ -51,7 +52,7 @@ class ReferenceAdapter:
             targets.append(
                 assign_rotated(*given, keep_trace=True)
                 if rotated
-                else assign(*given, keep_trace=True, reach=reach)
+                else assign(*given, keep_trace=True, reach=reach, radius=radius)
             )
         return _assignment(targets, inputs.head.classes)
 

@@ -28,7 +28,7 @@ from tal_reference.assignment import (
 )
 from tal_reference.composed import reach_of
 from tal_reference.variations import Contested
-from tal_reference.varied_assignment import counting, picks, rank
+from tal_reference.varied_assignment import counting, picks, radius_of, rank
 from tal_reference.varied_assignment import normalised as varied_normalised
 
 
@@ -256,7 +256,8 @@ class CandidatePairs:
         """Return the pairs of one image; the arguments are those of `oracles`."""
         small = GroundTruths(inputs.labels[image, :truths, 0].long(), inputs.truth_boxes[image, :truths])
         large = GroundTruths(small.labels, small.boxes.double())
-        reach = reach_of(inputs.strides.double(), inputs.head.reg_max) if dialect.reach_limits else None
+        strides = inputs.strides.double()  # (A, 1)
+        reach = reach_of(strides, inputs.head.reg_max) if dialect.reach_limits else None
         candidate, may_candidate = geometry.candidates_within(
             small,
             large,
@@ -266,6 +267,7 @@ class CandidatePairs:
             errors,
             dialect,
             reach,
+            radius_of(strides, dialect),
         )  # (M, A) twice
         compared = overlap_mask(may_candidate, dialect)  # (M, A)
         anywhere = dialect.contested is Contested.ANY_OVERLAP

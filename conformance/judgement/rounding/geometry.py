@@ -27,7 +27,7 @@ from tal_conformance.judgement.rounding.probiou import Probiou, TurnedBox
 from tal_reference import Dialect, GroundTruths, Predictions, RotatedPredictions, assignment, probiou, rotated
 from tal_reference.assignment import INSIDE, distance_inside, widened
 from tal_reference.decoding import expected_distances
-from tal_reference.varied_assignment import counting, farthest_side
+from tal_reference.varied_assignment import counting, farthest_side, off_centre
 from tal_reference.varied_boxes import MEASURES
 
 
@@ -71,6 +71,7 @@ class Geometry(Protocol):
         errors: InputErrors | None,
         dialect: Dialect,
         reach: Tensor | None = None,
+        radius: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the pairs (M, A) that are certainly candidates, and the pairs that may be candidates.
 
@@ -83,6 +84,7 @@ class Geometry(Protocol):
             errors: possible differences of the inputs; None if they are the implementation's own.
             dialect: decides whether an anchor on an edge is a candidate, and which ground truths are real.
             reach: (A, 1) largest distance in pixels from a side; None: unlimited.
+            radius: (A, 1) distance in pixels from a ground truth's centre that a candidate is below; None: unlimited.
         """
 
     def candidates_of(self, truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
@@ -162,6 +164,7 @@ class UprightBoxes:
         errors: InputErrors | None,
         dialect: Dialect,
         reach: Tensor | None = None,
+        radius: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return certain and possible candidates (TAL-CAND-1, TAL-CAND-2); see `Geometry.candidates_within`."""
         edge = edge_rounding(small, floor, large, eps)  # (M, 1)
@@ -173,13 +176,23 @@ class UprightBoxes:
             certain, possible = (inside >= edge) & real, (inside >= -edge) & real
         else:
             certain, possible = (inside > INSIDE + edge) & real, (inside > INSIDE - edge) & real
-        if reach is None:
-            return certain, possible
-        farthest = farthest_side(large.boxes, centres)  # (M, A)
-        rounded = edge + ROUNDINGS * eps * (
-            centres.amax(1) + farthest
-        )  # (M, A): difference, division and product
-        return certain & (farthest <= reach.T - rounded), possible & (farthest <= reach.T + rounded)
+        if reach is not None:
+            farthest = farthest_side(large.boxes, centres)  # (M, A)
+            # of the difference, the division and the product
+            rounded = edge + ROUNDINGS * eps * (centres.amax(1) + farthest)  # (M, A)
+            certain, possible = (
+                certain & (farthest <= reach.T - rounded),
+                possible & (farthest <= reach.T + rounded),
+            )
+        if radius is not None:
+            distance = off_centre(large.boxes, centres)  # (M, A)
+            # a box's centre errs as its edges do; sum, difference, and division or product are rounded too
+            rounded = edge + ROUNDINGS * eps * (centres.amax(1) + distance)  # (M, A)
+            certain, possible = (
+                certain & (distance < radius.T - rounded),
+                possible & (distance < radius.T + rounded),
+            )
+        return certain, possible
 
     def candidates_of(self, truths: GroundTruths, centres: Tensor, floor: tuple[int, int]) -> Tensor:
         """Return the candidates (M, A) as the reference computes them (TAL-CAND-1)."""
@@ -288,6 +301,7 @@ class RotatedBoxes:
         errors: InputErrors | None,
         dialect: Dialect,
         reach: Tensor | None = None,
+        radius: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return certain and possible candidates, edges included (OBB-CAND-1); see `Geometry.candidates_within`."""
         boxes = rotated.widened(large.boxes, floor)  # (M, 5)

@@ -85,6 +85,8 @@ PORTED: list[dict[str, Any]] = [
     {"overlap": "diou"},
     {"signed_overlap": True},
     {"edge_counts": True},
+    {"centre_radius": "2.5"},
+    {"centre_radius": "1.5"},
     {"contested": "metric"},
     {"contested": "claimants"},
     {"contested": "first"},
