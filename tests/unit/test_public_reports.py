@@ -81,4 +81,4 @@ def test_a_comparison_of_releases_has_the_answer_of_the_page(
 
 
 def test_the_table_has_the_reports_about_two_releases():
-    assert [row[0].partition(":")[0] for row in ROW.findall(PAGE)][:3] == ["24205", "24577", "24920"]
+    assert [row[0].partition(":")[0] for row in ROW.findall(PAGE)][:4] == ["24205", "24577", "24920", "24638"]
