@@ -143,7 +143,9 @@ def _guarded(
         torch.autocast(batch.device.type, dtype=batch.dtype, enabled=batch.autocast),
         baseline.unchanged(),
     ):
-        reason = _call(implementation, implementation.support.reason, batch)
+        support = implementation.support
+        asked = support.supports is not None  # code of the implementation answers
+        reason = _call(implementation, support.reason, batch) if asked else support.reason(batch)
         if reason is not None:
             unsupported.append(reason)
         memory = returned_tensors(implementation.identity)

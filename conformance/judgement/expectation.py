@@ -18,7 +18,6 @@ from tal_conformance.core.reference_inputs import (
     keypoints_of,
     masks_of,
     predictions_of,
-    reference_loss,
     truths_of,
 )
 from tal_conformance.judgement.comparators import all_finite
@@ -237,8 +236,11 @@ class Expectation:
     @cached_property
     def assignment(self) -> list[Targets]:
         """The reference's own assignment of each image, in the batch's dtype."""
+        return self._assigned(self.rounded_predictions, self.rounded_truths)
+
+    def _assigned(self, predictions: Predictions, truths: list[GroundTruths]) -> list[Targets]:
         numbers = self.batch.head, self.batch.hyperparameters, self.dialect
-        return ASSIGN_BY_TASK[self.batch.task](self.rounded_predictions, self.rounded_truths, *numbers)
+        return ASSIGN_BY_TASK[self.batch.task](predictions, truths, *numbers)
 
     def targets_of(self, assignment: CheckedAssignment) -> BatchTargets:
         """Return the targets of an assignment, boxes in float64, with keypoints or masks of the ground truths' rows."""
@@ -295,9 +297,7 @@ class Expectation:
             return ~undefined  # a power of a negative overlap is negative, or NaN
         if batch.head.reg_max > 1 or not len(batch.annotations):
             return undefined
-        for maps in (batch.feature_maps, [level.double() for level in batch.feature_maps]):
-            with torch.no_grad():
-                targets = reference_loss(batch, self.dialect, maps).targets
+        for targets in (self.assignment, self._assigned(self.predictions, self.truths)):
             undefined |= undefined.new_tensor([not all_finite(image.weights) for image in targets])
         return undefined
 
