@@ -6,6 +6,7 @@ possible and forbidden (specification section 6). M ground truths, A anchors, C 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -111,10 +112,10 @@ class ImageOracle:
         """
         among, eps = self.normalising(positives), self.dialect.norm_eps
         metric_errors, overlap_errors, surely = self.metric_error, self.overlap_error, among  # (M, A) each
-        if (
-            self.dialect.is_varied
-        ):  # an anchor may be won without being a candidate; then its t and u are zero
-            doubtful = self.may_candidate & ~self.candidate  # (M, A)
+        doubtful = self.maybe_without_overlap  # (M, A)
+        if not self.dialect.is_varied:
+            doubtful = doubtful & positives
+        if self.dialect.is_varied or doubtful.any():
             metric_errors = metric_errors + self.metric * doubtful
             overlap_errors, surely = overlap_errors + self.overlap * doubtful, among & ~doubtful
         metric, metric_error = self.metric * positives, metric_errors * positives  # (M, A) twice
@@ -135,6 +136,20 @@ class ImageOracle:
         low = (best - best_error).clamp(min=eps) if surely is among else least.clamp(min=eps)
         unit = 4 * torch.finfo(dtype).eps * exact + smallest(dtype) / eps
         return exact, unit, (moved / low).sum(0)
+
+    @cached_property
+    def maybe_without_overlap(self) -> Tensor:
+        """(M, A) bool: True if a ground truth may own the anchor without being a candidate; then u and t are zero.
+
+        Rounding decides whether the anchor is a candidate. If it is not, the ground truth wins the anchor only if
+        at least two others select it and the largest overlap is zero (TAL-CONF-1); varied dialects have other rules.
+        """
+        doubtful = self.may_candidate & ~self.candidate  # (M, A)
+        if self.dialect.is_varied or not doubtful.any():
+            return doubtful
+        may = self.selection.may  # (M, A)
+        others = may.sum(0) - may.int()  # (M, A)
+        return doubtful & (others > 1) & (self.overlap_range.low.amax(0) <= 0)
 
     def normalising(self, positives: Tensor) -> Tensor:
         """Return the pairs (M, A) whose largest t and u normalise a ground truth's weights (TAL-NORM-1)."""

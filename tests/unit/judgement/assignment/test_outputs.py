@@ -251,3 +251,49 @@ def test_target_scores_may_be_stored_in_the_dtype_of_class_scores(dtype: torch.d
     """A tiny weight may underflow to zero; weights that differ by more than the rounding still fail."""
     assert failures_in(dtype, StoresTargetScores()) == 0
     assert failures_in(dtype, StoresTargetScores(factor=0.95)) > 0
+
+
+WON_WITHOUT_OVERLAP = Recipe(
+    images=(
+        (
+            Truth("aligned", at=(5, 11), size=(3, 7)),
+            Truth("thin", at=(0, 2), size=(1, 0)),
+            Truth("ordinary", at=(8, 0), size=(6, 1)),
+        ),
+    ),
+    cells=(3, 4),
+    strides=(4, 8, 16),
+    classes=2,
+    reg_max=32,
+    predictions="between",
+    streams=(255,),
+)
+"""Anchor 12 lies on an edge of ground truth 0, and is selected by the others without overlapping them. Ground truth 0
+owns it either as a candidate that overlaps it, or as the first of three overlaps of zero (TAL-CONF-1)."""
+
+
+class OtherWeight(OutputsOnly):
+    """The reference, with the target scores of one anchor multiplied by a factor."""
+
+    def __init__(self, anchor: int, factor: float) -> None:
+        super().__init__()
+        self.anchor, self.factor = anchor, factor
+
+    def loss(self, *arguments: Any) -> Any:
+        loss = super().loss(*arguments)
+        scores = loss.assignment.scores.clone()
+        scores[:, self.anchor] *= self.factor
+        return replace(loss, assignment=replace(loss.assignment, scores=scores))
+
+
+def test_an_anchor_that_is_won_without_overlap_has_no_weight():
+    subject = Subject(implementation_from(OutputsOnly(), "tested"), "cpu")
+    judgement = judge_against_reference(subject, WON_WITHOUT_OVERLAP.build())
+    assert not judgement.verdict.fails
+
+
+@pytest.mark.parametrize("anchor", [1, 2, 5, 6, 9, 13, 16])
+def test_weights_of_other_anchors_are_judged_beside_it(anchor: int):
+    subject = Subject(implementation_from(OtherWeight(anchor, 0.9), "tested"), "cpu")
+    with pytest.raises(Failure):
+        judge_against_reference(subject, WON_WITHOUT_OVERLAP.build())
