@@ -21,7 +21,6 @@ from tal_reference.choice import (
 )
 from tal_reference.choices_of_losses import CHOICES_OF_LOSSES
 from tal_reference.dialect import (
-    DIALECTS,
     OFFICIAL,
     Dialect,
     OverlapsCompared,
@@ -329,23 +328,45 @@ def spelling(dialect: Dialect) -> str:
 
     Dialects of several tasks may have one name. `parse` returns that of detection; `eras_of_tasks.for_task` converts.
     """
-    base = nearest_official(dialect)
-    return ", ".join([base.name, *(spelt(name, value) for name, value in differences(dialect, base).items())])
+    base, choices = dialect.name.partition(",")[0].strip(), stated_choices(dialect)
+    if choices is None:
+        base, choices = nearest_official(dialect).name, differences(dialect, nearest_official(dialect))
+    return ", ".join([base, *(spelt(name, choices[name]) for name in CHOICES if name in choices)])
+
+
+def stated_choices(dialect: Dialect) -> dict[str, Any] | None:
+    """Return the choices that a dialect's name lists, or None if the name does not describe the dialect.
+
+    A name such as "ultralytics-8.3.253, angle_term=yes" states a choice even where it is that of detection: in another
+    task the same release may have made another one.
+    """
+    try:
+        name, stated = _split(dialect.name)
+    except ValueError:
+        return None
+    bases = [replace(official, **stated) for official in OFFICIAL if official.name == name]
+    return stated if any(not differences(dialect, base) for base in bases) else None
+
+
+def _split(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a dialect and the choices after it.
+
+    Raises:
+        ValueError: a choice or its value is unknown.
+    """
+    name, *choices = (part.strip() for part in text.split(","))
+    return name, dict(_read(choice) for choice in choices)
 
 
 def title(dialect: Dialect) -> str:
     """Return the name of a dialect for reports, followed by its choices unless the name contains them."""
-    if any(official.name == dialect.name and not differences(official, dialect) for official in OFFICIAL):
-        return dialect.name
-    try:
-        spelt_out = not differences(parse(dialect.name), dialect)
-    except ValueError:
-        spelt_out = False
-    return dialect.name if spelt_out else f"{dialect.name} ({spelling(dialect)})"
+    return f"{dialect.name} ({spelling(dialect)})" if stated_choices(dialect) is None else dialect.name
 
 
 def parse(text: str) -> Dialect:
     """Return the dialect that a text denotes: a dialect's name, and choices after commas.
+
+    The dialect keeps the text as its name, because a choice that changes nothing in detection may change another task.
 
     Args:
         text: such as "ultralytics-8.4.190, overlap=iou, edge_counts".
@@ -353,15 +374,13 @@ def parse(text: str) -> Dialect:
     Raises:
         ValueError: the name of the dialect, of a choice or of a value is unknown; the message has similar names.
     """
-    name, *choices = (part.strip() for part in text.split(","))
     known = {official.name: official for official in reversed(OFFICIAL)}  # detection's precede those of other tasks
+    name = text.partition(",")[0].strip()
     if name not in known:
-        raise ValueError(_unknown("dialect", name, DIALECTS))
-    if not choices:
-        return known[name]
-    composed = known[name].but(**dict(_read(choice) for choice in choices))
-    equal = [official for official in OFFICIAL if not differences(composed, official)]
-    return equal[0] if equal else replace(composed, name=", ".join([name, *choices]))
+        raise ValueError(_unknown("dialect", name, dict.fromkeys(official.name for official in OFFICIAL)))
+    name, choices = _split(text)
+    written = ", ".join(part.strip() for part in text.split(","))
+    return replace(known[name], name=written, **choices) if choices else known[name]
 
 
 def _read(choice: str) -> tuple[str, Any]:

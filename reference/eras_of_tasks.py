@@ -8,7 +8,7 @@ boxes does not.
 import re
 
 from tal_reference.choice import DETECT, END_TO_END, ROTATED
-from tal_reference.choices import choices_of, differences
+from tal_reference.choices import choices_of, differences, stated_choices
 from tal_reference.dialect import (
     ADDED_BRANCHES,
     DIALECTS,
@@ -105,10 +105,13 @@ def for_task(dialect: Dialect, task: str) -> Dialect | None:
     own = _official(dialect)
     if own is None:
         return dialect if task in ANY_DIALECT else None
-    official = dialect_in(_release(own), task)
-    changed = differences(dialect, own)
-    if official is None or not set(changed) <= set(choices_of(task)):
+    official, followed = dialect_in(_release(own), task), choices_of(task)
+    stated = stated_choices(dialect)
+    wanted = differences(dialect, own) if stated is None else stated
+    if official is None or any(name not in followed and getattr(own, name) != wanted[name] for name in wanted):
         return None
+    own_choices = {name: wanted[name] for name in followed if name in wanted}
+    changed = {name: value for name, value in own_choices.items() if value != getattr(official, name)}
     return official.but(**changed) if changed else official
 
 

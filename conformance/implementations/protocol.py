@@ -44,7 +44,7 @@ from tal_conformance.implementations.guards.exceptions import (
 from tal_conformance.implementations.guards.side_effects import Identity
 from tal_conformance.implementations.support import Support, support_of
 from tal_reference import NEWEST, Dialect, Head, Hyperparameters, parse
-from tal_reference.choices import title
+from tal_reference.choices import choices_of, title
 from tal_reference.eras_of_tasks import dialects_of, for_task
 
 MIXED = ("autocast-float16", "autocast-bfloat16")
@@ -302,7 +302,8 @@ def _dialects(adapter: Any, name: str) -> dict[str, Dialect]:
     """Return the dialects of single tasks that the adapter declares, by name of the task.
 
     Raises:
-        ProtocolViolation: the attribute is not a dict, or names an unknown task or dialect.
+        ProtocolViolation: the attribute is not a dict, names an unknown task or dialect, or a dialect that is not
+            specified for its task.
     """
     given = getattr(adapter, "dialects", {})
     if not isinstance(given, dict):
@@ -312,17 +313,22 @@ def _dialects(adapter: Any, name: str) -> dict[str, Dialect]:
     for task in given:
         if task not in TASKS:
             raise ProtocolViolation(f"{name}, dialects: {unknown_name('task', str(task), TASKS)}")
-    found = {
-        task: for_task(_dialect(value, name, f"dialects[{task!r}]"), task) for task, value in given.items()
-    }
-    return {task: dialect for task, dialect in found.items() if dialect is not None}
+    found: dict[str, Dialect] = {}
+    for task, value in given.items():
+        dialect = _dialect(value, name, f"dialects[{task!r}]")
+        converted = for_task(dialect, task)
+        if converted is None:
+            raise ProtocolViolation(f"{name}, dialects: {unspecified(dialect, task)}")
+        found[task] = converted
+    return found
 
 
 def unspecified(dialect: Dialect, task: str) -> str:
     """Return the reason why the results of a task cannot be judged by a dialect."""
+    changes = "without changed choices of other tasks" if choices_of(task) else "without changed choices"
     return (
         f"task {task}: it is judged by the dialect {title(dialect)!r}, expected one of "
-        f"{', '.join(dialects_of(task))} without changed choices: other dialects are not specified for this task"
+        f"{', '.join(dialects_of(task))} {changes}: other dialects are not specified for this task"
     )
 
 

@@ -113,8 +113,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # batches are small: more threads only wait for each other and for other processes
     torch.set_num_threads(1)
     found, untested_tasks = _load_implementations(config)
+    ledger = load_ledger(config)  # before the log: a wrong file leaves no folder of a run
     log = RunLog(worker["tal_run"], worker["workerid"]) if worker else create_log(config)
-    run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=load_ledger(config))
+    run = SessionState(RunLogWriter(log), seed, tested, implementations=found, ledger=ledger)
     run.untested_tasks = untested_tasks
     run.shrinking.seconds = config.getoption("--shrinking-seconds")
     load_cases(run, config)
@@ -146,10 +147,10 @@ def _declare_markers(config: pytest.Config) -> None:
 def _load_implementations(config: pytest.Config) -> tuple[list[Implementation], list[str]]:
     """Load the implementations that the options name, and keep the state of the process that they must not change."""
     names = config.getoption("--implementation") or ["ultralytics"]
+    chosen = against(config) or declared(config)
     open_files.protect()
     _follow_fault_handler(config)
     task = config.getoption("--task")
-    chosen = against(config) or declared(config)
     found = find_implementations(names, chosen, config.getoption("--isolate"), task)
     divided = divide_by_task(found, task)
     baseline.take()

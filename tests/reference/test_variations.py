@@ -96,7 +96,9 @@ def test_a_name_spells_the_choices():
     assert parse("ultralytics-8.4.190, Overlap=IoU, edge-counts").but(edge_counts=True).overlap is Overlap.IOU
     assert spelling(dialect) == "ultralytics-8.4.190, edge_counts=yes, overlap=iou"
     assert differences(parse(spelling(dialect)), dialect) == {}
-    assert parse("ultralytics-8.4.190, small_box_floor=below first stride") is DIALECTS["ultralytics-8.4.127"]
+    floor = parse("ultralytics-8.4.190, small_box_floor=below first stride")
+    assert differences(floor, DIALECTS["ultralytics-8.4.127"]) == {}
+    assert floor.name == "ultralytics-8.4.190, small_box_floor=below first stride"
     assert parse("article") is DIALECTS["article"]
 
 

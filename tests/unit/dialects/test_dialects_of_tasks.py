@@ -11,12 +11,13 @@ from tal_conformance.dialects.comparison import compare, format_comparison
 from tal_conformance.dialects.distinguishing import RELEASE_CHOICES_BY_TASK, distinguishing
 from tal_conformance.dialects.evidence import EVIDENCE_BY_TASK, distinguishing_recipe
 from tal_conformance.dialects.identification import identify
+from tal_conformance.dialects.moves import moves_from
 from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.errors import ProtocolViolation
 from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.judgement.failure import Subject
 from tal_reference import DIALECTS, NEWEST, Dialect, parse
-from tal_reference.choices import choices_of, title
+from tal_reference.choices import choices_of, spelling, title
 from tal_reference.eras_of_tasks import ERAS_BY_TASK, dialect_in, dialects_of, for_task
 
 OTHERS = ("e2e", "obb")
@@ -77,6 +78,28 @@ def test_dialects_are_converted_between_tasks():
     assert dialect_in((8, 0, 234), "obb") is None
 
 
+@pytest.mark.parametrize("task", ["detect", *OTHERS])
+def test_a_changed_choice_survives_its_notation(task: str):
+    """In "ultralytics-8.3.253, angle_term", the choice has the value of detection's dialect of the same name."""
+    for official in dialects_of(task).values():
+        for move in [{}, *moves_from(official, task)]:
+            changed = official.but(**move) if move else official
+            for text in (changed.name, spelling(changed)):
+                found = for_task(parse(text), task)
+                assert found is not None, text
+                assert [n for n in choices_of(task) if getattr(found, n) != getattr(changed, n)] == [], text
+            assert title(changed) == changed.name
+
+
+def test_a_choice_that_a_task_does_not_follow_must_have_the_value_of_the_release():
+    assert for_task(parse("ultralytics-8.4.190, overlap=ciou, angle_term=no"), "obb") == NEWEST.but(
+        angle_term=False
+    )
+    assert for_task(parse("ultralytics-8.3.253, angle_term=no"), "detect") is None
+    partly = for_task(parse("ultralytics-8.3.253, box_variance=0.0, turned_distances"), "obb")
+    assert partly == dialects_of("obb")["ultralytics-8.3.253"].but(turned_distances=True)
+
+
 def test_one_release_has_a_dialect_for_each_of_its_tasks():
     """An adapter may declare the dialects of single tasks; others are those of the same releases."""
 
@@ -93,7 +116,12 @@ def test_one_release_has_a_dialect_for_each_of_its_tasks():
         replace(other, tasks=("detect",)).of_task("obb")
 
 
-@pytest.mark.parametrize("dialects", [["obb"], {"boxes": "ultralytics-8.4.83"}, {"obb": 1}])
+@pytest.mark.parametrize(
+    "dialects", [
+        ["obb"], {"boxes": "ultralytics-8.4.83"}, {"obb": 1}, {"pose": "ultralytics-8.3.253"},
+        {"obb": "ultralytics-8.4.190, overlap=iou"},
+    ],
+)  # fmt: skip
 def test_wrong_declarations_of_dialects(dialects: object):
     adapter = ReferenceAdapter()
     adapter.dialects = dialects  # type: ignore[attr-defined]  # as a user's adapter may

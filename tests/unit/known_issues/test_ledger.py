@@ -260,6 +260,14 @@ def run(folder: Path, text: str, dialect: str = "ultralytics-8.4.127") -> tuple[
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
+def test_a_run_with_an_invalid_ledger_ends_before_it_creates_its_folder(tmp_path: Path):
+    status, said = run(tmp_path, "entry = [")
+    assert status == pytest.ExitCode.USAGE_ERROR, said
+    assert "cannot read the ledger" in said
+    assert not (tmp_path / "runs").exists()
+
+
 EVERYWHERE = GOOD.replace('"small_8_16"', '"any_batch"').replace("2026-06-01", "2999-01-01")
 
 
