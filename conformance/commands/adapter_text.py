@@ -54,11 +54,12 @@ SHAPES = {
     "inputs.strides": "(A, 1) pixels",
 }
 LIMITS = """\
+    # precisions = ()  # float32 alone; without this line it is judged under autocast to 16 bits too
     # def supports(self, head, hyperparameters):  # what your code does not do; there it has to raise
     #     return True if head.reg_max == 16 else "only 16 bins"
 
 """
-"""Comment of an adapter that shows how limits are declared."""
+"""Comments of an adapter that show how precisions and limits are declared."""
 LOSS_VARIANTS = {
     "boxes and scores, rows by name": ("split", "by_name"),
     "feature maps, rows by name": ("maps", "by_name"),

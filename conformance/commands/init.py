@@ -136,6 +136,11 @@ def report(file: Path, text: AdapterText, trial: Trial) -> list[str]:
             f"next: edit {file} where it says TODO or where the failure above points{limits}, then",
             _command(name),
         ]
+    elif shared := _shared_settings(trial):
+        lines += [
+            f"differs only with {shared}: mend it, or declare in `supports` that your code is not meant for it, then",
+            _command(name),
+        ]
     elif trial.differing is not None and not trial.cause:
         lines += ["next: look for the cause for longer, with", f"  tal-conformance identify {name}"]
     else:
@@ -147,6 +152,34 @@ def _difference(failure: Failure) -> list[str]:
     """Return a failure as lines; the line of Python that repeats its batch is left out where it is long."""
     first, *rest = str(failure).splitlines()
     return [f"differs: {first}", *(line for line in rest if len(line) <= LONGEST_RECIPE)]
+
+
+def _shared_settings(trial: Trial) -> str:
+    """Return the settings that the differing batches share and no conforming batch has, as words; "" without any."""
+    if trial.cause or not trial.differed or not trial.passed:
+        return ""
+    differed = [_settings(recipe) for recipe in trial.differed]
+    passed = [_settings(recipe) for recipe in trial.passed]
+    shared = []
+    for name, value in differed[0].items():
+        others = {settings[name] for settings in passed}
+        if value not in others and all(settings[name] == value for settings in differed):
+            shared.append(
+                f"{name} {value} (the other batches have {', '.join(map(str, sorted(others, key=str)))})"
+            )
+    return " and ".join(shared)
+
+
+def _settings(recipe: Recipe) -> dict[str, object]:
+    """Return the numbers of a batch's head and its k, by name."""
+    numbers = recipe.hyperparameters
+    return {
+        "reg_max": recipe.reg_max,
+        "classes": recipe.classes,
+        "strides": recipe.strides,
+        "topk": numbers.topk,
+        "topk2": numbers.topk2,
+    }
 
 
 def _command(name: str) -> str:

@@ -10,8 +10,13 @@ from tal_conformance.batches.strategies.trial_recipes import trial_recipes
 from tal_conformance.commands import init, main
 from tal_conformance.commands.adapter_text import adapter_texts
 from tal_conformance.commands.init import BATCHES, Trial, report
+from tal_conformance.core.verdicts import Verdict
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.errors import UnknownImplementation
 from tal_conformance.implementations.inspection import Parameter, Target, signatures_of
+from tal_conformance.implementations.protocol import implementation_from
+from tal_conformance.judgement.failure import Failure, Subject
+from tal_reference import NEWEST
 
 MINE = """
 import torch
@@ -182,3 +187,37 @@ def test_the_report_says_what_is_missing(
     lines = report(tmp_path / "adapter.py", text, trial)
     assert [line for line in lines if line in expected] == expected
     assert lines[-1].endswith("adapter.py:FunctionAdapter")
+
+
+def differing_by(**settings: object) -> Trial:
+    passed = [
+        recipe for recipe in trial_recipes() if recipe.reg_max == 16 and recipe.hyperparameters.topk == 10
+    ]
+    subject = Subject(implementation_from(ReferenceAdapter(NEWEST), "mine"), "cpu")
+    failure = Failure(
+        subject, passed[0].build(), Verdict.DIVERGENT, "cls", "LOSS-CLS-1", "cls loss is 2, expected 1"
+    )
+    return Trial(failure, passed=tuple(passed[1:]), differed=(replace(passed[0], **settings),))
+
+
+def test_a_setting_that_only_differing_batches_have_is_named(mine: Callable[[str], Target], tmp_path: Path):
+    text = adapter_texts(mine("function"), "detect", tmp_path / "adapter.py")[0]
+    lines = report(tmp_path / "adapter.py", text, differing_by(reg_max=1))
+    assert (
+        "differs only with reg_max 1 (the other batches have 16): mend it, or declare in `supports` that your code is "
+        "not meant for it, then"
+    ) in lines
+    assert "supports" in text.source
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        differing_by(),
+        replace(differing_by(reg_max=1), cause="alpha"),
+        replace(differing_by(reg_max=1), passed=()),
+    ],
+)
+def test_no_setting_is_named_without_evidence(trial: Trial, mine: Callable[[str], Target], tmp_path: Path):
+    text = adapter_texts(mine("function"), "detect", tmp_path / "adapter.py")[0]
+    assert not any("differs only" in line for line in report(tmp_path / "adapter.py", text, trial))
