@@ -73,6 +73,7 @@ from tal_conformance.suite.terminal_output import (
     is_brief,
     needs_screen,
     selects_suite_alone,
+    shorten_interrupt,
     shrinking_sentence,
 )
 from tal_reports import RunLog, read_log, terminal_table
@@ -393,6 +394,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = session.config.stash.get(RUN, None)
     if run is None:
         return
+    shorten_interrupt(session.config)
     log_shrinking(run)
     if hasattr(session.config, "workerinput"):
         return

@@ -34,6 +34,17 @@ def hide_paths(config: pytest.Config) -> None:
         reporter.showfspath = False
 
 
+def shorten_interrupt(config: pytest.Config) -> None:
+    """Print a Ctrl-C as one line without its place in the code, which is arbitrary; with -v as pytest does.
+
+    pytest adds the place and a hint to a message that contains the word KeyboardInterrupt.
+    """
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    crash = getattr(getattr(reporter, "_keyboardinterrupt_memo", None), "reprcrash", None)
+    if crash is not None and crash.message == KeyboardInterrupt.__name__ and is_brief(config):
+        crash.message = "interrupted"
+
+
 def selects_suite_alone(config: pytest.Config) -> bool:
     """Return True if pytest's arguments select tests of the suite only."""
     return all(_is_of_suite(argument, config) for argument in config.args)

@@ -16,6 +16,7 @@ from tal_conformance.suite.terminal_output import (
     hidden_reports,
     hidden_sentence,
     pytest_terminal_summary,
+    shorten_interrupt,
     shrinking_sentence,
 )
 from tal_reports import read_log
@@ -131,3 +132,30 @@ def test_shrinking_of_all_processes_is_added_up(tmp_path: Path):
         "failed in the same way"
     )
     assert shrinking_sentence(read_log(factory.write(tmp_path / "b", [("run", factory.run_line())]))) == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "options", "expected"),
+    [
+        ("KeyboardInterrupt", {}, "interrupted"),
+        ("KeyboardInterrupt", {"verbose": 1}, "KeyboardInterrupt"),
+        (
+            "_pytest.outcomes.Exit: pytest.exit() was called",
+            {},
+            "_pytest.outcomes.Exit: pytest.exit() was called",
+        ),
+    ],
+)
+def test_an_interrupt_is_one_line_without_a_place_in_the_code(
+    message: str, options: dict[str, Any], expected: str
+):
+    crash = SimpleNamespace(message=message)
+    reporter = SimpleNamespace(_keyboardinterrupt_memo=SimpleNamespace(reprcrash=crash))
+    settings = config(**options)
+    settings.pluginmanager = SimpleNamespace(get_plugin={"terminalreporter": reporter}.get)
+    shorten_interrupt(settings)
+    assert crash.message == expected
+
+
+def test_pytest_stores_an_interrupt_where_it_is_shortened(pytestconfig: pytest.Config):
+    assert hasattr(pytestconfig.pluginmanager.get_plugin("terminalreporter"), "_keyboardinterrupt_memo")
