@@ -27,6 +27,7 @@ from tal_conformance.implementations.protocol import Implementation
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
 from tal_conformance.judgement.non_finite import judge_any
+from tal_reference import Dialect
 from tal_reference.choices import differences, nearest_official, phrase, spelling
 from tal_reports import visible
 from tal_text import say
@@ -264,13 +265,33 @@ def _cause(text: AdapterText, file: Path, task: str, trial: Trial) -> str:
         return ""
     title = f"Looking for the cause (at most {SEARCH_SECONDS:g} s of processor time)"
     with progress(title), _loaded(text, file) as implementation:
-        found = simple_cause(Observations(implementation), trial.differed, trial.passed, SEARCH_SECONDS)
-    if found is None:
-        return ""
+        observations = Observations(implementation)
+        for differed, passed, which in _groups(trial):
+            found = simple_cause(observations, differed, passed, SEARCH_SECONDS)
+            if found is not None:
+                return _cause_lines(found, f"{len(differed) + len(passed)} batches{which}")
+    return ""
+
+
+def _groups(trial: Trial) -> Iterator[tuple[Sequence[Recipe], Sequence[Recipe], str]]:
+    """Yield groups of batches that one cause may explain: differing batches, conforming batches, and their name.
+
+    The batches with the usual number of bins are a group of their own: code that is not meant for other numbers differs
+    with them for another reason, which would hide the cause.
+    """
+    yield trial.differed, trial.passed, ""
+    usual = Recipe().reg_max
+    differed = [recipe for recipe in trial.differed if recipe.reg_max == usual]
+    if 0 < len(differed) < len(trial.differed):
+        passed = [recipe for recipe in trial.passed if recipe.reg_max == usual]
+        yield differed, passed, f" with reg_max {usual}; with others it differs in another way"
+
+
+def _cause_lines(found: Dialect, batches: str) -> str:
+    """Return what an adapter computes instead on the named batches, and how that is declared, as lines."""
     base = nearest_official(found)
     words = " and ".join(phrase(name, value) for name, value in differences(found, base).items())
-    batches = len(trial.differed) + len(trial.passed)
     return (
-        f"It computes {base.name}{f' with {words}' if words else ''}, on all of {batches} batches.\n"
+        f"It computes {base.name}{f' with {words}' if words else ''}, on all of {batches}.\n"
         f'  if this is intended, declare it in the adapter: dialect = "{spelling(found)}"'
     )

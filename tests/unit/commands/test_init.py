@@ -221,3 +221,15 @@ def test_a_setting_that_only_differing_batches_have_is_named(mine: Callable[[str
 def test_no_setting_is_named_without_evidence(trial: Trial, mine: Callable[[str], Target], tmp_path: Path):
     text = adapter_texts(mine("function"), "detect", tmp_path / "adapter.py")[0]
     assert not any("differs only" in line for line in report(tmp_path / "adapter.py", text, trial))
+
+
+def test_batches_with_the_usual_bins_are_searched_for_a_cause_of_their_own():
+    usual = tuple(recipe for recipe in trial_recipes() if recipe.reg_max == 16)
+    other = replace(usual[0], reg_max=1)
+    trial = Trial(passed=usual[2:], differed=(*usual[:2], other))
+    whole, alone = init._groups(trial)
+    assert whole == (trial.differed, trial.passed, "")
+    assert alone[:2] == (list(usual[:2]), list(usual[2:]))
+    assert "with reg_max 16" in alone[2]
+    assert len(list(init._groups(replace(trial, differed=usual[:2])))) == 1
+    assert len(list(init._groups(replace(trial, differed=(other,))))) == 1
