@@ -28,6 +28,7 @@ from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
 from tal_conformance.implementations.adapters.ultralytics_losses import (
     CRITERIA,
     FIELD_NAMES,
+    SPLIT_PREDICTIONS,
     criterion_of,
     leading_numbers,
 )
@@ -390,6 +391,11 @@ def official_loss() -> tuple[type, str]:
         raise CannotRecord(f"cannot import the detection loss of ultralytics: {error}") from error
 
 
+FIRST_CAPTURED = {OBB.name: SPLIT_PREDICTIONS}
+"""First release whose loss of a task is captured, where that is not the first with the loss: before 8.4.0 the loss of
+rotated boxes reads a pair of maps and angles, and its gains have none for the angle."""
+
+
 class Listened(NamedTuple):
     """A class of an official loss whose calls are captured."""
 
@@ -410,7 +416,7 @@ def official_losses() -> list[Listened]:
     detection, version = official_loss()
     found = [Listened(detection, _method(detection), DETECT.name)]
     for task in (OBB.name, E2E.name, POSE.name, SEGMENT.name):
-        if leading_numbers(version) >= CRITERIA[task][-1].first:
+        if leading_numbers(version) >= FIRST_CAPTURED.get(task, CRITERIA[task][-1].first):
             criterion = criterion_of(version, task)
             loss = getattr(importlib.import_module(criterion.loss_module), criterion.loss_class)
             found.append(Listened(loss, "__call__" if task == E2E.name else _method(loss), task))

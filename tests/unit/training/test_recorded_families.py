@@ -21,6 +21,7 @@ from tal_conformance.implementations.adapters.ultralytics import UltralyticsAdap
 from tal_conformance.implementations.protocol import implementation_from
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.failure import Failure, Subject
+from tal_conformance.training import capture
 from tal_conformance.training.capture import Call, listening, official_losses
 from tal_conformance.training.capture_parts import is_other_loss
 from tal_conformance.training.drawn_families import draw_cornered, draw_turned
@@ -232,3 +233,18 @@ def test_segment26_heads_are_not_captured_as_segmentation():
     assert is_other_loss(v8SegmentationLoss, derived, predictions)
     assert not is_other_loss(v8SegmentationLoss, own, predictions)
     assert is_other_loss(v8SegmentationLoss, own, {"proto": (predictions["proto"], torch.zeros(1, 3, 2, 2))})
+
+
+@pytest.mark.parametrize(
+    ("version", "tasks"),
+    [
+        ("8.3.253", ["detect", "e2e"]),
+        ("8.4.0", ["detect", "obb", "e2e"]),
+        ("8.4.190", ["detect", "obb", "e2e", "pose", "segment"]),
+    ],
+)
+def test_the_captured_losses_of_a_release(monkeypatch: pytest.MonkeyPatch, version: str, tasks: list[str]):
+    """Before 8.4.0 the loss of rotated boxes reads a pair of maps and angles, which the recorder does not know."""
+    loss, _ = capture.official_loss()
+    monkeypatch.setattr(capture, "official_loss", lambda: (loss, version))
+    assert [listened.task for listened in official_losses()] == tasks
