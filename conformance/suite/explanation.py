@@ -16,7 +16,7 @@ from tal_conformance.batches.recipe import Recipe
 from tal_conformance.batches.recipe_source import recipe_from
 from tal_conformance.checks.registry import CHECKS
 from tal_conformance.core.progress import progress
-from tal_conformance.core.task import DETECT
+from tal_conformance.core.task import DETECT, E2E, OBB
 from tal_conformance.dialects.identification import explain
 from tal_conformance.dialects.identified import Identification, choice_fields, tie_fields
 from tal_conformance.dialects.known_faults import KnownFault
@@ -84,11 +84,16 @@ def explanation(run: SessionState, log: Log, implementation: Implementation, sec
     return {"implementation": implementation.name, "seconds": spent, "budget": seconds} | fields
 
 
+def _not_searched(task: str) -> str:
+    """Return the reason why a run does not search for the cause in a task, and the command that does."""
+    reason = f"task {task}: a run searches for the cause in the task {DETECT.name} only"
+    searched = task in (E2E.name, OBB.name)
+    return f"{reason}; `tal-conformance identify NAME --task {task}` searches for it" if searched else reason
+
+
 def _explained(run: SessionState, log: Log, implementation: Implementation, seconds: float) -> Line:
     if implementation.task != DETECT.name:
-        return {
-            "problem": f"task {implementation.task}: the search compares dialects and choices for the task detect only"
-        }
+        return {"problem": _not_searched(implementation.task)}
     began = time.process_time()
     lines = list(batch_lines(run.folder, implementation.name))
     failing, passing = sample_of(lines)

@@ -77,6 +77,7 @@ def test_a_wrong_gain_of_the_angle_is_found(tmp_path: Path):
     code, output, _ = summary_of(tmp_path / "runs", f"{adapter}:WrongAngle", "--identification-seconds", "20")
     assert code == 1, output
     assert "wrong-angle: divergent at angle (OBB-ANG-1)" in output
-    assert "task obb: the search compares dialects and choices for the task detect only" in output
+    assert "task obb: a run searches for the cause in the task detect only" in output
+    assert "`tal-conformance identify NAME --task obb` searches for it" in " ".join(output.split())
     assert list((tmp_path / "runs").glob("2*/cases/*"))
     assert list((tmp_path / "runs").glob("2*/report.html"))
