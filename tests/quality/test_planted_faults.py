@@ -55,10 +55,21 @@ ISSUE = {
 }
 """Names of faults in the original requirements, and in `FAULTS`."""
 
-IMAGES = {"padding_leaks": 2, "score_sum_an_image": 2, "missing_batch_size": 2, "negative_sum_kept": 2}
+IMAGES = {
+    "padding_leaks": 2,
+    "score_sum_an_image": 2,
+    "missing_batch_size": 2,
+    "negative_sum_kept": 2,
+    "total_of_images_with_truths": 2,
+    "images_counted_by_the_last_row": 2,
+}
 """Number of images of the smallest batch for faults that one image cannot show: it has no padding and no other image.
 `negative_sum_kept` also keeps padding rows."""
-TRUTHS = {"contested_by_claimants": 3, "contested_by_unmasked_overlap": 3}
+TRUTHS = {
+    "contested_by_claimants": 3,
+    "contested_by_unmasked_overlap": 3,
+    "contested_by_the_first_two": 3,
+}
 """Number of ground truths of the smallest batch for faults in which the winner has not selected the anchor."""
 ANCHORS = 64
 """Largest number of anchors of a smallest batch: one level of stride 8 on 64 x 64 px, which a person can still read. At

@@ -88,7 +88,9 @@ roundings of many positives cancel."""
 STRATEGIES: dict[str, SearchStrategy[Recipe]] = {
     "decoding": recipes(bins=(16, 2, 4, 8, 32, 1), predictions=("random", "saturated", "constant", "near")),
     "annotations": recipes(outside=True),
-    "borders": recipes(kinds=("edge_on_centre", "ordinary", "on_border", "partly_outside")),
+    "borders": recipes(
+        kinds=("edge_on_centre", "ordinary", "edge_near_centre", "on_border", "partly_outside")
+    ),
     "small_boxes": recipes(small_boxes=True),
     "metric": recipes(predictions=("near", "exact_hit", "random", "saturated"), bins=(16, 16, 1)),
     "topk": recipes(ties=True),

@@ -17,6 +17,7 @@ from tal_conformance.mutation.planted_faults import (  # noqa: F401 (enter fault
     heads,
     loss,
     precision,
+    rewrites,
     state,
 )
 from tal_conformance.mutation.planted_faults.end_to_end import END_TO_END_FAULTS

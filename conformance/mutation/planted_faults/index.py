@@ -4,6 +4,7 @@ The code of a fault is a function of the same name in another module of this pac
 """
 
 from tal_conformance.core.task import StageName
+from tal_conformance.mutation.planted_faults.index_of_rewrites import INDEX_OF_REWRITES
 from tal_conformance.mutation.planted_faults.index_of_sizes import INDEX_OF_SIZES
 from tal_conformance.mutation.planted_faults.row import Row
 
@@ -75,6 +76,7 @@ INDEX: dict[str, Row] = {
     "alpha_differentiated": Row("IOU-2", StageName.GRADIENTS),
     "shape_penalty_without_gradient": Row("IOU-2", StageName.GRADIENTS),
     "assignment_not_detached": Row("LOSS-GRAD-1 TAL-NORM-1", StageName.GRADIENTS),
+    **INDEX_OF_REWRITES,
     **INDEX_OF_SIZES,
     "metric_in_16_bits": Row("TAL-MET-1", StageName.METRIC, "precision[autocast-float16]"),
     "overlap_in_16_bits": Row("TAL-MET-1", StageName.OVERLAP, "precision[autocast-float16]"),

@@ -39,6 +39,15 @@ def is_on_centre(box: Box, canvas: Canvas) -> bool:
     return box[0] in across or box[2] in across or box[1] in down or box[3] in down
 
 
+def is_near_centre(box: Box, canvas: Canvas) -> bool:
+    near = [
+        abs(edge - centre)
+        for edge, extent in zip(box, (canvas.width, canvas.height) * 2, strict=True)
+        for centre in centres(canvas, extent)
+    ]
+    return 2**-12 <= min(near) <= 2**-9 and not is_on_centre(box, canvas)
+
+
 # For each kind: a function of (box, canvas, previous box) that returns True if the promised property holds.
 PROMISES: dict[str, Callable[[Box, Canvas, Box], bool]] = {
     "ordinary": lambda box, canvas, _: is_inside(box, canvas) and min(sides(box)) >= canvas.stride * 0.75,
@@ -82,6 +91,7 @@ PROMISES: dict[str, Callable[[Box, Canvas, Box], bool]] = {
     "beyond_bottom_right": lambda box, canvas, _: box[0] >= canvas.width and box[1] >= canvas.height,
     "beyond_top_left": lambda box, _, __: sum(box) <= 0,
     "zero_area": lambda box, _, __: min(sides(box)) == 0,
+    "edge_near_centre": lambda box, canvas, _: is_near_centre(box, canvas) and min(sides(box)) > 0,
     "few_cells": lambda box, canvas, _: is_inside(box, canvas) and max(sides(box)) <= 17 * canvas.stride,
 }
 
