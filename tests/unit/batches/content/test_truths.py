@@ -45,7 +45,7 @@ def is_near_centre(box: Box, canvas: Canvas) -> bool:
         for edge, extent in zip(box, (canvas.width, canvas.height) * 2, strict=True)
         for centre in centres(canvas, extent)
     ]
-    return 2**-12 <= min(near) <= 2**-9 and not is_on_centre(box, canvas)
+    return any(2**-12 <= distance <= 2**-9 for distance in near)
 
 
 # For each kind: a function of (box, canvas, previous box) that returns True if the promised property holds.
