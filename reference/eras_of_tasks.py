@@ -26,7 +26,7 @@ from tal_reference.dialect import (
 )  # fmt: skip
 from tal_reference.eras import ERAS, Era, Version
 
-POSE, SEGMENT = "pose", "segment"
+POSE, SEGMENT, POSE26, SEGMENT26 = "pose", "segment", "pose26", "segment26"
 
 END_TO_END_ERAS = (
     Era((8, 2, 38), ADDED_BRANCHES, "", "the first release with YOLOv10"),
@@ -69,6 +69,8 @@ ERAS_BY_TASK: dict[str, tuple[Era, ...]] = {
         Era((8, 4, 83), LOWER_FLOOR, "", "the first release whose masks are specified"),
         Era((8, 4, 128), NEWEST, "TAL-CAND-2", "a side below the second stride is widened to it"),
     ),
+    POSE26: (Era((8, 4, 187), NEWEST, "", "the first release that assigns poses by OKS alone"),),
+    SEGMENT26: (Era((8, 4, 190), NEWEST, "", "the first release whose masks take part in the assignment"),),
 }
 """Eras of every task, from the oldest to the newest."""
 RELEASE = re.compile(r"ultralytics-(\d+)\.(\d+)\.(\d+)\b")

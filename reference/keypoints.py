@@ -124,7 +124,8 @@ def pose_loss(
         keep_trace: store every stage of the assignment in `targets[i].trace`.
         keypoints: (N, K, 3) x, y (normalised) and visibility of every row's keypoints; or (N, K, 2), all visible.
         keypoints_assign: True for Pose26 heads, whose assignment compares keypoints (P26-3) and reads them in every
-            batch (P26-4). Other heads, also end-to-end ones, assign as in detection (POSE-1, P26-5).
+            batch (P26-4); `head.parts_assign` says the same. Other heads, also end-to-end ones, assign as in detection
+            (POSE-1, P26-5).
         flow: the density of the errors, for Pose26 heads; None: no term rle (P26-SUM-1).
 
     Raises:
@@ -132,6 +133,7 @@ def pose_loss(
             than k.
     """
     predictions = read_keypoints(feature_maps, head)
+    keypoints_assign = keypoints_assign or bool(head.parts_assign)
     reject_unknown_classes(annotations, head)
     finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)
     rows, given = split_rows(annotations.to(finest), head) if keypoints is None else (annotations.to(finest), keypoints)
@@ -160,7 +162,7 @@ def pose_items(
     """
     positives = targets.positives if isinstance(targets, BatchTargets) else targets
     box, cls, dfl = loss_items(predictions, positives, head, hyperparameters, dialect)
-    decode = decode_without_factor if keypoints_assign else decode_keypoints
+    decode = decode_without_factor if keypoints_assign or head.parts_assign else decode_keypoints
     found = at_positives(predictions, positives, decode)
     sigmas = sigmas_of(head, like=found.wanted)  # (K,)
     items = [

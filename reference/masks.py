@@ -121,8 +121,8 @@ def segmentation_loss(
         overlapping: encoding of the masks, `args.overlap_mask`.
         semantic: (B, C, h_s, w_s) class logits of pixels, of any size; None: sem is 0.
         classes: (B, h_m, w_m) class of each pixel (SEG-IN-3), with semantic logits only.
-        masks_assign: True for Segment26 heads, whose assignment compares masks (S26-1); `masks` must then be there
-            in every batch, also without ground truths (S26-4).
+        masks_assign: True for Segment26 heads, whose assignment compares masks (S26-1); `head.parts_assign` says the
+            same. `masks` must then be there in every batch, also without ground truths (S26-4).
 
     Raises:
         ValueError: inputs do not fit each other, a row names an unknown image or class, or there are fewer anchors
@@ -138,7 +138,7 @@ def segmentation_loss(
     finest = torch.promote_types(annotations.dtype, predictions.logits.dtype)
     truths = ground_truths(annotations.to(finest), len(prototypes), predictions.size)
     wanted = true_masks(masks.to(finest), annotations, len(prototypes), overlapping, classes)
-    assigner = mask_assigners(predictions, wanted, head) if masks_assign else None
+    assigner = mask_assigners(predictions, wanted, head) if masks_assign or head.parts_assign else None
     targets = assign_images(predictions, truths, head, hyperparameters, dialect, keep_trace, assigner)
     positives = with_masks(positives_of(targets), owners_of(targets), wanted.instances)
     items = mask_items(predictions, positives, head, hyperparameters, dialect, wanted)  # (5,)

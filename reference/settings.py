@@ -21,10 +21,13 @@ class Head:
         masks: height and width of the true masks in their own pixels (SEG-IN-2); None for heads without masks.
         overlapping_masks: True if the data loader stores the masks of an image as one picture of their numbers
             (`args.overlap_mask`), False if it stores one mask per row (SEG-IN-2); None for heads without masks.
+        parts_assign: True for Pose26 and Segment26 heads, whose keypoints or masks take part in the assignment (P26-3,
+            S26-1); None for others.
 
     Raises:
         ValueError: the head has no level, a number is not positive, or the class weights are not C finite numbers of
-            at least 0; or prototypes, masks and their encoding are not given together.
+            at least 0; or prototypes, masks and their encoding are not given together; or `parts_assign` is True
+            without keypoints and masks.
     """
 
     strides: tuple[int, ...]
@@ -36,6 +39,7 @@ class Head:
     prototypes: int | None = None
     masks: tuple[int, int] | None = None
     overlapping_masks: bool | None = None
+    parts_assign: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1 or self.classes < 1 or self.reg_max < 1:
@@ -43,6 +47,8 @@ class Head:
         if self.keypoints is not None:
             self._check_keypoints(*self.keypoints)
         self._check_masks()
+        if self.parts_assign and self.keypoints is None and self.masks is None:
+            raise ValueError("parts_assign is True, expected None: the head has neither keypoints nor masks")
         weights = self.class_weights
         if weights is None:
             return

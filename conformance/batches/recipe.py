@@ -96,10 +96,10 @@ class Recipe(OneLineRepr):
         count = 0 if self.keypoints is None else self.keypoints[0]
         sigmas = tuple(islice(cycle(self.keypoint_sigmas), count)) or None
         head = Head(self.strides, self.classes, self.reg_max, weights, self.keypoints, sigmas)
-        if self.prototypes is None:
-            return head
-        size = self.in_pixels_of(self.mask_ratio)
-        return replace(head, prototypes=self.prototypes, masks=size, overlapping_masks=self.overlapping_masks)
+        if self.prototypes is not None:
+            size, encoding = self.in_pixels_of(self.mask_ratio), self.overlapping_masks
+            head = replace(head, prototypes=self.prototypes, masks=size, overlapping_masks=encoding)
+        return replace(head, parts_assign=True) if TASKS[self.task].parts_assign else head
 
     @property
     def size(self) -> tuple[int, int]:

@@ -384,6 +384,9 @@ def _check_masks(head: Head, task: Task) -> None:
     if (head.masks is not None) != task.has_masks:
         expected = "the height and width of the true masks" if task.has_masks else "None"
         raise ValueError(f"head.masks is {head.masks!r}; task {task.name!r} expects {expected}")
+    if bool(head.parts_assign) != task.parts_assign:
+        expected = "True: its keypoints or masks take part in the assignment" if task.parts_assign else "None"
+        raise ValueError(f"head.parts_assign is {head.parts_assign!r}; task {task.name!r} expects {expected}")
 
 
 def _check_pixels(annotations: Tensor, head: Head, task: Task) -> None:

@@ -47,6 +47,7 @@ OPTIONAL_OF_HEAD = (
     "prototypes",
     "masks",
     "overlapping_masks",
+    "parts_assign",
 )
 """Fields of a head that are None, and not stored, unless a task needs them."""
 RECORDED = "recorded"
@@ -325,6 +326,8 @@ def _head(value: Any) -> Head:
                 )
             if overlapping is not None and type(overlapping) is not bool:
                 raise ValueError(f"invalid overlapping_masks {overlapping!r:.200}: expected a boolean")
+            if value.get("parts_assign") not in (None, True, False):
+                raise ValueError(f"invalid parts_assign {value['parts_assign']!r:.200}: expected a boolean")
             return head_from_dict(value)
     raise ValueError(
         f"invalid head {value!r:.200}: expected strides (list of int), classes (int) and reg_max (int), each at most"

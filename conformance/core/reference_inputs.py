@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs
-from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, POSE26, SEGMENT, SEGMENT26
 from tal_reference import (
     NEWEST,
     DetectionLoss,
@@ -20,6 +20,7 @@ from tal_reference import (
     GroundTruths,
     Head,
     Predictions,
+    Targets,
     detection_loss,
     ground_truths,
     keypoints,
@@ -29,7 +30,7 @@ from tal_reference import (
     rotated_loss,
     segmentation_loss,
 )
-from tal_reference.loss import read_predictions
+from tal_reference.loss import assign_images, read_predictions
 
 
 def _detection_truths(
@@ -66,21 +67,27 @@ PREDICTIONS_BY_TASK = {
     OBB.name: _rotated_predictions,
     E2E.name: _predictions_of_first_branch,
     POSE.name: _keypoint_predictions,
+    POSE26.name: _keypoint_predictions,
     SEGMENT.name: _mask_predictions,
+    SEGMENT26.name: _mask_predictions,
 }
 """The reference's function that reads the feature maps of every task; with branches, those of the first one."""
 TRUTHS_BY_TASK = {
     DETECT.name: _detection_truths,
     E2E.name: _detection_truths,
     POSE.name: _truths_of_boxes,
+    POSE26.name: _truths_of_boxes,
     SEGMENT.name: _truths_of_boxes,
+    SEGMENT26.name: _truths_of_boxes,
 }
 """The reference's function that converts the annotation rows of every task with upright boxes."""
 LOSSES_BY_TASK = {
     DETECT.name: detection_loss,
     OBB.name: rotated_loss,
     POSE.name: pose_loss,
+    POSE26.name: pose_loss,
     SEGMENT.name: segmentation_loss,
+    SEGMENT26.name: segmentation_loss,
 }
 """The reference's loss of every task; with branches, use the batch of each branch (`core.branches`)."""
 
@@ -131,6 +138,30 @@ def masks_of(batch: Batch) -> list[Tensor]:
     """Return the masks (M, h_m, w_m) of each image's ground truths in float64 (SEG-IN-2)."""
     rows, given = masks.split_rows(batch.annotations.double(), batch.images, batch.head)
     return masks.true_masks(given, rows, batch.images, bool(batch.head.overlapping_masks), None).instances
+
+
+def assign_with_parts(
+    batch: Batch, predictions: Predictions, truths: list[GroundTruths], dialect: Dialect
+) -> list[Targets]:
+    """Return the reference's assignment of each image, in which keypoints or masks take part (P26-3, S26-1).
+
+    Args:
+        batch: a batch of a task in which keypoints or masks take part.
+        predictions: the batch's decoded predictions.
+        truths: the ground truths of each image.
+        dialect: the dialect to follow.
+    """
+    like = truths[0].boxes if truths else batch.annotations
+    if isinstance(predictions, keypoints.KeypointPredictions):
+        wanted = [own.to(like) for own in keypoints_of(batch)]
+        sigmas = keypoints.sigmas_of(batch.head, like=like)  # (K,)
+        assigners = keypoints.keypoint_assigners(predictions, wanted, sigmas)
+    else:
+        assert isinstance(predictions, masks.MaskPredictions)
+        own_masks = masks_of(batch)
+        covered = torch.zeros(batch.images, *own_masks[0].shape[1:], dtype=torch.bool)
+        assigners = masks.mask_assigners(predictions, masks.TrueMasks(own_masks, covered, None), batch.head)
+    return assign_images(predictions, truths, batch.head, batch.hyperparameters, dialect, assigner=assigners)
 
 
 def assigner_inputs(

@@ -6,7 +6,7 @@ that a term which several tasks share is implemented once.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -142,6 +142,7 @@ class Task:
             visibility.
         has_masks: True if the head has prototypes and masks, and the annotation rows one more column for each pixel of
             a mask.
+        parts_assign: True if keypoints or masks take part in the assignment (P26-3, S26-1).
     """
 
     name: str
@@ -155,6 +156,7 @@ class Task:
     joint: tuple[Stage, ...] = ()
     has_keypoints: bool = False
     has_masks: bool = False
+    parts_assign: bool = False
 
     @property
     def annotation_columns(self) -> int:
@@ -371,6 +373,31 @@ SEGMENT: Final = Task(
 """Masks: `v8SegmentationLoss`. The assignment and the terms box, cls and dfl are detection's. The term sem is 0: heads
 without semantic logits (SEG-SUM-1)."""
 
+POSE26: Final = replace(
+    POSE,
+    name="pose26",
+    stages=(
+        POSE.stages[0],
+        Stage(StageName.CANDIDATES, "P26-2", "assignment"),
+        Stage(StageName.OVERLAP, "P26-3", "assignment"),
+        *POSE.stages[3:],
+    ),
+    parts_assign=True,
+)
+"""Poses of YOLO26: `PoseLoss26`, without flow. Keypoints take part in the assignment; terms are those of poses."""
+
+SEGMENT26: Final = replace(
+    SEGMENT,
+    name="segment26",
+    stages=(
+        *SEGMENT.stages[:2],
+        Stage(StageName.OVERLAP, "S26-1", "assignment"),
+        *SEGMENT.stages[3:],
+    ),
+    parts_assign=True,
+)
+"""Masks of YOLO26: `SegmentLoss26`. Masks take part in the assignment; terms are those of masks."""
+
 E2E: Final = Task(
     name="e2e",
     box_columns=DETECT.box_columns,
@@ -401,9 +428,10 @@ def task_of(head: "Head", columns: int, maps: int | None = None) -> Task:
         ValueError: no task has such rows and so many feature maps for the head.
     """
     for task in TASKS.values():
-        same_parts = (head.keypoints is not None, head.masks is not None) == (
+        same_parts = (head.keypoints is not None, head.masks is not None, bool(head.parts_assign)) == (
             task.has_keypoints,
             task.has_masks,
+            task.parts_assign,
         )
         fits = len(task.branches) == 1 if maps is None else maps == task.map_count(head)
         if same_parts and fits and columns == task.columns(head):
@@ -414,5 +442,5 @@ def task_of(head: "Head", columns: int, maps: int | None = None) -> Task:
     )
 
 
-TASKS: Final = {task.name: task for task in (DETECT, OBB, E2E, POSE, SEGMENT)}
+TASKS: Final = {task.name: task for task in (DETECT, OBB, E2E, POSE, SEGMENT, POSE26, SEGMENT26)}
 """Every task by its name."""

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.outcome import AssignerInputs, CheckedAssignment
 from tal_conformance.core.reference_inputs import (
+    assign_with_parts,
     assigner_inputs,
     keypoints_of,
     masks_of,
@@ -32,7 +33,9 @@ from tal_conformance.judgement.rounding.bounds import (
 from tal_conformance.judgement.rounding.exact_loss import ASSIGN_BY_TASK, ReferenceLoss, compute_loss
 from tal_conformance.judgement.rounding.geometry import GEOMETRIES_BY_TASK, Geometry, InputErrors
 from tal_conformance.judgement.rounding.loss_rounding import LossRounding
+from tal_conformance.judgement.rounding.masked_boxes import MaskedBoxes
 from tal_conformance.judgement.rounding.mixed_precision import Interval, class_scores, is_coarse, pixel_boxes
+from tal_conformance.judgement.rounding.posed_boxes import PosedBoxes
 from tal_conformance.judgement.rounding.uncertainty import (
     ROUNDING_UNITS_BY_TASK,
     AssignmentUncertainty,
@@ -94,9 +97,12 @@ class Expectation:
         """The rule by which an implementation must raise on the batch; None if it must return a result."""
         return rejection_for(self.batch, self.dialect)
 
-    @property
+    @cached_property
     def geometry(self) -> Geometry:
-        """The geometry of the task's boxes."""
+        """The geometry of the task's boxes, with keypoints or masks that take part in the assignment."""
+        if self.batch.head.parts_assign:
+            posed = self.batch.family.has_keypoints
+            return (PosedBoxes if posed else MaskedBoxes).of(self.batch, self.predictions)
         return GEOMETRIES_BY_TASK[self.batch.task]
 
     @property
@@ -239,6 +245,8 @@ class Expectation:
         return self._assigned(self.rounded_predictions, self.rounded_truths)
 
     def _assigned(self, predictions: Predictions, truths: list[GroundTruths]) -> list[Targets]:
+        if self.batch.head.parts_assign:
+            return assign_with_parts(self.batch, predictions, truths, self.dialect)
         numbers = self.batch.head, self.batch.hyperparameters, self.dialect
         return ASSIGN_BY_TASK[self.batch.task](predictions, truths, *numbers)
 

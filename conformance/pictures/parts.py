@@ -11,14 +11,24 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.reference_inputs import keypoints_of, masks_of
-from tal_conformance.core.task import POSE, SEGMENT
+from tal_conformance.core.task import POSE, POSE26, SEGMENT, SEGMENT26
 from tal_conformance.pictures.trace import ImageTrace
-from tal_reference.keypoints import KeypointPredictions, decode_keypoints, sigmas_of, similarity
+from tal_reference.keypoints import (
+    SHARE_OF_BOX,
+    KeypointPredictions,
+    decode_keypoints,
+    decode_without_factor,
+    sigmas_of,
+    similarity,
+)
 from tal_reference.masks import (
+    TRUE_PIXEL,
     MaskPredictions,
+    at_size,
     in_mask_pixels,
     inside,
     mask_logits,
+    mask_overlap,
     resized_prototypes,
     size_of,
 )
@@ -36,20 +46,24 @@ class Fit(NamedTuple):
 
 
 def keypoint_fit(trace: ImageTrace, truth: int) -> Tensor:
-    """Return (A,) the mean similarity of the visible keypoints of a ground truth (POSE-4); NaN without any."""
+    """Return (A,) the mean similarity of the visible keypoints of a ground truth; NaN without any (POSE-4, P26-3).
+
+    In Pose26 heads it is the overlap of the assignment, for which an object has 0.53 of the area of its box.
+    """
     predictions = trace.loss.predictions
     assert isinstance(predictions, KeypointPredictions)
     strides = predictions.anchors.strides.double()  # (A, 1)
     count, numbers = predictions.shape
     raw = predictions.keypoints[trace.image].double().unflatten(1, (count, numbers))[..., :2]  # (A, K, 2)
-    places = (
-        decode_keypoints(raw, predictions.anchors.centres.double()) * strides[..., None]
-    )  # (A, K, 2) pixels
+    assigning = bool(trace.batch.head.parts_assign)
+    decode = decode_without_factor if assigning else decode_keypoints
+    places = decode(raw, predictions.anchors.centres.double()) * strides[..., None]  # (A, K, 2) pixels
     wanted = keypoints_of(trace.batch)[trace.image][truth].to(places)  # (K, 3)
     left, top, right, bottom = trace.truths.boxes[truth].double()
-    area = ((right - left) * (bottom - top)).expand(len(places))  # (A,)
+    share = SHARE_OF_BOX if assigning else 1.0
+    area = (share * (right - left) * (bottom - top)).expand(len(places))  # (A,)
     values = similarity(places, wanted[:, :2], area, sigmas_of(trace.batch.head, like=places))  # (A, K)
-    visible = wanted[:, 2] != 0  # (K,)
+    visible = wanted[:, 2] > 0 if assigning else wanted[:, 2] != 0  # (K,)
     return (values * visible).sum(1) / visible.sum()
 
 
@@ -66,6 +80,18 @@ def mask_fit(trace: ImageTrace, truth: int) -> Tensor:
     return (shown & true).sum((1, 2)) / (shown | true).sum((1, 2))
 
 
+def assigned_mask_fit(trace: ImageTrace, truth: int) -> Tensor:
+    """Return (A,) the intersection over union of masks that the assignment of Segment26 heads compares (S26-3)."""
+    predictions = trace.loss.predictions
+    assert isinstance(predictions, MaskPredictions)
+    prototypes = predictions.prototypes[trace.image].double()  # (n, h, w)
+    mask = at_size(masks_of(trace.batch)[trace.image], size_of(prototypes))[truth] > TRUE_PIXEL  # (h, w)
+    logits = mask_logits(predictions.coefficients[trace.image].double(), prototypes)  # (A, h, w)
+    scale = prototypes.shape[1] / trace.batch.size[0]
+    true = mask.to(logits.device).expand(logits.shape)  # (A, h, w)
+    return mask_overlap(logits, predictions.pixels[trace.image].double() * scale, true)
+
+
 FITS: Final = {
     POSE.name: Fit(
         "OKS", keypoint_fit, "OKS does not take part in the assignment (POSE-1); 1 - OKS is its loss (POSE-4)"
@@ -74,6 +100,16 @@ FITS: Final = {
         "mask IoU",
         mask_fit,
         "masks do not take part in the assignment; their loss is a cross-entropy in the box (SEG-2)",
+    ),
+    POSE26.name: Fit(
+        "OKS",
+        keypoint_fit,
+        "OKS is the overlap of ground truths with visible keypoints, on the levels that fit their size (P26-2, P26-3)",
+    ),
+    SEGMENT26.name: Fit(
+        "mask IoU",
+        assigned_mask_fit,
+        "the overlap is the mean of it and of CIoU, for the 3k best candidates by boxes alone (S26-1, S26-2)",
     ),
 }
 """The measure of every task that has keypoints or masks."""

@@ -61,6 +61,8 @@ def test_a_run_tests_every_task(tmp_path: Path):
         "ultralytics (e2e)": "e2e",
         "ultralytics (pose)": "pose",
         "ultralytics (segment)": "segment",
+        "ultralytics (pose26)": "pose26",
+        "ultralytics (segment26)": "segment26",
     }
     assert {line["result"] for line in rows.values()} == {"conforms"}
     assert "angle" in rows["ultralytics (obb)"]["margins"]

@@ -257,6 +257,8 @@ def test_a_night(checkout: Path, environment: dict[str, str]):
         "ultralytics (e2e)",
         "ultralytics (pose)",
         "ultralytics (segment)",
+        "ultralytics (pose26)",
+        "ultralytics (segment26)",
         "article",
     }
     assert [entry["run"] for entry in read_history(checkout / "night" / "history.jsonl")] == ["7-1"]

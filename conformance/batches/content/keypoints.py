@@ -101,7 +101,9 @@ def keypoint_columns(scene: Scene, keypoints: Tensor) -> Tensor:
 
 
 def predicted_keypoints(scene: Scene, keypoints: Tensor, numbers: int) -> Tensor:
-    """Return raw keypoints (B, A, K D): an anchor predicts a close ground truth's keypoints, with errors (POSE-2).
+    """Return raw keypoints (B, A, K D): an anchor predicts a close ground truth's keypoints, with errors.
+
+    Raw numbers are those of the head's decoding (POSE-2, P26-1).
 
     Args:
         scene: anchors and ground truths.
@@ -116,8 +118,11 @@ def predicted_keypoints(scene: Scene, keypoints: Tensor, numbers: int) -> Tensor
     extent = sides.prod(-1).clamp(min=0).sqrt()[image, owner]  # (B, A)
     sizes = torch.tensor(ERRORS)[(len(ERRORS) * scene.uniform(scene.anchors)).long()]  # (B, A)
     error = (sizes * extent)[..., None, None] * scene.wobble(scene.anchors, count, 2)  # (B, A, K, 2)
-    corner = scene.centres[:, None] / strides - 0.5  # (A, 1, 2) of the anchor's cell, in grid units
-    raw = ((aim + error) / strides - corner) / 2  # (B, A, K, 2)
+    places, centres = (
+        (aim + error) / strides,
+        scene.centres[:, None] / strides,
+    )  # (B, A, K, 2), (A, 1, 2) grid units
+    raw = places - centres if scene.head.parts_assign else (places - (centres - 0.5)) / 2  # (B, A, K, 2)
     if numbers == 2:
         return raw.flatten(2)
     lots = (len(LOGITS) * scene.uniform(scene.anchors, count)).long()  # (B, A, K)

@@ -19,7 +19,7 @@ from tal_conformance.batches.hazards.content import Content
 from tal_conformance.batches.hazards.registry import HAZARDS_BY_TASK, Detector
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.branches import branch_batches, has_branches
-from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT, TASKS
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, POSE26, SEGMENT, SEGMENT26, TASKS
 
 __all__ = [
     "HAZARDS",
@@ -36,7 +36,9 @@ CONTENTS_BY_TASK: dict[str, Callable[[Batch], Any]] = {
     OBB.name: turned_boxes.TurnedContent,
     E2E.name: branches.BranchContent,
     POSE.name: keypoints.PosedContent,
+    POSE26.name: keypoints.PosedContent,
     SEGMENT.name: masks.MaskedContent,
+    SEGMENT26.name: masks.MaskedContent,
 }
 """The content that the detectors of every task read."""
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from tal_conformance.batches.hazards.content import Content
 from tal_conformance.batches.hazards.registry import hazard
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.task import POSE
+from tal_conformance.core.task import POSE, POSE26
 
-POSES = (POSE.name,)
+POSES = (POSE.name, POSE26.name)
 
 
 class PosedContent(Content):
@@ -37,6 +37,11 @@ class PosedContent(Content):
     def visible(self) -> Tensor:
         """(n,) number of visible keypoints of each GT."""
         return (self.visibilities != 0).sum(1)
+
+    @cached_property
+    def sides(self) -> Tensor:
+        """(n,) side of a square with the area of each GT's box, in pixels."""
+        return (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1).clamp(min=0).sqrt()
 
 
 @hazard("truth", POSES)
@@ -106,6 +111,25 @@ def coco_keypoints(content: PosedContent) -> bool:
 def own_keypoint_sigmas(content: PosedContent) -> bool:
     """The head has keypoint sigmas of its own (POSE-IN-3)."""
     return content.own_sigmas is not None
+
+
+@hazard("truth", (POSE26.name,))
+def level_gate_at_its_limit(content: PosedContent) -> bool | Tensor:
+    """A GT's size is exactly 2 or 12 strides of a level: the level fits, rounding apart (P26-2, T6)."""
+    limits = torch.tensor(
+        [factor * stride for stride in content.head.strides for factor in (2, 12)]
+    )  # (2 L,)
+    return (content.sides[:, None] == limits).any()
+
+
+@hazard("candidate", (POSE26.name,))
+def level_gate_empties(content: PosedContent) -> bool | Tensor:
+    """No candidate of a GT lies on a level that fits the GT's size: the GT keeps all candidates (P26-2)."""
+    truth, anchor = content.candidate_pairs  # (P,) twice
+    side, strides = content.sides[truth], content.strides  # (P,), (A,)
+    own = strides[anchor]  # (P,)
+    fits = ((side >= 2 * own) | (own == strides.min())) & ((side <= 12 * own) | (own == strides.max()))
+    return len(set(truth.tolist())) > len(set(truth[fits].tolist()))
 
 
 @hazard("candidate", POSES)

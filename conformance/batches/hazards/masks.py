@@ -12,9 +12,9 @@ from tal_conformance.batches.hazards.content import Content
 from tal_conformance.batches.hazards.registry import hazard
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.geometry import pixel_boxes
-from tal_conformance.core.task import SEGMENT
+from tal_conformance.core.task import SEGMENT, SEGMENT26
 
-MASKS = (SEGMENT.name,)
+MASKS = (SEGMENT.name, SEGMENT26.name)
 MANY = 255
 """Largest number of an instance that 8 bits hold."""
 

@@ -28,12 +28,15 @@ WITHOUT_COUNTERPART = ("exponents",)
 """Strategies of detection without a counterpart: the assigner alone is that of detection."""
 
 
-def posed(strategy: SearchStrategy[Recipe], other_gains: bool = False) -> SearchStrategy[Recipe]:
+def posed(
+    strategy: SearchStrategy[Recipe], other_gains: bool = False, task: str = POSE.name
+) -> SearchStrategy[Recipe]:
     """Return a strategy of recipes of poses.
 
     Args:
         strategy: a strategy of recipes of detection.
         other_gains: also draw the gains of the terms pose and kobj.
+        task: name of the task: that of poses or, for heads of YOLO26, that of `POSE26`.
     """
     return st.builds(
         _posed,
@@ -42,6 +45,7 @@ def posed(strategy: SearchStrategy[Recipe], other_gains: bool = False) -> Search
         st.sampled_from([*KEYPOINT_KINDS]),
         st.sampled_from(SIGMAS),
         st.sampled_from(GAINS if other_gains else GAINS[:1]),
+        st.just(task),
     )
 
 
@@ -51,6 +55,7 @@ def _posed(
     kind: str,
     sigmas: tuple[float, ...],
     gains: dict[str, Any],
+    task: str,
 ) -> Recipe:
     numbers: Hyperparameters = replace(recipe.hyperparameters, **gains)
     return replace(
@@ -59,16 +64,16 @@ def _posed(
         keypoint_kind=kind,
         keypoint_sigmas=sigmas,
         hyperparameters=numbers,
-        task=POSE.name,
+        task=task,
     )
 
 
 def posed_strategies(
-    strategies: Mapping[str, SearchStrategy[Recipe]],
+    strategies: Mapping[str, SearchStrategy[Recipe]], task: str = POSE.name
 ) -> dict[str, SearchStrategy[Recipe]]:
     """Return the strategies of poses by name, made from those of detection."""
     return {
-        name: posed(strategy, other_gains=name in ("hyperparameters", "loss"))
+        name: posed(strategy, name in ("hyperparameters", "loss"), task)
         for name, strategy in strategies.items()
         if name not in WITHOUT_COUNTERPART
     }

@@ -26,18 +26,26 @@ MOST_NUMBERS = 2**17
 """Largest number of pixels of all masks of an image."""
 
 
-def masked(strategy: SearchStrategy[Recipe]) -> SearchStrategy[Recipe]:
-    """Return a strategy of recipes of masks, made from a strategy of recipes of detection."""
+def masked(strategy: SearchStrategy[Recipe], task: str = SEGMENT.name) -> SearchStrategy[Recipe]:
+    """Return a strategy of recipes of masks, made from a strategy of recipes of detection.
+
+    Args:
+        strategy: a strategy of recipes of detection.
+        task: name of the task: that of masks or, for heads of YOLO26, that of `SEGMENT26`.
+    """
     return st.builds(
         _masked,
         strategy,
         st.sampled_from(PROTOTYPES),
         st.sampled_from(ENCODED),
         st.sampled_from(RATIOS),
+        st.just(task),
     )
 
 
-def _masked(recipe: Recipe, count: int, encoded: tuple[str, bool], ratios: tuple[int, int]) -> Recipe:
+def _masked(
+    recipe: Recipe, count: int, encoded: tuple[str, bool], ratios: tuple[int, int], task: str
+) -> Recipe:
     height, width = (cells * recipe.strides[0] for cells in recipe.cells)
     most = min(MOST_PIXELS, MOST_NUMBERS // max(1, *map(len, recipe.images)))
     mask_ratio, prototype_ratio = ratios
@@ -51,14 +59,16 @@ def _masked(recipe: Recipe, count: int, encoded: tuple[str, bool], ratios: tuple
         mask_ratio=mask_ratio,
         prototype_ratio=prototype_ratio,
         overlapping_masks=overlapping,
-        task=SEGMENT.name,
+        task=task,
     )
 
 
 def masked_strategies(
-    strategies: Mapping[str, SearchStrategy[Recipe]],
+    strategies: Mapping[str, SearchStrategy[Recipe]], task: str = SEGMENT.name
 ) -> dict[str, SearchStrategy[Recipe]]:
     """Return the strategies of masks by name, made from those of detection."""
     return {
-        name: masked(strategy) for name, strategy in strategies.items() if name not in WITHOUT_COUNTERPART
+        name: masked(strategy, task)
+        for name, strategy in strategies.items()
+        if name not in WITHOUT_COUNTERPART
     }

@@ -18,7 +18,7 @@ from tal_conformance.batches.strategies.keypoints import posed, posed_strategies
 from tal_conformance.batches.strategies.long_batches import crossings, long_batches
 from tal_conformance.batches.strategies.masks import masked, masked_strategies
 from tal_conformance.batches.strategies.turned_boxes import turned, turned_strategies
-from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, POSE26, SEGMENT, SEGMENT26
 from tal_reference import Hyperparameters
 
 ONE_TO_ONE = st.sampled_from(
@@ -194,6 +194,13 @@ WITH_PARTS = (
 )
 """Strategies from which those of heads with keypoints or masks are made."""
 
+WITH_PARTS_THAT_ASSIGN = {
+    name: strategy
+    for name, strategy in (WITH_PARTS | {"relation": RELATABLE}).items()
+    if name != "assigner"  # the assigner alone does not get keypoints or masks
+}
+"""Strategies from which those of heads of YOLO26 with keypoints or masks are made."""
+
 NOT_RECIPES = ("nonfinite batches",)
 """Strategies of batches that are no recipes, and not finite."""
 
@@ -212,6 +219,8 @@ STRATEGIES_BY_TASK: dict[str, dict[str, SearchStrategy[Any]]] = {
     | {"nonfinite batches": non_finite(posed(STRATEGIES["nonfinite"]))},
     SEGMENT.name: masked_strategies(WITH_PARTS | {"relation": RELATABLE})
     | {"nonfinite batches": non_finite(masked(STRATEGIES["nonfinite"]))},
+    POSE26.name: posed_strategies(WITH_PARTS_THAT_ASSIGN, POSE26.name),
+    SEGMENT26.name: masked_strategies(WITH_PARTS_THAT_ASSIGN, SEGMENT26.name),
 }
 """The strategies of every task: by the names of `STRATEGIES`, and of other tasks than detection by those of `TURNABLE`
 too. Strategies that draw batches instead of recipes have the name of their check and the word "batches"."""

@@ -28,7 +28,8 @@ def rounded_keypoints(raw: Tensor, batch: Batch) -> Tensor:
 def keypoints_mirrored(raw: Tensor, batch: Batch, axis: int) -> Tensor:
     """Return raw keypoints (B, A, K D) of the mirrored input.
 
-    A keypoint lies at 2 raw + anchor - 0.5, so that its mirror image has the raw coordinate 0.5 - raw (POSE-2).
+    A keypoint lies at 2 raw + anchor - 0.5, so that its mirror image has the raw coordinate 0.5 - raw (POSE-2); in
+    Pose26 heads it lies at raw + anchor, and the mirror image has -raw (P26-1).
 
     Args:
         raw: raw keypoints, whose anchors have been exchanged already.
@@ -36,7 +37,7 @@ def keypoints_mirrored(raw: Tensor, batch: Batch, axis: int) -> Tensor:
         axis: 0 for x, 1 for y.
     """
     points = raw.unflatten(2, (-1, numbers_of(batch))).clone()  # (B, A, K, D)
-    points[..., axis] = 0.5 - points[..., axis]
+    points[..., axis] = (0.0 if batch.head.parts_assign else 0.5) - points[..., axis]
     return points.flatten(2)
 
 

@@ -9,7 +9,7 @@ from tal_conformance.checks.relations.branch_relations import OWN_RELATIONS, lif
 from tal_conformance.checks.relations.relation import NotObservable as NotObservable  # noqa: PLC0414 - callers import it here
 from tal_conformance.checks.relations.relation import Relation as Relation  # noqa: PLC0414 - callers import it here
 from tal_conformance.checks.relations.runs import NotApplicable as NotApplicable  # noqa: PLC0414 - callers import it here
-from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, POSE26, SEGMENT, SEGMENT26
 
 RELATIONS = {
     relation.clause: relation
@@ -150,5 +150,9 @@ RELATIONS_BY_TASK: dict[str, dict[str, Relation]] = {
     E2E.name: BRANCH_RELATIONS,
     POSE.name: POSED_RELATIONS,
     SEGMENT.name: MASKED_RELATIONS,
+    POSE26.name: POSED_RELATIONS,
+    SEGMENT26.name: {
+        clause: relation for clause, relation in MASKED_RELATIONS.items() if clause != "META-MASK-OUTSIDE"
+    },
 }
 """The relations of every task."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss, Stages
-from tal_conformance.core.task import E2E, OBB, POSE, SEGMENT, TASKS, task_of
+from tal_conformance.core.task import E2E, OBB, POSE, POSE26, SEGMENT, SEGMENT26, TASKS, task_of
 from tal_conformance.implementations.protocol import EVERY
 from tal_reference import (
     NEWEST,
@@ -23,7 +23,13 @@ from tal_reference.masks import segmentation_loss
 from tal_reference.rotated import assign_rotated, rotated_loss
 from tal_reference.varied_assignment import radius_of
 
-LOSSES = {OBB.name: rotated_loss, POSE.name: pose_loss, SEGMENT.name: segmentation_loss}
+LOSSES = {
+    OBB.name: rotated_loss,
+    POSE.name: pose_loss,
+    SEGMENT.name: segmentation_loss,
+    POSE26.name: pose_loss,
+    SEGMENT26.name: segmentation_loss,
+}
 """The reference's losses of other tasks than detection."""
 
 

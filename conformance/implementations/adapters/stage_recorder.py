@@ -46,16 +46,16 @@ class RecordingAssigner:
         self.inputs_read: list[Tensor] = []
         self.returned: list[Tensor] = []
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the assigner and record the call."""
-        return self._record(self._assigner, arguments)
+        return self._record(self._assigner, arguments, **named)
 
     def attach(self) -> None:
         """Record every later call of the assigner, including calls by the official loss."""
         forward = self._assigner.forward
-        self._assigner.forward = lambda *arguments: self._record(forward, arguments)
+        self._assigner.forward = lambda *arguments, **named: self._record(forward, arguments, **named)
 
-    def _record(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    def _record(self, function: Callable[..., Any], arguments: tuple[Any, ...], **named: Any) -> Any:
         self.stage_results, self.stage_arguments = {}, {}
         self.inputs_read = [argument.detach().clone() for argument in arguments[:INPUT_COUNT]]
         with ExitStack() as stack:
@@ -63,7 +63,7 @@ class RecordingAssigner:
                 owner = self._assigner if hasattr(self._assigner, name) else self._module
                 if hasattr(owner, name):
                     stack.enter_context(recorded_calls(owner, name, self.stage_results, self.stage_arguments))
-            returned = function(*arguments)
+            returned = function(*arguments, **named)
         # some losses change the boxes in place
         self.returned = [output.detach().clone() for output in returned]
         return returned

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs, Assignment, Loss
-from tal_conformance.core.task import DETECT, E2E, KEYPOINT_COLUMNS, OBB, TASKS, task_of
+from tal_conformance.core.task import DETECT, E2E, KEYPOINT_COLUMNS, OBB, POSE26, SEGMENT26, TASKS, task_of
 from tal_conformance.implementations.adapters.criterion_adapter import CriterionAdapter, model_with
 from tal_conformance.implementations.adapters.stage_recorder import (
     RecordingAssigner,
@@ -272,8 +272,8 @@ class RotatedRecorder(RecordingAssigner):
     The recorded ground truths are those with which the assigner computes overlaps and targets.
     """
 
-    def _record(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        returned = super()._record(function, arguments)
+    def _record(self, function: Callable[..., Any], arguments: tuple[Any, ...], **named: Any) -> Any:
+        returned = super()._record(function, arguments, **named)
         self.inputs_read[4] = arguments[4].detach().clone()
         return returned
 
@@ -314,6 +314,20 @@ class RotatedAdapter(UltralyticsAdapter):
         return replace(loss, total=total, items=None if loss.items is None else with_zero(loss.items))
 
 
+class AssigningPartsAdapter(UltralyticsAdapter):
+    """The losses of YOLO26 whose keypoints or masks take part in the assignment (P26-3, S26-1).
+
+    Their assigners get keypoints or masks from the loss alone, so that only the loss is called.
+    """
+
+    def _make_criterion(self, head: Head, hyperparameters: Hyperparameters, device: torch.device) -> Any:
+        """Return the release's criterion, whose own assigner gets the exponents."""
+        loss_class: Any = getattr(self._loss_module, self._loss_class)
+        criterion = loss_class(_model(head, hyperparameters, device), **loss_arguments(hyperparameters))
+        criterion.assigner.alpha, criterion.assigner.beta = hyperparameters.alpha, hyperparameters.beta
+        return criterion
+
+
 def with_zero(terms: Tensor) -> Tensor:
     """Return loss terms (3,) with the angle loss of releases that have none: 0."""
     return torch.cat((terms, terms.new_zeros(1)))
@@ -346,7 +360,12 @@ class RecordedLoss:
         return self.result
 
 
-ADAPTERS: dict[str, type[UltralyticsAdapter]] = {E2E.name: EndToEndAdapter, OBB.name: RotatedAdapter}
+ADAPTERS: dict[str, type[UltralyticsAdapter]] = {
+    E2E.name: EndToEndAdapter,
+    OBB.name: RotatedAdapter,
+    POSE26.name: AssigningPartsAdapter,
+    SEGMENT26.name: AssigningPartsAdapter,
+}
 """Adapters of the tasks whose criterion is not called as that of detection."""
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, POSE26, SEGMENT, SEGMENT26
 
 Version = tuple[int, int, int]
 
@@ -50,6 +50,24 @@ CRITERIA: dict[str, tuple[Criterion, ...]] = {
     POSE.name: (Criterion((8, 4, 141), "ultralytics.utils.loss", "v8PoseLoss", "ultralytics.utils.tal"),),
     SEGMENT.name: (
         Criterion((8, 4, 83), "ultralytics.utils.loss", "v8SegmentationLoss", "ultralytics.utils.tal"),
+    ),
+    POSE26.name: (
+        Criterion(
+            (8, 4, 187),
+            "ultralytics.utils.loss",
+            "PoseLoss26",
+            "ultralytics.utils.tal",
+            "PoseTaskAlignedAssigner",
+        ),
+    ),
+    SEGMENT26.name: (
+        Criterion(
+            (8, 4, 190),
+            "ultralytics.utils.loss",
+            "SegmentLoss26",
+            "ultralytics.utils.tal",
+            "SegTaskAlignedAssigner",
+        ),
     ),
 }
 """Modules of each task's criterion, the newest releases first."""

@@ -186,6 +186,9 @@ class AssignmentFit:
         if self.expected.dialect.is_varied:
             return self.oracle.metric.where(self.possible, 0), self.oracle.overlap.where(self.possible, 0)
         predictions = self.expected.rounded_predictions
+        if self.expected.batch.head.parts_assign:
+            own = self.oracle.same_dtype
+            return own["metric"].where(self.possible, 0), own["overlap"].where(self.possible, 0)
         boxes = predictions.pixels[self.image]  # (A, 4)
         overlap = self.expected.geometry.overlaps_of(
             self.truths.boxes, boxes.to(self.truths.boxes), self.possible

@@ -16,7 +16,7 @@ from tal_conformance.core.verdicts import Uniqueness
 from tal_conformance.judgement.oracle.admissible import Range, Selection, TopK2Rule, top_k_choices
 from tal_conformance.judgement.oracle.choices import may_win, pick_choices
 from tal_conformance.judgement.rounding.bounds import bound, metric_unit, precision, smallest
-from tal_conformance.judgement.rounding.geometry import UPRIGHT, Geometry, InputErrors
+from tal_conformance.judgement.rounding.geometry import UPRIGHT, Geometry, InputErrors, Pairs
 from tal_conformance.judgement.rounding.mixed_precision import power_error
 from tal_reference import NEWEST, Dialect, GroundTruths, Hyperparameters, OverlapsCompared
 from tal_reference.assignment import (
@@ -326,14 +326,15 @@ def pair_values(
     numbers, errors = inputs.hyperparameters, images[0].errors
     dtype = precision(inputs.boxes.dtype, inputs.truth_boxes.dtype)  # of the overlap
     read = [torch.cat(parts) for parts in zip(*(image.read(inputs) for image in images), strict=True)]
-    naive, (naive_score, *differences) = (read[0], read[1]), read[2:]  # (P, box) twice, (P,) each
-    exact = naive[0].double(), naive[1].double()
-    naive_overlap, overlap = (geometry.overlap(*boxes, dialect) for boxes in (naive, exact))  # (P,) twice
-    if not dialect.signed_overlap:
-        naive_overlap, overlap = naive_overlap.clamp(min=0), overlap.clamp(min=0)
+    naive_score, differences = read[2], read[3:]  # (P,) each
     moved, score_error = differences or (0.0, 0.0)
     attained = errors is not None and errors.around is not None
-    overlap_error = geometry.overlap_error(naive_overlap, overlap, exact, moved, attained, dtype, dialect)
+    truth, anchor = (torch.cat(parts) for parts in zip(*(image.pairs for image in images), strict=True))
+    image_of = torch.cat([torch.full_like(image.pairs[0], image.image) for image in images])  # (P,)
+    pairs = Pairs(image_of, truth, anchor, read[0], read[1], naive_score, moved, score_error, attained)
+    naive_overlap, overlap, overlap_error = geometry.pair_overlaps(
+        pairs, dtype, dialect, numbers
+    )  # (P,) each
 
     score = naive_score.double()  # (P,)
     naive_metric = alignment_metric(naive_score, naive_overlap, numbers)
@@ -453,5 +454,5 @@ def _image_oracle(
         candidate, may_candidate, u, u_error, t, t_error, overlap_range, metric_range, selection,
         may_win(selection, ranges, metric_range, dialect), same_dtype, numbers.topk, topk2_rule,
         dialect.overlaps_compared is OverlapsCompared.EVERYWHERE,
-        floor, dialect, rivals_overlap, geometry,
+        floor, dialect, rivals_overlap, geometry.of_image(found.image),
     )  # fmt: skip

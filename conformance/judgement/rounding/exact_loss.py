@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.task import DETECT, OBB, POSE, SEGMENT, Task
+from tal_conformance.core.task import DETECT, OBB, POSE, POSE26, SEGMENT, SEGMENT26, Task
 from tal_conformance.judgement.rounding.bounds import precision
 from tal_reference import (
     NEWEST,
@@ -80,9 +80,13 @@ LOSS_ITEMS_BY_TASK: dict[str, Callable[..., Tensor]] = {
     OBB.name: _rotated_items,
     POSE.name: pose_items,
     SEGMENT.name: mask_items,
+    POSE26.name: pose_items,
+    SEGMENT26.name: mask_items,
 }
 """The reference's loss items, one for each term, of every task."""
-DISTANCE_ITEMS_BY_TASK = LOSS_ITEMS_BY_TASK | {POSE.name: loss_items, SEGMENT.name: loss_items}
+DISTANCE_ITEMS_BY_TASK = LOSS_ITEMS_BY_TASK | dict.fromkeys(
+    (POSE.name, SEGMENT.name, POSE26.name, SEGMENT26.name), loss_items
+)
 """The reference's items of the terms that have a gradient on the distance logits, of every task."""
 ASSIGN_BY_TASK: dict[str, Callable[..., list[Targets]]] = {
     DETECT.name: assign_images,
@@ -90,7 +94,7 @@ ASSIGN_BY_TASK: dict[str, Callable[..., list[Targets]]] = {
     POSE.name: assign_images,
     SEGMENT.name: assign_images,
 }
-"""The reference's assignment of decoded images, of every task."""
+"""The reference's assignment of decoded images, of every task in which no keypoints or masks take part."""
 
 
 def fields_of(maps: Sequence[Tensor], batch: Batch) -> Gradients:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.outcome import AssignerInputs
-from tal_conformance.core.task import DETECT, OBB, POSE, SEGMENT
+from tal_conformance.core.task import DETECT, OBB, POSE, POSE26, SEGMENT, SEGMENT26
 from tal_conformance.judgement.rounding.bounds import (
     ROUNDINGS,
     bound,
@@ -24,7 +24,16 @@ from tal_conformance.judgement.rounding.bounds import (
     truth_unit,
 )
 from tal_conformance.judgement.rounding.probiou import Probiou, TurnedBox
-from tal_reference import Dialect, GroundTruths, Predictions, RotatedPredictions, assignment, probiou, rotated
+from tal_reference import (
+    Dialect,
+    GroundTruths,
+    Hyperparameters,
+    Predictions,
+    RotatedPredictions,
+    assignment,
+    probiou,
+    rotated,
+)
 from tal_reference.assignment import INSIDE, distance_inside, widened
 from tal_reference.decoding import expected_distances
 from tal_reference.varied_assignment import counting, farthest_side, off_centre
@@ -49,8 +58,52 @@ class InputErrors:
     around: AssignerInputs | None = None
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """P pairs of a ground truth and an anchor, and what an assigner read of them.
+
+    Attributes:
+        image, truth, anchor: (P,) indices of the images, of the ground truths in them, and of the anchors.
+        truth_boxes, boxes: (P, box) ground truths and predicted boxes.
+        scores: (P,) class scores.
+        moved: (P,) largest difference of the edges of both boxes in pixels; 0.0 if they are the implementation's own.
+        score_errors: (P,) largest difference of the scores; 0.0 if they are the implementation's own.
+        attained: True if a difference as large as `moved` may really occur, see `Geometry.overlap_error`.
+    """
+
+    image: Tensor
+    truth: Tensor
+    anchor: Tensor
+    truth_boxes: Tensor
+    boxes: Tensor
+    scores: Tensor
+    moved: Tensor | float = 0.0
+    score_errors: Tensor | float = 0.0
+    attained: bool = False
+
+    @property
+    def exact_boxes(self) -> tuple[Tensor, Tensor]:
+        """Ground truths and predicted boxes in float64, (P, box) each."""
+        return self.truth_boxes.double(), self.boxes.double()
+
+
 class Geometry(Protocol):
     """Operations on the boxes of one task."""
+
+    def of_image(self, image: int) -> "Geometry":
+        """Return the geometry of one image, which keypoints or masks may be part of."""
+
+    def pair_overlaps(
+        self, pairs: Pairs, dtype: torch.dtype, dialect: Dialect, hyperparameters: Hyperparameters
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the overlap u of pairs, (P,) each: of the reference in the pairs' dtype, in float64, and its bound.
+
+        Args:
+            pairs: the pairs of all images.
+            dtype: dtype of the overlap.
+            dialect: the dialect to follow.
+            hyperparameters: k, alpha and beta, which decide where masks are compared (S26-2).
+        """
 
     def boxes_unit(self, predictions: Predictions, reg_max: int, eps: float) -> Tensor:
         """Return the error (B, A, box) in pixels of all decoded boxes, caused by one rounding in each operation."""
@@ -139,7 +192,28 @@ class Geometry(Protocol):
         """Return boxes (M, box) with widened sides (TAL-CAND-2)."""
 
 
-class UprightBoxes:
+class BoxesAlone:
+    """Overlaps of boxes, on which nothing else depends."""
+
+    def of_image(self: Geometry, image: int) -> Geometry:
+        """Return the geometry itself: it is that of every image."""
+        return self
+
+    def pair_overlaps(
+        self: Geometry, pairs: Pairs, dtype: torch.dtype, dialect: Dialect, hyperparameters: Hyperparameters
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the overlaps of boxes (TAL-MET-1); see `Geometry.pair_overlaps`."""
+        exact = pairs.exact_boxes
+        naive, overlap = (
+            self.overlap(*boxes, dialect) for boxes in ((pairs.truth_boxes, pairs.boxes), exact)
+        )  # (P,) twice
+        if not dialect.signed_overlap:
+            naive, overlap = naive.clamp(min=0), overlap.clamp(min=0)
+        error = self.overlap_error(naive, overlap, exact, pairs.moved, pairs.attained, dtype, dialect)
+        return naive, overlap, error
+
+
+class UprightBoxes(BoxesAlone):
     """Boxes xyxy in pixels, with IoU, CIoU or the overlap that a dialect chooses."""
 
     def boxes_unit(self, predictions: Predictions, reg_max: int, eps: float) -> Tensor:
@@ -262,7 +336,7 @@ def _centres_and_edges(boxes: Tensor, floor: tuple[int, int]) -> tuple[Tensor, .
     return left_top + right_bottom, right_bottom - left_top, widened(boxes, floor)
 
 
-class RotatedBoxes:
+class RotatedBoxes(BoxesAlone):
     """Boxes (cx, cy, w, h, angle) in pixels and radians, with probIoU (OBB-*)."""
 
     def boxes_unit(self, predictions: Predictions, reg_max: int, eps: float) -> Tensor:
@@ -399,6 +473,8 @@ GEOMETRIES_BY_TASK: dict[str, Geometry] = {
     OBB.name: RotatedBoxes(),
     POSE.name: UprightBoxes(),
     SEGMENT.name: UprightBoxes(),
+    POSE26.name: UprightBoxes(),
+    SEGMENT26.name: UprightBoxes(),
 }
-"""The geometry of the boxes of every task."""
+"""The geometry of the boxes of every task; see `Expectation.geometry` for keypoints and masks that take part."""
 UPRIGHT = GEOMETRIES_BY_TASK[DETECT.name]

@@ -27,6 +27,7 @@ from tal_reference.keypoints import (
     PositiveKeypoints,
     at_positives,
     decode_keypoints,
+    decode_without_factor,
     sigmas_of,
     similarity,
 )
@@ -58,7 +59,8 @@ def keypoint_rounding_units(
     eps = torch.finfo(loss_precision(batch)).eps
     positives = targets.positives
     moved = edges[positives.image, positives.anchor] if isinstance(edges, Tensor) else 0.0  # (P,) pixels
-    pose = PoseErrors.of(given, positives, sigmas_of(batch.head, given.logits), moved, eps)
+    assigning = bool(batch.head.parts_assign)
+    pose = PoseErrors.of(given, positives, sigmas_of(batch.head, given.logits), moved, eps, assigning)
     seen = VisibilityErrors.of(pose.found, eps)
     share = max(len(positives.image), 1)  # P
     own = torch.stack((pose.loss.sum() * numbers.pose_gain, seen.loss.sum() * numbers.kobj_gain)) / share
@@ -122,6 +124,7 @@ class PoseErrors:
         sigmas: Tensor,
         moved: Tensor | float,
         eps: float,
+        assigning: bool = False,
     ) -> "PoseErrors":
         """Return the errors for predictions in float64.
 
@@ -131,16 +134,19 @@ class PoseErrors:
             sigmas: (K,) standard deviations.
             moved: (P,) errors of the target boxes' edges in pixels; 0 if the boxes are the implementation's own.
             eps: machine epsilon of the implementation's dtype.
+            assigning: True for Pose26 heads, whose points are decoded without a factor (P26-1).
         """
+        factor, decode = (1.0, decode_without_factor) if assigning else (2.0, decode_keypoints)
         positives = replace(positives, boxes=positives.boxes.double())
         with torch.no_grad():
-            found = at_positives(given, positives, decode_keypoints)
+            found = at_positives(given, positives, decode)
         strides = given.anchors.strides[positives.anchor]  # (P, 1)
         centres = given.anchors.centres[positives.anchor][:, None]  # (P, 1, 2)
         raw = given.keypoints[positives.image, positives.anchor].unflatten(1, given.shape)[
             ..., :2
         ]  # (P, K, 2)
-        predicted = Enclosure.around(raw, 0.0, eps) * 2.0 + (Enclosure.around(centres, 0.0, eps) - 0.5)
+        origin = Enclosure.around(centres, 0.0, eps)  # (P, 1, 2)
+        predicted = Enclosure.around(raw, 0.0, eps) * factor + (origin if assigning else origin - 0.5)
         # normalised coordinate times size, over stride
         wanted = Enclosure.around(found.wanted, 2 * eps * found.wanted.abs(), eps)
         apart = predicted - wanted  # (P, K, 2)
@@ -155,12 +161,12 @@ class PoseErrors:
         error = ((-close) + 1.0).distance_from(1 - _exact(found, sigmas)) * found.visible  # (P, K)
         loss = error.sum(1) / count + STEPS * eps * missed.sum(1) / count  # (P,)
         slope = (
-            close[..., None] * apart / scale[..., None] * 4.0
-        )  # (P, K, 2): twice the distance and the raw number
+            close[..., None] * apart / scale[..., None] * (2 * factor)
+        )  # (P, K, 2): twice the distance, and the factor of the raw number
         share = (found.visible / count[:, None])[..., None]  # (P, K, 1)
         exact_scale = of_sigma * (found.area[:, None] + AREA_EPS)  # (P, K)
         exact_slope = (
-            4 * (_exact(found, sigmas) / exact_scale)[..., None] * (found.predicted - found.wanted)
+            2 * factor * (_exact(found, sigmas) / exact_scale)[..., None] * (found.predicted - found.wanted)
         )  # (P, K, 2)
         error = slope.distance_from(exact_slope).where(found.visible[..., None], 0.0)  # (P, K, 2)
         return cls(found, loss, error * share, exact_slope * share)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tal_conformance.core.batch import Batch
-from tal_conformance.core.task import DETECT, OBB, POSE, SEGMENT, StageName
+from tal_conformance.core.task import DETECT, OBB, POSE, POSE26, SEGMENT, SEGMENT26, StageName
 from tal_conformance.judgement.rounding.bounds import smallest
 from tal_conformance.judgement.rounding.classes import WeightedClasses
 from tal_conformance.judgement.rounding.detection import rounding_units
@@ -35,6 +35,8 @@ ROUNDING_UNITS_BY_TASK = {
     OBB.name: rotated_rounding_units,
     POSE.name: keypoint_rounding_units,
     SEGMENT.name: mask_rounding_units,
+    POSE26.name: keypoint_rounding_units,
+    SEGMENT26.name: mask_rounding_units,
 }
 """The function that derives the rounding units of a loss, for every task."""
 

@@ -5,7 +5,7 @@ functions. A fault in the handling of calls, or in state that persists between c
 reference's loss.
 """
 
-from tal_conformance.core.task import DETECT, E2E, OBB, POSE, SEGMENT
+from tal_conformance.core.task import DETECT, E2E, OBB, POSE, POSE26, SEGMENT, SEGMENT26
 from tal_conformance.mutation.planted_faults import (  # noqa: F401 (enter faults)
     annotations,
     assignment,
@@ -19,6 +19,10 @@ from tal_conformance.mutation.planted_faults import (  # noqa: F401 (enter fault
     precision,
     rewrites,
     state,
+)
+from tal_conformance.mutation.planted_faults.assigning_parts import (
+    ASSIGNING_MASK_FAULTS,
+    ASSIGNING_POSE_FAULTS,
 )
 from tal_conformance.mutation.planted_faults.end_to_end import END_TO_END_FAULTS
 from tal_conformance.mutation.planted_faults.end_to_end_use import PROGRESS_FAULTS
@@ -40,6 +44,8 @@ FAULTS_BY_TASK = {
     E2E.name: END_TO_END_FAULTS,
     POSE.name: POSE_FAULTS,
     SEGMENT.name: MASK_FAULTS,
+    POSE26.name: ASSIGNING_POSE_FAULTS,
+    SEGMENT26.name: ASSIGNING_MASK_FAULTS,
 }
 """The faults of each task: a dictionary of faults by name, by the name of the task."""
 

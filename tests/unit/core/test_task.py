@@ -208,7 +208,10 @@ def test_extras_follow_the_device_and_predicted_ones_the_dtype():
             {"feature_maps": (torch.zeros(2, 20, 4, 6), torch.zeros(2, 20, 6, 4))},
             r"feature map 1 is \(2, 20, 6, 4\), expected \(2, 20, 4, 6\) as in the branch one2many",
         ),
-        ({"task": "masks"}, "unknown task 'masks'. Known tasks: detect, obb, e2e, pose, segment, rotated"),
+        (
+            {"task": "masks"},
+            "unknown task 'masks'. Known tasks: detect, obb, e2e, pose, segment, pose26, segment26, rotated",
+        ),
     ],
 )
 def test_a_batch_that_does_not_fit_its_task_is_rejected(change: dict[str, object], message: str):
@@ -264,7 +267,7 @@ def test_the_task_of_detection_leaves_ids_and_files_unchanged(tmp_path: Path):
 def test_an_adapter_names_its_tasks():
     """An adapter without tasks supports detection; an adapter with an unknown task is rejected."""
     assert implementation_from(ReferenceAdapter(), "reference").tasks == (
-        *("detect", "obb", "e2e", "pose", "segment"),
+        *("detect", "obb", "e2e", "pose", "segment", "pose26", "segment26"),
     )
     for wrong in ("detect", ("detect", "masks"), (), 3):
         adapter = ReferenceAdapter()

@@ -17,6 +17,7 @@ from tal_reference import NEWEST
 from tal_reports.html.pictures import draw
 
 PARTS = {"pose": {"keypoints": (4, 3)}, "segment": {"prototypes": 3}}
+PARTS |= {f"{task}26": parts for task, parts in PARTS.items()}
 BATCHES = {
     task: Recipe(
         images=IMAGES[0], cells=(4, 6), strides=(8, 16), classes=3, task=task, **PARTS.get(task, {})
