@@ -142,13 +142,16 @@ def _of_constant(name: str, clauses: str, place: str, value: float) -> Fault:
 
 
 def _at_home(name: str, home: ModuleType) -> Fault:
-    """Return a fault of detection, also planted in the names that a module imports from that of the assignment."""
+    """Return a fault of detection, also planted in the names that a module imports from that of the assignment.
+
+    Not in `top_k`, by which `masks` chooses the masks that are compared (S26-2).
+    """
     fault = ENTERED[name]
     places = {place: place.rpartition(".") for place in fault.replaces}
     imported = {
         f"{home.__name__}.{last}": fault.replaces[place]
         for place, (module, _, last) in places.items()
-        if module == "tal_reference.assignment" and hasattr(home, last)
+        if module == "tal_reference.assignment" and hasattr(home, last) and last != "top_k"
     }
     return replace(fault, replaces=fault.replaces | imported)
 
