@@ -70,10 +70,11 @@ class PosedBoxes(UprightBoxes):
         errors: InputErrors | None,
         dialect: Dialect,
         reach: Tensor | None = None,
+        radius: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return certain and possible candidates on the levels that fit the ground truth (P26-2); see `Geometry`."""
         certain, possible = super().candidates_within(
-            small, large, centres, floor, eps, errors, dialect, reach
+            small, large, centres, floor, eps, errors, dialect, reach, radius
         )
         moved = torch.zeros_like(large.boxes[:, 0]) if errors is None else errors.truths.amax(1)  # (M,)
         surely_fits, may_fit = self._fits(large.boxes, moved, eps)  # (M, A) twice

@@ -135,10 +135,10 @@ def true_masks_cropped(logits: Tensor, boxes: Tensor, true: Tensor) -> Any:
     return ORIGINALS["mask_overlap"](logits, boxes, true & masks.inside(boxes, masks.size_of(true)))
 
 
-def _of_constant(name: str, clauses: str, place: str, value: float) -> Fault:
+def _of_constant(name: str, clauses: str, place: str, value: float, check: str = "loss") -> Fault:
     """Return a fault of the overlap that replaces a constant of the reference."""
     own = (StageName.OVERLAP,)
-    return Fault(name, tuple(clauses.split()), own[0], {f"tal_reference.{place}": value}, own, "loss")
+    return Fault(name, tuple(clauses.split()), own[0], {f"tal_reference.{place}": value}, own, check)
 
 
 def _at_home(name: str, home: ModuleType) -> Fault:
@@ -165,5 +165,7 @@ ASSIGNING_MASK_FAULTS |= {
     **{name: _at_home(name, masks) for name in SHARED},
     **{name: MASK_FAULTS[name] for name in OF_MASKS},
     "masks_of_k_candidates": _of_constant("masks_of_k_candidates", "S26-2", "masks.RANKED", 1),
-    "any_soft_pixel_is_true": _of_constant("any_soft_pixel_is_true", "S26-3", "masks.TRUE_PIXEL", 0.0),
+    "any_soft_pixel_is_true": _of_constant(
+        "any_soft_pixel_is_true", "S26-3", "masks.TRUE_PIXEL", 0.0, "targets"
+    ),
 }
