@@ -152,7 +152,10 @@ RELATIONS_BY_TASK: dict[str, dict[str, Relation]] = {
     SEGMENT.name: MASKED_RELATIONS,
     POSE26.name: POSED_RELATIONS,
     SEGMENT26.name: {
-        clause: relation for clause, relation in MASKED_RELATIONS.items() if clause != "META-MASK-OUTSIDE"
+        clause: relation
+        for clause, relation in MASKED_RELATIONS.items()
+        # true masks count outside of their boxes too, and a crop by left edges of pixels has no mirror image (S26-3)
+        if clause not in ("META-MASK-OUTSIDE", "META-MIRROR")
     },
 }
 """The relations of every task."""
