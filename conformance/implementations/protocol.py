@@ -16,7 +16,8 @@ the code does not support them, as a text; default: True);
 `reduces_over_ranks` (how N is reduced over the processes of a distributed training: "mean", "sum" or None);
 `class_weights` (True if the loss multiplies each class's cross-entropy by its number in `head.class_weights`, or the
 names of the tasks in which it does); `dialects` (dialects of single tasks by name of the task, where they are not those
-of the releases after which `dialect` is named).
+of the releases after which `dialect` is named); `precisions_by_task` (precisions of single tasks by name of the task,
+where they are not `precisions`).
 An adapter needs only this module and torch.
 """
 
@@ -143,6 +144,7 @@ class Implementation:
         support: the heads and hyperparameters that the adapter supports.
         factory: function that makes a new adapter; None if the adapter was given as an object.
         dialects: dialects of single tasks by name, of an adapter that has others than those of `dialect`'s releases.
+        precisions_by_task: precisions of single tasks by name, where they are not `precisions`.
         identity: object shared by all variants of an implementation; key of the tensors that they returned last.
     """
 
@@ -161,10 +163,13 @@ class Implementation:
     support: Support = dataclasses.field(default_factory=Support, compare=False, repr=False)
     factory: Callable[[], Any] | None = dataclasses.field(default=None, compare=False, repr=False)
     dialects: Mapping[str, Dialect] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    precisions_by_task: Mapping[str, tuple[str, ...]] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
     identity: Identity = dataclasses.field(default_factory=Identity, compare=False, repr=False)
 
     def of_task(self, task: str) -> "Implementation":
-        """Return the implementation with one of its tasks alone, and the dialect of that task.
+        """Return the implementation with one of its tasks alone, and the dialect and the precisions of that task.
 
         Raises:
             ProtocolViolation: the implementation does not declare the task, or its dialect is not specified for it.
@@ -176,7 +181,8 @@ class Implementation:
         dialect = self.dialect_of(task)
         if dialect is None:
             raise ProtocolViolation(f"{self.name}: {unspecified(self.dialect, task)}")
-        return dataclasses.replace(self, tasks=(task,), dialect=dialect, dialects={})
+        precisions = self.precisions_by_task.get(task, self.precisions)
+        return dataclasses.replace(self, tasks=(task,), dialect=dialect, dialects={}, precisions=precisions)
 
     def for_batch_of(self, task: str) -> "Implementation":
         """Return the implementation as it judges a batch of a task: unchanged if it has no dialect of the task."""
@@ -276,6 +282,7 @@ def _checked(adapter: Any, name: str, factory: Callable[[], Any] | None) -> Impl
         reduces_over_ranks=_reduction(adapter, name),
         support=support_of(adapter, name),
         dialects=_dialects(adapter, name),
+        precisions_by_task=_precisions_by_task(adapter, name),
         factory=factory,
     )
 
@@ -363,6 +370,27 @@ def _names(
         if entry not in known:
             raise ProtocolViolation(f"{name}, {attribute}: {unknown_name(kind, str(entry), known)}")
     return tuple(names)
+
+
+def _precisions_by_task(adapter: Any, name: str) -> dict[str, tuple[str, ...]]:
+    """Return the precisions of single tasks that the adapter declares, by the name of the task.
+
+    Raises:
+        ProtocolViolation: the attribute is not a dictionary of the adapter's tasks, or an entry is not a known name.
+    """
+    declared = getattr(adapter, "precisions_by_task", {})
+    if not isinstance(declared, Mapping):
+        raise ProtocolViolation(
+            f"{name} declares precisions_by_task = {declared!r}: expected a dictionary of tasks and their precisions"
+        )
+    tasks = _tasks(adapter, name)
+    for task in declared:
+        if task not in tasks:
+            raise ProtocolViolation(f"{name}, precisions_by_task: {unknown_name('task', str(task), tasks)}")
+    return {
+        task: _names(SimpleNamespace(precisions=own), f"{name}, task {task}", "precisions", MIXED, EVERY)
+        for task, own in declared.items()
+    }
 
 
 def _tasks(adapter: Any, name: str) -> tuple[str, ...]:

@@ -103,6 +103,12 @@ class UltralyticsAdapter(CriterionAdapter):
             if self._numbers >= CLASS_WEIGHTS.get(name, CLASS_WEIGHTS_OF_DETECTION)
         )
 
+    @property
+    def precisions_by_task(self) -> dict[str, tuple[str, ...]]:
+        """Precisions of tasks that do not accept all: the assigner with masks raises in float64."""
+        accepted = tuple(name for name in EVERY if name != "float64")
+        return {SEGMENT26.name: accepted} if SEGMENT26.name in self.tasks else {}
+
     def assign(self, inputs: AssignerInputs) -> Assignment:
         """Call the assigner of the task whose boxes the inputs have."""
         rotated = inputs.boxes.shape[-1] == len(OBB.box_columns)

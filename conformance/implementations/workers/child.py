@@ -203,6 +203,7 @@ def first_answer(request: Message) -> tuple[Any, bytes]:
         | {
             "shows_stages": exposes_stages_of(adapter),
             "precisions": list(getattr(adapter, "precisions", MIXED)),
+            "precisions_by_task": getattr(adapter, "precisions_by_task", {}),
             "tasks": list(getattr(adapter, "tasks", (DETECT.name,))),
             "unsupported_ways": list(getattr(adapter, "unsupported_ways", ())),
             "reduces_over_ranks": getattr(adapter, "reduces_over_ranks", None),

@@ -105,6 +105,7 @@ class RemoteAdapter:
         self.own_name: str = about["name"]
         self.exposes_stages: bool = about["shows_stages"]
         self.precisions = tuple(about["precisions"])
+        self.precisions_by_task = about.get("precisions_by_task", {})
         self.tasks = tuple(about.get("tasks", (DETECT.name,)))
         self.network: str = about["network"]
         self.memory = description(worker.limit, str(about.get("memory", UNLIMITED)))

@@ -331,7 +331,10 @@ def pair_values(
     attained = errors is not None and errors.around is not None
     truth, anchor = (torch.cat(parts) for parts in zip(*(image.pairs for image in images), strict=True))
     image_of = torch.cat([torch.full_like(image.pairs[0], image.image) for image in images])  # (P,)
-    pairs = Pairs(image_of, truth, anchor, read[0], read[1], naive_score, moved, score_error, attained)
+    certain = torch.cat([image.candidate[image.pairs] for image in images])  # (P,)
+    pairs = Pairs(
+        image_of, truth, anchor, read[0], read[1], naive_score, certain, moved, score_error, attained
+    )
     naive_overlap, overlap, overlap_error = geometry.pair_overlaps(
         pairs, dtype, dialect, numbers
     )  # (P,) each

@@ -66,6 +66,7 @@ class Pairs:
         image, truth, anchor: (P,) indices of the images, of the ground truths in them, and of the anchors.
         truth_boxes, boxes: (P, box) ground truths and predicted boxes.
         scores: (P,) class scores.
+        certain: (P,) bool, False for pairs of which rounding decides whether the anchor is a candidate.
         moved: (P,) largest difference of the edges of both boxes in pixels; 0.0 if they are the implementation's own.
         score_errors: (P,) largest difference of the scores; 0.0 if they are the implementation's own.
         attained: True if a difference as large as `moved` may really occur, see `Geometry.overlap_error`.
@@ -77,6 +78,7 @@ class Pairs:
     truth_boxes: Tensor
     boxes: Tensor
     scores: Tensor
+    certain: Tensor
     moved: Tensor | float = 0.0
     score_errors: Tensor | float = 0.0
     attained: bool = False

@@ -86,7 +86,8 @@ class MaskedBoxes(UprightBoxes):
     ) -> tuple[Tensor, ...]:
         """Return (P,) bool: True for pairs whose masks are surely, possibly, or by the reference compared (S26-2).
 
-        These are the 3k pairs of a ground truth with the largest metric of boxes alone, which rounding may exchange.
+        These are the 3k candidates of a ground truth with the largest metric of boxes alone, which rounding may
+        exchange. Anchors of which rounding decides whether they are candidates may take a place or leave it free.
 
         Args:
             pairs: the pairs of all images.
@@ -106,16 +107,19 @@ class MaskedBoxes(UprightBoxes):
         low = (alignment_metric(*least, hyperparameters) - unit).clamp(min=0) + METRIC_EPS  # (P,)
         high, low = high + 2 * eps * high, low - 2 * eps * low  # the sum with METRIC_EPS rounds
         own = alignment_metric(pairs.scores, naive, hyperparameters) + METRIC_EPS  # (P,)
+        ranks = own * pairs.certain  # (P,) without pairs that may be none
         surely, possibly, chosen = (torch.ones_like(exact, dtype=torch.bool) for _ in range(3))
         group = pairs.image * (1 + int(pairs.truth.max())) + pairs.truth if len(pairs.truth) else pairs.truth
         for number, count in zip(*group.unique(return_counts=True), strict=True):
             if count <= k:
                 continue
             (at,) = (group == number).nonzero(as_tuple=True)  # (c,)
-            above = (low[at][None] > high[at][:, None]).sum(1)  # (c,) surely ranked before
+            above = ((low[at][None] > high[at][:, None]) & pairs.certain[at]).sum(
+                1
+            )  # (c,) surely ranked before
             not_below = (high[at][None] >= low[at][:, None]).sum(1) - 1  # (c,) possibly ranked before
             possibly[at], surely[at] = above < k, not_below < k
-            chosen[at] = torch.zeros_like(possibly[at]).scatter(0, own[at].topk(k).indices, True)
+            chosen[at] = torch.zeros_like(possibly[at]).scatter(0, ranks[at].topk(k).indices, True)
         return surely, possibly, chosen & possibly
 
     def _mask_overlaps(self, pairs: Pairs, at: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:

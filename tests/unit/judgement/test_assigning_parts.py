@@ -14,18 +14,23 @@ from tal_conformance.batches.sample import sample_recipes
 from tal_conformance.batches.strategies.named import STRATEGIES_BY_TASK
 from tal_conformance.core.batch import Batch
 from tal_conformance.core.case_file import InvalidCase
+from tal_conformance.core.outcome import Loss
+from tal_conformance.core.reference_inputs import predictions_of
 from tal_conformance.core.task import POSE26, SEGMENT26, StageName, task_of
 from tal_conformance.core.verdicts import Divergence, Judgement
+from tal_conformance.implementations.adapters.reference import ReferenceAdapter
 from tal_conformance.implementations.execute import execute
-from tal_conformance.implementations.protocol import Implementation
+from tal_conformance.implementations.protocol import Implementation, implementation_from
 from tal_conformance.implementations.registry import find
 from tal_conformance.judgement.expectation import Expectation
 from tal_conformance.judgement.judge import judge
-from tal_conformance.mutation.attack import faulty
+from tal_conformance.judgement.rounding.geometry import Pairs
+from tal_conformance.judgement.rounding.masked_boxes import MaskedBoxes
+from tal_conformance.mutation.attack import attack, faulty
 from tal_conformance.mutation.planted_faults.fault import Fault
 from tal_conformance.pictures.parts import FITS
 from tal_conformance.pictures.trace import ImageTrace
-from tal_reference import NEWEST, GroundTruths, Head
+from tal_reference import NEWEST, GroundTruths, Head, Hyperparameters
 from tal_reference.keypoints import box_areas
 
 RECIPE = Recipe(
@@ -166,3 +171,49 @@ def test_explain_shows_the_overlap_of_the_assignment(task: str):
         assert torch.allclose(values[candidates].double(), own, atol=1e-5)
     else:
         assert (values[candidates].double() / 2 <= own + 1e-6).any()
+
+
+class SidesExchanged(ReferenceAdapter):
+    """The reference with annotation rows whose normalised sides refer to the other side of the input."""
+
+    exposes_stages = False
+
+    def loss(
+        self,
+        feature_maps: tuple[Tensor, ...],
+        annotations: Tensor,
+        head: Head,
+        hyperparameters: Hyperparameters,
+    ) -> Loss:
+        height, width = (size * head.strides[0] for size in feature_maps[0].shape[2:])
+        rows = annotations.clone()  # (N, 6 ...)
+        rows[:, [2, 4]] *= height / width
+        rows[:, [3, 5]] *= width / height
+        found: Loss = super().loss(feature_maps, rows, head, hyperparameters)
+        assert found.assignment is not None
+        return replace(found, inputs=None, assignment=replace(found.assignment, stages=None))
+
+
+@every_task
+def test_exchanged_sides_are_found(task: str):
+    """ANN-1: an input whose height and width are exchanged fails on batches that are not square."""
+    hit = attack(implementation_from(SidesExchanged(), "exchanged"), "decoding", task=task)
+    assert hit is not None
+    assert hit.failure.stage == StageName.CANDIDATES
+
+
+def test_an_anchor_that_may_be_no_candidate_leaves_its_place_to_the_next():
+    """S26-2: with k = 1, three masks are compared; the fourth may be, if the best anchor lies on an edge."""
+    batch = BATCHES[SEGMENT26.name].build()
+    geometry = MaskedBoxes.of(batch, predictions_of(batch, torch.float64))
+    overlap = torch.tensor([0.9, 0.8, 0.7, 0.6])  # (P,)
+    boxes, image, anchor = torch.zeros(4, 4), torch.zeros(4, dtype=torch.long), torch.arange(4)
+    for certain, may_be, must_be in ((True, 3, 3), (False, 4, 3)):
+        pairs = Pairs(
+            image, image, anchor, boxes, boxes, torch.ones(4), torch.tensor([certain, True, True, True])
+        )
+        surely, possibly, chosen = geometry._compared(
+            pairs, overlap, overlap.double(), torch.zeros(4).double(), torch.float32, Hyperparameters(topk=1)
+        )  # (P,) each
+        assert (int(possibly.sum()), int(surely.sum())) == (may_be, must_be)
+        assert chosen.tolist() == [certain, True, True, not certain]
