@@ -24,7 +24,7 @@ from tal_reports.log.batches import Batches
 from tal_reports.log.reader import Log, LogError, batch_lines, read_log
 from tal_reports.log.writer import LATEST, RunLog, json_types, write_whole
 from tal_reports.terminal import terminal_table
-from tal_reports.text import visible
+from tal_reports.text import counted, listed, visible
 
 if __name__ != "tal_reports":  # imported by the old name, that of the folder
     from tal_folder_names import hand_over
@@ -42,8 +42,10 @@ __all__ = [
     "Sides",
     "anchor_lines",
     "batch_lines",
+    "counted",
     "headline",
     "json_types",
+    "listed",
     "merged_order",
     "read_log",
     "render",

@@ -5,7 +5,7 @@ implementation, such as a release of Ultralytics. A recipe describes a generated
 """
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from math import prod
 
@@ -24,6 +24,8 @@ from tal_reference import Dialect
 
 READING = ("rows", "sides_exchanged", "image_index_ignored")
 """Choices that change the ground truths, and so the inputs with which a separate assigner is called."""
+OF_THE_TOTAL = ("total_times_images", "weighted_branches")
+"""Choices by which an outcome is read from the total: items of a loss without items, and gradients of the branches."""
 RAISED, RETURNED = "raises", "returns"
 """Names of two divergences: the implementation raises on a supported batch, or returns where it must raise."""
 UNDECIDED = "undecided"
@@ -149,7 +151,7 @@ class Observations:
         without its loss (TAL-MET-1). An assigner that is called without a loss gets inputs that the reference computes
         from the annotations by the dialect's rules.
         """
-        key = recipe, tuple(getattr(dialect, name) for name in READING)
+        key = recipe, tuple(getattr(dialect, name) for name in (*READING, *OF_THE_TOTAL))
         if key not in self._outcomes:
             batch = self.batch(recipe)
             numbers = batch.hyperparameters
@@ -157,7 +159,8 @@ class Observations:
             alone = not default and "assign" in self.implementation.capabilities
             try:
                 inputs = self._expectation(recipe, dialect).inputs
-                outcome = execute(self.implementation, batch, alone=alone, inputs=inputs)
+                read = replace(self.implementation, dialect=dialect)
+                outcome = execute(read, batch, alone=alone, inputs=inputs)
                 self._outcomes[key] = Observation(outcome)
             except ImplementationFailed as error:
                 self._outcomes[key] = Observation(None, error)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tal_conformance.suite.shared_properties import failing_line
-from tal_reports.text import counted, listed
+from tal_reports import counted, listed
 
 Line = dict[str, Any]
 

@@ -165,9 +165,9 @@ def covariance_without_the_angle(boxes: Tensor, variance: float) -> tuple[Tensor
 
 
 @planted("OBB-IOU-2", StageName.GRADIENTS, "loss", "box_loss")
-def gradient_of_equal_boxes(predicted: Tensor, target: Tensor) -> Tensor:
+def gradient_of_equal_boxes(predicted: Tensor, target: Tensor, variance: float) -> Tensor:
     """Return the box loss with a nonzero gradient for equal boxes, where the clamp must make it zero."""
-    loss = right["box_loss"](predicted, target)
+    loss = right["box_loss"](predicted, target, variance)
     pull = (predicted - predicted.detach())[:, :4].sum(1)
     return loss + 0.1 * pull * (loss.detach() < 1e-3)
 

@@ -204,7 +204,7 @@ def test_by_default_pictures_lie_where_reports_do(tmp_path: Path, case: Path):
 @pytest.mark.slow
 def test_what_comes_with_the_project_is_replayed(replay: Run):
     status, out, errors = replay(recorded_cases()[0].parent, "--implementation", "reference", "--details")
-    assert (status, errors[0]) == (0, "Judging cases: 6 to do")
+    assert (status, errors[0]) == (0, f"Judging cases: {len(recorded_cases())} to do")
     assert all(line.startswith("Judging cases: ") for line in errors)
     assert out.count("recorded: ultralytics") == len(recorded_cases())
 

@@ -172,5 +172,5 @@ def test_the_sum_of_both_branches_is_a_choice_of_its_own():
 )
 def test_one_changed_choice_is_identified(task: str, dialect: Dialect, words: str):
     implementation = replace(reference(dialect, task), dialect=NEWEST)
-    identification = identify(implementation, [NEWEST], seconds=20)
+    identification = identify(implementation, [NEWEST], seconds=60)
     assert words in identification.sentence
