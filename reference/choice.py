@@ -99,7 +99,7 @@ CHOICES_OF_ROTATED_BOXES = {
     ),
     "angle_term": Choice(
         "OBB-ANG-1",
-        {True: "there is an angle loss", False: "there is no angle loss"},
+        {True: "the loss has an angle term", False: "the loss has no angle term"},
         {True: "an angle loss", False: "no angle loss"},
         (ROTATED,),
     ),

@@ -68,7 +68,7 @@ class Dialect(Variations):
             False if it adds the branches and their items, and one2one selects one anchor (YOLOv10 before 8.4.0).
         turned_distances: OBB-DFL-1: True if target distances are measured along the axes of the rotated box; False if
             along those of the image, as if the box were not turned.
-        angle_term: OBB-ANG-1: True if there is an angle loss; otherwise its item is zero.
+        angle_term: OBB-ANG-1: True if the loss has an angle term; otherwise its item is zero.
         box_variance: OBB-BOX-1: variance F that the box loss adds along both axes of both boxes, in squared grid units.
         widened_truths: OBB-CAND-1: True if a rotated ground truth with a side below the floor of TAL-CAND-2 becomes the
             widened box itself, in overlap, targets and losses.
@@ -179,4 +179,4 @@ OFFICIAL = (
     TURNED_UPRIGHT_DISTANCES,
     TURNED_FIRST,
 )
-"""Every dialect: those of detection, then those that only other tasks have, the newest first. Names may repeat."""
+"""All dialects, newest first: those of detection, then those of other tasks alone. Two may have the same name."""

@@ -1,7 +1,7 @@
 """The kill matrix: for every mutant, the test that kills the mutant, the reported stage and the number of batches.
 
-There are changed functions of the official release: those of detection ("official") and those that only rotated boxes
-("official-obb") or end-to-end heads ("official-e2e") have. Other kinds are changed functions of the reference
+A mutant is a changed function of the official release: of detection ("official"), or one that only rotated boxes
+("official-obb") or end-to-end heads ("official-e2e") use. Other mutants are changed functions of the reference
 ("reference"), and the reference in one dialect, judged by the rules of a neighbouring dialect ("history").
 """
 

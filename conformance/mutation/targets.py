@@ -30,7 +30,7 @@ OFFICIAL_BY_TASK: dict[str, dict[str, tuple[str, ...]]] = {
     },
     E2E.name: {"ultralytics.utils.loss": ("E2ELoss",)},
 }
-"""The official functions and classes of other tasks, besides those that they share with detection."""
+"""The official functions and classes that only tasks other than detection use."""
 REFERENCE = ("anchors", "annotations", "assignment", "boxes", "decoding", "dialect", "loss", "settings")
 """Modules of the reference that contain computations."""
 COPIED = "tal_conformance.implementations.adapters.reference"

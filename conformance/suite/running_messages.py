@@ -25,7 +25,7 @@ from tal_text import encodable, visible
 SECONDS_BETWEEN_LINES = 30.0
 """Minimum time in seconds between two lines with the time left."""
 SECONDS_WITHOUT_TERMINAL = 120.0
-"""The same, if the output is no terminal: a file keeps all lines."""
+"""Minimum time in seconds between two lines if the output is a file or a pipe, which keeps all lines."""
 LINES_PER_RUN_SO_FAR = 10
 """The time between two lines is also at least this fraction of the time so far, so that long runs print few lines."""
 SECONDS_BETWEEN_LOOKS = 5.0

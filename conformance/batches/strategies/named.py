@@ -202,7 +202,7 @@ WITH_PARTS_THAT_ASSIGN = {
 """Strategies from which those of heads of YOLO26 with keypoints or masks are made."""
 
 NOT_RECIPES = ("nonfinite batches",)
-"""Strategies of batches that are no recipes, and not finite."""
+"""Strategies that generate batches with non-finite values directly, without a recipe."""
 
 STRATEGIES_BY_TASK: dict[str, dict[str, SearchStrategy[Any]]] = {
     DETECT.name: STRATEGIES,

@@ -37,7 +37,7 @@ def test_a_task_has_its_own_precisions():
     ],
 )
 def test_a_wrong_declaration_is_refused(value: Any, message: str):
-    """Whatever is no dictionary of tasks and known precisions raises `ProtocolViolation`."""
+    """A declaration that is not a dictionary of declared tasks and known precisions raises `ProtocolViolation`."""
     with pytest.raises(ProtocolViolation, match=message):
         implementation_from(OfTwoTasks(value), "two")
 
